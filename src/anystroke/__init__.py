@@ -1,0 +1,1 @@
+"""Find the stroke lesion in a brain MR image, whatever the sequence."""

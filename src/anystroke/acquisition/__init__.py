@@ -1,0 +1,1 @@
+"""Protocols and signal equations: what a scanner makes of quantitative maps."""

@@ -1,0 +1,1 @@
+"""Label schemes, lesions and deformation: the patient before any physics."""

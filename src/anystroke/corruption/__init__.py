@@ -1,0 +1,1 @@
+"""What scanner and patient do to the signal: fields, resolution, noise."""

@@ -1,0 +1,1 @@
+"""From a clinical scan to a lesion mask in its own grid."""

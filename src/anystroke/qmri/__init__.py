@@ -1,0 +1,1 @@
+"""Quantitative maps and the tissue priors they are drawn from."""
