@@ -1,0 +1,607 @@
+"""Volumes: voxels that never travel without their geometry.
+
+World coordinates are RAS+ millimetres (x to the patient's right, y to the front, z up), as in NIfTI and
+nibabel.
+"""
+
+import math
+import warnings
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import torch
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt2axcodes, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from anystroke.files import atomic_path
+
+SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
+
+Mode = Literal["linear", "nearest"]
+
+# Coordinates this close to a voxel centre (in voxels) are taken to be on it: float32 headers are no more
+# exact.
+_SNAP = 1e-4
+# Widest ratio of voxel volumes to the product of voxel sizes below which an affine counts as flat.
+_MINIMUM_DETERMINANT = 1e-3
+_SLAB_VOXELS = 1 << 20
+
+
+class VolumeError(ValueError):
+    """An image that cannot be used, with the reason and the cure in one sentence."""
+
+
+class VolumeWarning(UserWarning):
+    """Something about an image's geometry that the user should look at."""
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Voxels and where they are.
+
+    Attributes:
+        data: Tensor (C, X, Y, Z).
+        affine: float64 tensor (4, 4): voxel indices to RAS+ millimetres.
+        space_code: What the world coordinates mean, as a NIfTI xform code (1 scanner, 2 aligned to another
+            image, 3 Talairach, 4 MNI152).
+
+    Raises:
+        VolumeError: The data are not 4-D, or the affine is not an invertible (4, 4) matrix.
+
+    Example:
+        >>> volume = Volume(torch.rand(1, 4, 5, 6), torch.diag(torch.tensor([-2.0, 2.0, 2.0, 1.0])))
+        >>> volume.shape, volume.spacing, volume.orientation
+        ((4, 5, 6), (2.0, 2.0, 2.0), 'LAS')
+    """
+
+    data: Tensor
+    affine: Tensor
+    space_code: int = 2
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 4:
+            raise VolumeError(
+                f"a volume needs data of shape (channels, x, y, z), got {tuple(self.data.shape)}; add or "
+                f"remove axes"
+            )
+        affine = self.affine.detach().to(dtype=torch.float64, device="cpu").clone()
+        problem = _affine_problem(affine)
+        if problem:
+            raise VolumeError(f"a volume needs an invertible voxel-to-world affine, but {problem}")
+        object.__setattr__(self, "affine", affine)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along x, y, z."""
+        return (self.data.shape[1], self.data.shape[2], self.data.shape[3])
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size along the three array axes [mm]."""
+        x, y, z = self.affine[:3, :3].norm(dim=0).tolist()
+        return (x, y, z)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of one voxel [ml]."""
+        return abs(float(torch.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    @property
+    def orientation(self) -> str:
+        """Where the three array axes point to, nearest letters, for example ``"RAS"``."""
+        return "".join(ornt2axcodes(io_orientation(self.affine.numpy())))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels: int | None = 1,
+    ) -> "Volume":
+        """Read a .nii, .nii.gz, .mgz or .mgh file.
+
+        Intensity scaling of the header is applied. A conflict between sform and qform is warned about, and
+        the sform taken.
+
+        Args:
+            path: The file.
+            dtype: Type of the voxels; an integer type (for label maps) demands whole numbers.
+            channels: How many volumes the file must hold; None for any number.
+
+        Returns:
+            The volume, with the affine as exact as a NIfTI header can store it.
+
+        Raises:
+            VolumeError: The file is missing, not an image, damaged, not real-valued, without usable geometry,
+                or holds another number of volumes.
+
+        Example:
+            >>> import tempfile
+            >>> file = Path(tempfile.mkdtemp()) / "a.nii.gz"
+            >>> Volume(torch.ones(1, 4, 5, 6), torch.eye(4)).save(file)
+            >>> Volume.load(file).shape
+            (4, 5, 6)
+        """
+        path = Path(path)
+        image = _open(path)
+        affine, code = _read_affine(image, path)
+        _check_kind(image, path, channels)
+        array = _read_array(image, path)
+        return cls(_to_tensor(array, path, dtype), affine, code)
+
+    @classmethod
+    def from_nibabel(
+        cls, image: Any, *, dtype: torch.dtype = torch.float32, channels: int | None = 1
+    ) -> "Volume":
+        """Take over a nibabel image, with the checks of `load`.
+
+        Args:
+            image: A nibabel spatial image (NIfTI, MGH).
+            dtype: As in `load`.
+            channels: As in `load`.
+
+        Returns:
+            The volume.
+
+        Raises:
+            VolumeError: As in `load`.
+
+        Example:
+            >>> Volume.from_nibabel(nib.Nifti1Image(np.ones((4, 5, 6), np.float32), np.eye(4))).orientation
+            'RAS'
+        """
+        name = Path(image.get_filename() or "the image in memory")
+        affine, code = _read_affine(image, name)
+        _check_kind(image, name, channels)
+        return cls(_to_tensor(_read_array(image, name), name, dtype), affine, code)
+
+    def save(self, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
+        """Write a .nii, .nii.gz, .mgz or .mgh file, whole or not at all.
+
+        Args:
+            path: The file; its folder must exist.
+            overwrite: Whether an existing file may be replaced.
+            dtype: Type on disk; by default float32 for floats, uint8 for booleans, the tensor's own type for
+                integers.
+
+        Raises:
+            VolumeError: The file exists and ``overwrite`` is False, the suffix is unknown, or the values do
+                not fit ``dtype``.
+
+        Example:
+            >>> import tempfile
+            >>> file = Path(tempfile.mkdtemp()) / "mask.nii.gz"
+            >>> Volume(torch.ones(1, 4, 5, 6, dtype=torch.bool), torch.eye(4)).save(file)
+            >>> nib.load(file).get_data_dtype()
+            dtype('uint8')
+        """
+        path = Path(path)
+        _check_suffix(path)
+        array = _to_array(self.data, dtype, path)
+        array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
+        affine = self.affine.numpy()
+        if path.name.lower().endswith((".mgz", ".mgh")):
+            image = nib.MGHImage(array, affine)
+        else:
+            image = nib.Nifti1Image(array, affine)
+            image.header.set_xyzt_units("mm")
+            image.set_qform(affine, self.space_code)
+            if _displacement(torch.from_numpy(image.get_qform()), self.affine, self.shape) > 1e-2:
+                image.set_qform(None, 0)  # sheared axes have no quaternion
+            image.set_sform(affine, self.space_code)
+        try:
+            with atomic_path(path, overwrite=overwrite) as temporary:
+                nib.save(image, temporary)
+        except OSError as error:
+            raise VolumeError(f"cannot write {path}: {error}") from error
+
+    def reorient(self, orientation: str = "RAS") -> "Volume":
+        """Permute and flip the array axes so that they point as near as possible to the given directions.
+
+        No voxel value changes and the world position of each voxel stays the same.
+
+        Args:
+            orientation: Three letters, one of each pair R/L, A/P, S/I, in any order.
+
+        Returns:
+            The reoriented volume; its data may share memory with this one's.
+
+        Raises:
+            VolumeError: ``orientation`` is not such a code.
+
+        Example:
+            >>> volume = Volume(torch.rand(1, 4, 5, 6), torch.eye(4)).reorient("PIL")
+            >>> volume.shape, volume.orientation
+            ((5, 6, 4), 'PIL')
+        """
+        pairs = ("RL", "AP", "SI")
+        if len(orientation) != 3 or any(sum(c in pair for c in orientation) != 1 for pair in pairs):
+            raise VolumeError(
+                f"an orientation is three letters, one of each pair R/L, A/P and S/I, such as 'RAS'; got "
+                f"{orientation!r}"
+            )
+        affine = self.affine.numpy()
+        change = ornt_transform(io_orientation(affine), axcodes2ornt(tuple(orientation)))
+        flipped = [int(axis) + 1 for axis, direction in enumerate(change[:, 1]) if direction < 0]
+        order = np.argsort(change[:, 0])
+        data = self.data.flip(flipped) if flipped else self.data
+        data = data.permute(0, *(int(axis) + 1 for axis in order))
+        return replace(self, data=data, affine=torch.from_numpy(affine @ inv_ornt_aff(change, self.shape)))
+
+    def resample_to(
+        self,
+        affine: Tensor,
+        shape: tuple[int, int, int],
+        mode: Mode = "linear",
+        *,
+        fill: float = 0.0,
+        antialias: bool = False,
+    ) -> "Volume":
+        """Sample the volume at the voxel centres of another grid of any spacing and obliquity.
+
+        Up to half a voxel beyond the outermost voxel centres, that is inside the field of view, the edge
+        value is held; further out is ``fill``. Where the two grids share voxel centres the values are copied
+        exactly.
+
+        Args:
+            affine: Voxel to RAS+ mm of the wanted grid, (4, 4).
+            shape: Voxels of the wanted grid.
+            mode: ``"linear"`` (trilinear; floating-point data) or ``"nearest"`` (label maps).
+            fill: Value outside the field of view.
+            antialias: In linear mode, smooth first along each axis that gets coarser by more than 1.2, with a
+                Gaussian whose full width at half maximum makes up the difference of the voxel sizes (Cardoso
+                et al., Scale factor point spread function matching, MICCAI 2015).
+
+        Returns:
+            The volume on the wanted grid.
+
+        Raises:
+            VolumeError: ``mode`` is unknown, linear interpolation of integers is asked for, or the grid is
+                invalid.
+
+        Example:
+            >>> volume = Volume(torch.arange(8.0).reshape(1, 2, 2, 2), torch.eye(4))
+            >>> grid = torch.tensor([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+            >>> volume.resample_to(grid, (1, 2, 2)).data.flatten().tolist()
+            [2.0, 3.0, 4.0, 5.0]
+        """
+        if mode not in ("linear", "nearest"):
+            raise VolumeError(f"the interpolation mode must be 'linear' or 'nearest', got {mode!r}")
+        if mode == "linear" and not self.data.is_floating_point():
+            raise VolumeError(
+                f"linear interpolation needs floating-point voxels, got {self.data.dtype}; use 'nearest'"
+            )
+        if len(shape) != 3 or min(shape) < 1:
+            raise VolumeError(f"a grid needs three positive sizes, got {tuple(shape)}")
+        target = affine.detach().to(dtype=torch.float64, device="cpu")
+        problem = _affine_problem(target)
+        if problem:
+            raise VolumeError(f"cannot resample to a grid of which {problem}")
+        to_source = torch.linalg.inv(self.affine) @ target
+        data = self.data
+        widths = to_source[:3, :3].norm(dim=1).tolist() if antialias and mode == "linear" else [1.0] * 3
+        order = _separable(to_source, shape)
+        if order is not None:
+            data = _resample_by_axis(data, to_source, shape, order, mode, fill, widths)
+        else:
+            for axis, width in enumerate(widths):
+                if width > 1.2:
+                    coordinates = torch.arange(data.shape[axis + 1], dtype=torch.float64)
+                    data = _interpolate_axis(data, axis + 1, coordinates, width, fill)
+            data = _resample_oblique(data, to_source, shape, mode, fill)
+        return replace(self, data=data, affine=target)
+
+
+def _affine_problem(affine: Tensor) -> str | None:
+    """Say what is wrong with an affine, or None."""
+    if tuple(affine.shape) != (4, 4):
+        return f"its shape is {tuple(affine.shape)} instead of (4, 4)"
+    if not bool(torch.isfinite(affine).all()):
+        return "it holds NaN or infinite numbers"
+    if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
+        return f"its last row is {affine[3].tolist()} instead of [0, 0, 0, 1]"
+    sizes = affine[:3, :3].norm(dim=0)
+    if bool((sizes < 1e-6).any()):
+        return f"its voxel sizes are {[round(s, 6) for s in sizes.tolist()]} mm"
+    if abs(float(torch.linalg.det(affine[:3, :3] / sizes))) < _MINIMUM_DETERMINANT:
+        return "it is singular (two voxel axes point the same way)"
+    return None
+
+
+def _displacement(first: Tensor, second: Tensor, shape: tuple[int, int, int]) -> float:
+    """Compute how far apart [mm] two affines put the corners of a grid, at most."""
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in shape))
+    difference = (first - second).to(torch.float64)
+    return float((corners @ difference[:3, :3].T + difference[:3, 3]).norm(dim=1).max())
+
+
+def _check_suffix(path: Path) -> None:
+    if not path.name.lower().endswith(SUFFIXES):
+        raise VolumeError(
+            f"{path} is not named like an image: expected one of {', '.join(SUFFIXES)}; convert it first"
+        )
+
+
+def _open(path: Path) -> Any:
+    """Read an image's header."""
+    if not path.exists():
+        raise VolumeError(f"{path} does not exist; check the path")
+    if path.is_dir():
+        raise VolumeError(
+            f"{path} is a folder, expected an image file ({', '.join(SUFFIXES)}); name the files in it"
+        )
+    _check_suffix(path)
+    try:
+        return nib.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise VolumeError(
+            f"{path} is not a readable image: expected NIfTI or MGH, got a file that is damaged or of "
+            f"another kind "
+            f"({_first_line(error)}); convert or copy it again"
+        ) from error
+
+
+def _read_array(image: Any, path: Path) -> np.ndarray[Any, Any]:
+    """Read the voxels, scaled as the header says."""
+    try:
+        return np.asanyarray(image.dataobj)
+    except (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error) as error:
+        raise VolumeError(
+            f"{path} is truncated or damaged: expected {_times(image.shape)} voxels, but they cannot be read "
+            f"({_first_line(error)}); copy or convert it again"
+        ) from error
+
+
+def _read_affine(image: Any, path: Path) -> tuple[Tensor, int]:
+    """Find an image's affine and the NIfTI code of its space."""
+    header = image.header
+    code = 1
+    if "sform_code" in header:
+        sform, qform = int(header["sform_code"]), int(header["qform_code"])
+        if sform == 0 and qform == 0:
+            raise VolumeError(
+                f"{path} says nothing about orientation (sform and qform codes are both 0); convert it again "
+                f"from "
+                "DICOM, or set the sform if you know how the axes lie"
+            )
+        code = sform or qform
+    elif "goodRASFlag" in header and int(header["goodRASFlag"]) == 0:
+        raise VolumeError(
+            f"{path} says nothing about orientation (its RAS flag is not set); convert it again with "
+            f"mri_convert"
+        )
+    # Rounded to what a NIfTI header can store, so that an output has the very affine of its input.
+    affine = torch.from_numpy(np.asarray(image.affine, dtype=np.float32).astype(np.float64))
+    problem = _affine_problem(affine)
+    if problem:
+        raise VolumeError(
+            f"{path} has no usable voxel-to-world affine: {problem}; convert it again from DICOM"
+        )
+    if "sform_code" in header and sform and qform:
+        _warn_of_conflict(header, path, affine, image.shape)
+    return affine, code
+
+
+def _warn_of_conflict(header: Any, path: Path, affine: Tensor, shape: tuple[int, ...]) -> None:
+    """Warn when the qform puts the voxels elsewhere than the sform."""
+    try:
+        other = torch.from_numpy(header.get_qform())
+    except (HeaderDataError, ValueError):
+        return
+    size = (int(shape[0]), int(shape[1]), int(shape[2])) if len(shape) >= 3 else (1, 1, 1)
+    distance = _displacement(other, affine, size)
+    if distance > max(1.0, 0.5 * float(affine[:3, :3].norm(dim=0).min())):
+        warnings.warn(
+            f"{path}: the sform and the qform of the header put voxels up to {distance:.1f} mm apart; the "
+            f"sform is "
+            "used, check left and right on the picture",
+            VolumeWarning,
+            stacklevel=3,
+        )
+
+
+def _check_kind(image: Any, path: Path, channels: int | None) -> None:
+    """Refuse colour, complex and wrongly shaped images before their voxels are read."""
+    kind = image.get_data_dtype().kind
+    if kind not in "biuf":
+        name = {"c": "complex", "V": "colour (RGB)"}.get(kind, str(image.get_data_dtype()))
+        raise VolumeError(
+            f"{path} holds {name} voxels, expected one real number per voxel; export a magnitude image"
+        )
+    shape = tuple(int(n) for n in image.shape)
+    if len(shape) < 3 or min(shape, default=0) < 1:
+        raise VolumeError(
+            f"{path} has {_times(shape) or 'no'} voxels, expected a 3-D image; give a whole volume"
+        )
+    count = math.prod(shape[3:])
+    if channels is not None and count != channels:
+        wanted = "a single volume" if channels == 1 else f"{channels} volumes"
+        raise VolumeError(
+            f"{path} holds {count} volumes ({_times(shape)}), expected {wanted}; extract what you need"
+        )
+
+
+def _to_tensor(array: np.ndarray[Any, Any], path: Path, dtype: torch.dtype) -> Tensor:
+    """Convert (X, Y, Z, ...) voxels to a (C, X, Y, Z) tensor of the wanted type."""
+    array = np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 0)
+    wanted = torch.empty(0, dtype=dtype).numpy().dtype
+    if wanted.kind in "iub" and array.dtype.kind == "f":
+        whole = np.rint(array)
+        if not np.array_equal(whole, array):
+            raise VolumeError(f"{path} holds voxels that are not whole numbers, expected a label map")
+        array = whole
+    if wanted.kind in "iu" and array.size:
+        low, high = np.iinfo(wanted).min, np.iinfo(wanted).max
+        if array.min() < low or array.max() > high:
+            raise VolumeError(
+                f"{path} holds values from {array.min()} to {array.max()}, expected {low} to {high}; use a "
+                f"wider type"
+            )
+    return torch.from_numpy(np.array(array, dtype=wanted, order="C"))
+
+
+def _to_array(data: Tensor, dtype: torch.dtype | None, path: Path) -> np.ndarray[Any, Any]:
+    """Convert a tensor to voxels for a file, refusing values that the type cannot hold."""
+    data = data.detach().cpu()
+    if dtype is None:
+        dtype = torch.float32 if data.is_floating_point() else data.dtype
+        dtype = {torch.bool: torch.uint8, torch.int64: torch.int32}.get(dtype, dtype)
+    stored = data.to(dtype)
+    if not dtype.is_floating_point and not torch.equal(stored.to(data.dtype), data):
+        raise VolumeError(
+            f"cannot write {path} as {dtype}: the voxels do not fit (not whole, or out of range)"
+        )
+    return np.asarray(stored.numpy())
+
+
+def _separable(to_source: Tensor, shape: tuple[int, int, int]) -> list[int] | None:
+    """Find the source axis that each target axis runs along; None when the grids are oblique."""
+    reach = to_source[:3, :3].abs() * torch.tensor([float(max(n - 1, 1)) for n in shape], dtype=torch.float64)
+    order = to_source[:3, :3].abs().argmax(dim=0).tolist()
+    if sorted(order) != [0, 1, 2]:
+        return None
+    for target_axis, source_axis in enumerate(order):
+        reach[source_axis, target_axis] = 0.0
+    return order if float(reach.max()) < _SNAP else None
+
+
+def _resample_by_axis(
+    data: Tensor,
+    to_source: Tensor,
+    shape: tuple[int, int, int],
+    order: list[int],
+    mode: Mode,
+    fill: float,
+    widths: list[float],
+) -> Tensor:
+    """Resample one axis after the other, on grids whose axes are parallel."""
+    data = data.permute(0, *(axis + 1 for axis in order))
+    steps = []
+    for axis, source_axis in enumerate(order):
+        coordinates = torch.arange(shape[axis], dtype=torch.float64) * to_source[source_axis, axis]
+        steps.append((shape[axis] / data.shape[axis + 1], axis, coordinates + to_source[source_axis, 3]))
+    for _, axis, coordinates in sorted(
+        steps, key=lambda step: step[:2]
+    ):  # the axes that shrink most go first
+        if mode == "nearest":
+            data = _nearest_axis(data, axis + 1, coordinates, fill)
+        else:
+            data = _interpolate_axis(data, axis + 1, coordinates, widths[order[axis]], fill)
+    return data.contiguous()
+
+
+def _nearest_axis(data: Tensor, axis: int, coordinates: Tensor, fill: float) -> Tensor:
+    """Take the nearest samples along one axis."""
+    size = data.shape[axis]
+    index = torch.floor(coordinates + 0.5 + _SNAP).to(torch.int64)
+    taken = data.index_select(axis, index.clamp(0, size - 1).to(data.device))
+    return _fill_outside(taken, axis, coordinates, size, fill)
+
+
+def _interpolate_axis(data: Tensor, axis: int, coordinates: Tensor, width: float, fill: float) -> Tensor:
+    """Interpolate linearly along one axis, smoothed first where ``width`` (in voxels) is above 1.2."""
+    size = data.shape[axis]
+    rounded = coordinates.round()
+    snapped = torch.where((coordinates - rounded).abs() < _SNAP, rounded, coordinates).clamp(0, size - 1)
+    base = torch.floor(snapped)
+    weight = snapped - base
+    kernel = _gaussian(width) if width > 1.2 else torch.ones(1, dtype=torch.float64)
+    radius = len(kernel) // 2
+    result = torch.zeros(())
+    for tap in range(-radius, radius + 2):
+        left = float(kernel[tap + radius]) if tap <= radius else 0.0
+        right = float(kernel[tap + radius - 1]) if tap > -radius else 0.0
+        share = (1.0 - weight) * left + weight * right
+        if not bool(share.any()):
+            continue
+        index = (base.to(torch.int64) + tap).clamp(0, size - 1)
+        part = data.index_select(axis, index.to(data.device))
+        if bool((share == 1.0).all()):
+            result = part
+            continue
+        view = [1] * data.ndim
+        view[axis] = -1
+        part *= share.to(data).view(view)
+        result = part if result.ndim == 0 else result.add_(part)
+    return _fill_outside(result, axis, coordinates, size, fill)
+
+
+def _gaussian(width: float) -> Tensor:
+    """Sample the Gaussian that widens a voxel of size 1 to ``width`` (full widths at half maximum), sum 1."""
+    sigma = math.sqrt((width**2 - 1.0) / (8.0 * math.log(2.0)))
+    radius = math.ceil(3.0 * sigma)
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def _fill_outside(data: Tensor, axis: int, coordinates: Tensor, size: int, fill: float) -> Tensor:
+    """Set the samples outside the field of view, in place."""
+    outside = (coordinates < -0.5 - _SNAP) | (coordinates > size - 0.5 + _SNAP)
+    if bool(outside.any()):
+        data.index_fill_(axis, outside.nonzero()[:, 0].to(data.device), fill)
+    return data
+
+
+def _resample_oblique(
+    data: Tensor, to_source: Tensor, shape: tuple[int, int, int], mode: Mode, fill: float
+) -> Tensor:
+    """Resample between grids of any relation, slab by slab along the first axis."""
+    result = data.new_full((data.shape[0], *shape), fill)
+    rows = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    offsets = [
+        torch.arange(n, dtype=torch.float64, device=data.device)
+        * to_source[:3, axis].to(data.device).view(3, 1)
+        for axis, n in enumerate(shape)
+    ]
+    origin = to_source[:3, 3].tolist()
+    for start in range(0, shape[0], rows):
+        stop = min(start + rows, shape[0])
+        grid = []
+        inside = torch.ones((), dtype=torch.bool, device=data.device)
+        for axis, size in enumerate(data.shape[1:]):
+            x, y, z = (offsets[i][axis] for i in range(3))
+            plane = y.view(1, -1, 1) + z.view(1, 1, -1)
+            coordinate = ((x[start:stop].view(-1, 1, 1) + origin[axis]) + plane).to(torch.float32)
+            inside = inside & (coordinate >= -0.5 - _SNAP) & (coordinate <= size - 0.5 + _SNAP)
+            grid.append(coordinate)
+        if not bool(inside.any()):
+            continue
+        sampled = _gather_nearest(data, grid) if mode == "nearest" else _gather_linear(data, grid)
+        result[:, start:stop] = torch.where(inside, sampled, result[:, start:stop])
+    return result
+
+
+def _gather_nearest(data: Tensor, grid: list[Tensor]) -> Tensor:
+    """Take the voxels nearest to the given coordinates."""
+    index = [
+        torch.floor(c + 0.5).to(torch.int64).clamp_(0, n - 1)
+        for c, n in zip(grid, data.shape[1:], strict=True)
+    ]
+    return data[:, index[0], index[1], index[2]]
+
+
+def _gather_linear(data: Tensor, grid: list[Tensor]) -> Tensor:
+    """Interpolate trilinearly at the given coordinates, the edge value held outside."""
+    normalised = [
+        (2.0 * c - (n - 1)) / max(n - 1, 1)
+        for c, n in zip(reversed(grid), reversed(data.shape[1:]), strict=True)
+    ]
+    points = torch.stack(normalised, dim=-1)[None].to(data.dtype)
+    return grid_sample(data[None], points, mode="bilinear", padding_mode="border", align_corners=True)[0]
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(str(int(n)) for n in shape)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
