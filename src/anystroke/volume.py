@@ -9,7 +9,7 @@ import warnings
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -18,20 +18,11 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt2axcodes, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
-from torch.nn.functional import grid_sample
 
 from anystroke.files import atomic_path
+from anystroke.grids import Mode, affine_problem, resample
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
-
-Mode = Literal["linear", "nearest"]
-
-# Coordinates this close to a voxel centre (in voxels) are taken to be on it: float32 headers are no more
-# exact.
-_SNAP = 1e-4
-# Widest ratio of voxel volumes to the product of voxel sizes below which an affine counts as flat.
-_MINIMUM_DETERMINANT = 1e-3
-_SLAB_VOXELS = 1 << 20
 
 
 class VolumeError(ValueError):
@@ -72,7 +63,7 @@ class Volume:
                 f"remove axes"
             )
         affine = self.affine.detach().to(dtype=torch.float64, device="cpu").clone()
-        problem = _affine_problem(affine)
+        problem = affine_problem(affine)
         if problem:
             raise VolumeError(f"a volume needs an invertible voxel-to-world affine, but {problem}")
         object.__setattr__(self, "affine", affine)
@@ -282,38 +273,12 @@ class Volume:
         if len(shape) != 3 or min(shape) < 1:
             raise VolumeError(f"a grid needs three positive sizes, got {tuple(shape)}")
         target = affine.detach().to(dtype=torch.float64, device="cpu")
-        problem = _affine_problem(target)
+        problem = affine_problem(target)
         if problem:
             raise VolumeError(f"cannot resample to a grid of which {problem}")
         to_source = torch.linalg.inv(self.affine) @ target
-        data = self.data
-        widths = to_source[:3, :3].norm(dim=1).tolist() if antialias and mode == "linear" else [1.0] * 3
-        order = _separable(to_source, shape)
-        if order is not None:
-            data = _resample_by_axis(data, to_source, shape, order, mode, fill, widths)
-        else:
-            for axis, width in enumerate(widths):
-                if width > 1.2:
-                    coordinates = torch.arange(data.shape[axis + 1], dtype=torch.float64)
-                    data = _interpolate_axis(data, axis + 1, coordinates, width, fill)
-            data = _resample_oblique(data, to_source, shape, mode, fill)
+        data = resample(self.data, to_source, shape, mode, fill=fill, antialias=antialias)
         return replace(self, data=data, affine=target)
-
-
-def _affine_problem(affine: Tensor) -> str | None:
-    """Say what is wrong with an affine, or None."""
-    if tuple(affine.shape) != (4, 4):
-        return f"its shape is {tuple(affine.shape)} instead of (4, 4)"
-    if not bool(torch.isfinite(affine).all()):
-        return "it holds NaN or infinite numbers"
-    if affine[3].tolist() != [0.0, 0.0, 0.0, 1.0]:
-        return f"its last row is {affine[3].tolist()} instead of [0, 0, 0, 1]"
-    sizes = affine[:3, :3].norm(dim=0)
-    if bool((sizes < 1e-6).any()):
-        return f"its voxel sizes are {[round(s, 6) for s in sizes.tolist()]} mm"
-    if abs(float(torch.linalg.det(affine[:3, :3] / sizes))) < _MINIMUM_DETERMINANT:
-        return "it is singular (two voxel axes point the same way)"
-    return None
 
 
 def _displacement(first: Tensor, second: Tensor, shape: tuple[int, int, int]) -> float:
@@ -380,7 +345,7 @@ def _read_affine(image: Any, path: Path) -> tuple[Tensor, int]:
         )
     # Rounded to what a NIfTI header can store, so that an output has the very affine of its input.
     affine = torch.from_numpy(np.asarray(image.affine, dtype=np.float32).astype(np.float64))
-    problem = _affine_problem(affine)
+    problem = affine_problem(affine)
     if problem:
         raise VolumeError(
             f"{path} has no usable voxel-to-world affine: {problem}; convert it again from DICOM"
@@ -460,142 +425,6 @@ def _to_array(data: Tensor, dtype: torch.dtype | None, path: Path) -> np.ndarray
             f"cannot write {path} as {dtype}: the voxels do not fit (not whole, or out of range)"
         )
     return np.asarray(stored.numpy())
-
-
-def _separable(to_source: Tensor, shape: tuple[int, int, int]) -> list[int] | None:
-    """Find the source axis that each target axis runs along; None when the grids are oblique."""
-    reach = to_source[:3, :3].abs() * torch.tensor([float(max(n - 1, 1)) for n in shape], dtype=torch.float64)
-    order = to_source[:3, :3].abs().argmax(dim=0).tolist()
-    if sorted(order) != [0, 1, 2]:
-        return None
-    for target_axis, source_axis in enumerate(order):
-        reach[source_axis, target_axis] = 0.0
-    return order if float(reach.max()) < _SNAP else None
-
-
-def _resample_by_axis(
-    data: Tensor,
-    to_source: Tensor,
-    shape: tuple[int, int, int],
-    order: list[int],
-    mode: Mode,
-    fill: float,
-    widths: list[float],
-) -> Tensor:
-    """Resample one axis after the other, on grids whose axes are parallel."""
-    data = data.permute(0, *(axis + 1 for axis in order))
-    steps = []
-    for axis, source_axis in enumerate(order):
-        coordinates = torch.arange(shape[axis], dtype=torch.float64) * to_source[source_axis, axis]
-        steps.append((shape[axis] / data.shape[axis + 1], axis, coordinates + to_source[source_axis, 3]))
-    for _, axis, coordinates in sorted(
-        steps, key=lambda step: step[:2]
-    ):  # the axes that shrink most go first
-        if mode == "nearest":
-            data = _nearest_axis(data, axis + 1, coordinates, fill)
-        else:
-            data = _interpolate_axis(data, axis + 1, coordinates, widths[order[axis]], fill)
-    return data.contiguous()
-
-
-def _nearest_axis(data: Tensor, axis: int, coordinates: Tensor, fill: float) -> Tensor:
-    """Take the nearest samples along one axis."""
-    size = data.shape[axis]
-    index = torch.floor(coordinates + 0.5 + _SNAP).to(torch.int64)
-    taken = data.index_select(axis, index.clamp(0, size - 1).to(data.device))
-    return _fill_outside(taken, axis, coordinates, size, fill)
-
-
-def _interpolate_axis(data: Tensor, axis: int, coordinates: Tensor, width: float, fill: float) -> Tensor:
-    """Interpolate linearly along one axis, smoothed first where ``width`` (in voxels) is above 1.2."""
-    size = data.shape[axis]
-    rounded = coordinates.round()
-    snapped = torch.where((coordinates - rounded).abs() < _SNAP, rounded, coordinates).clamp(0, size - 1)
-    base = torch.floor(snapped)
-    weight = snapped - base
-    kernel = _gaussian(width) if width > 1.2 else torch.ones(1, dtype=torch.float64)
-    radius = len(kernel) // 2
-    result = torch.zeros(())
-    for tap in range(-radius, radius + 2):
-        left = float(kernel[tap + radius]) if tap <= radius else 0.0
-        right = float(kernel[tap + radius - 1]) if tap > -radius else 0.0
-        share = (1.0 - weight) * left + weight * right
-        if not bool(share.any()):
-            continue
-        index = (base.to(torch.int64) + tap).clamp(0, size - 1)
-        part = data.index_select(axis, index.to(data.device))
-        if bool((share == 1.0).all()):
-            result = part
-            continue
-        view = [1] * data.ndim
-        view[axis] = -1
-        part *= share.to(data).view(view)
-        result = part if result.ndim == 0 else result.add_(part)
-    return _fill_outside(result, axis, coordinates, size, fill)
-
-
-def _gaussian(width: float) -> Tensor:
-    """Sample the Gaussian that widens a voxel of size 1 to ``width`` (full widths at half maximum), sum 1."""
-    sigma = math.sqrt((width**2 - 1.0) / (8.0 * math.log(2.0)))
-    radius = math.ceil(3.0 * sigma)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
-    return kernel / kernel.sum()
-
-
-def _fill_outside(data: Tensor, axis: int, coordinates: Tensor, size: int, fill: float) -> Tensor:
-    """Set the samples outside the field of view, in place."""
-    outside = (coordinates < -0.5 - _SNAP) | (coordinates > size - 0.5 + _SNAP)
-    if bool(outside.any()):
-        data.index_fill_(axis, outside.nonzero()[:, 0].to(data.device), fill)
-    return data
-
-
-def _resample_oblique(
-    data: Tensor, to_source: Tensor, shape: tuple[int, int, int], mode: Mode, fill: float
-) -> Tensor:
-    """Resample between grids of any relation, slab by slab along the first axis."""
-    result = data.new_full((data.shape[0], *shape), fill)
-    rows = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
-    offsets = [
-        torch.arange(n, dtype=torch.float64, device=data.device)
-        * to_source[:3, axis].to(data.device).view(3, 1)
-        for axis, n in enumerate(shape)
-    ]
-    origin = to_source[:3, 3].tolist()
-    for start in range(0, shape[0], rows):
-        stop = min(start + rows, shape[0])
-        grid = []
-        inside = torch.ones((), dtype=torch.bool, device=data.device)
-        for axis, size in enumerate(data.shape[1:]):
-            x, y, z = (offsets[i][axis] for i in range(3))
-            plane = y.view(1, -1, 1) + z.view(1, 1, -1)
-            coordinate = ((x[start:stop].view(-1, 1, 1) + origin[axis]) + plane).to(torch.float32)
-            inside = inside & (coordinate >= -0.5 - _SNAP) & (coordinate <= size - 0.5 + _SNAP)
-            grid.append(coordinate)
-        if not bool(inside.any()):
-            continue
-        sampled = _gather_nearest(data, grid) if mode == "nearest" else _gather_linear(data, grid)
-        result[:, start:stop] = torch.where(inside, sampled, result[:, start:stop])
-    return result
-
-
-def _gather_nearest(data: Tensor, grid: list[Tensor]) -> Tensor:
-    """Take the voxels nearest to the given coordinates."""
-    index = [
-        torch.floor(c + 0.5).to(torch.int64).clamp_(0, n - 1)
-        for c, n in zip(grid, data.shape[1:], strict=True)
-    ]
-    return data[:, index[0], index[1], index[2]]
-
-
-def _gather_linear(data: Tensor, grid: list[Tensor]) -> Tensor:
-    """Interpolate trilinearly at the given coordinates, the edge value held outside."""
-    normalised = [
-        (2.0 * c - (n - 1)) / max(n - 1, 1)
-        for c, n in zip(reversed(grid), reversed(data.shape[1:]), strict=True)
-    ]
-    points = torch.stack(normalised, dim=-1)[None].to(data.dtype)
-    return grid_sample(data[None], points, mode="bilinear", padding_mode="border", align_corners=True)[0]
 
 
 def _times(shape: tuple[int, ...]) -> str:
