@@ -1,0 +1,246 @@
+"""Lesion masks: a bank of them, their random shape, their place in a patient, their tissue."""
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
+from anystroke.config import StrictModel
+from anystroke.fields import smooth, smooth_noise
+from anystroke.rng import chance, choice, integer, uniform
+from anystroke.volume import Volume
+
+log = logging.getLogger(__name__)
+
+Stage = Literal["chronic", "acute", "subacute"]
+STAGES: tuple[Stage, ...] = ("chronic", "acute", "subacute")
+TISSUES_OF_STAGE: dict[Stage, tuple[str, str]] = {
+    "chronic": ("chronic_core", "gliotic_rim"),
+    "acute": ("acute_infarct", "acute_infarct"),
+    "subacute": ("subacute_infarct", "subacute_infarct"),
+}
+"""The inner and outer tissue of a lesion, names of the prior table."""
+
+_MARGIN = 6
+
+
+@dataclass(frozen=True)
+class LesionMask:
+    """One lesion mask, cropped, in MNI space.
+
+    Attributes:
+        name: Identifier, the file's stem.
+        mask: (I, J, K) bool.
+        affine: (4, 4) voxel -> MNI RAS+ mm.
+    """
+
+    name: str
+    mask: Tensor
+    affine: Tensor
+
+    @property
+    def volume_ml(self) -> float:
+        """Volume in ml."""
+        return float(self.mask.sum()) * abs(float(torch.linalg.det(self.affine[:3, :3]))) / 1000
+
+    @property
+    def centre(self) -> Tensor:
+        """(3,) centre of the bounding box in MNI mm."""
+        middle = torch.tensor([*((n - 1) / 2 for n in self.mask.shape), 1.0], dtype=torch.float64)
+        return (self.affine @ middle)[:3]
+
+
+class LesionSettings(StrictModel):
+    """How lesions are chosen and changed.
+
+    Attributes:
+        absent: Probability of a patient without lesion.
+        several: Probability of a second lesion mask on top of the first.
+        stages: Probability of each of ``STAGES``.
+        size_power: A mask is chosen with probability proportional to its volume to this power.
+        size_limits_ml: Volumes outside are counted as the limit when choosing.
+        shape: Affine changes of each mask about its own centre.
+        level: Largest shift of the mask's iso-level: erosion or dilation by up to a few mm.
+    """
+
+    absent: float = 0.08
+    several: float = 0.2
+    stages: tuple[float, float, float] = (0.5, 0.3, 0.2)
+    size_power: float = 0.4
+    size_limits_ml: tuple[float, float] = (0.1, 40.0)
+    shape: DeformationSettings = DeformationSettings(
+        rotation=12, scaling=0.2, shear=0.1, translation=6, elastic=0, mirror=0.5
+    )
+    level: float = 0.2
+
+
+def crop_mask(volume: Volume, name: str) -> LesionMask:
+    """Cut a lesion mask to its bounding box.
+
+    Raises:
+        ValueError: If the mask is empty.
+    """
+    mask = volume.data[0] > 0.5
+    if not mask.any():
+        raise ValueError(f"expected a lesion mask with at least one voxel, but {name} is empty; leave it out")
+    filled = torch.nonzero(mask)
+    low, high = filled.amin(0), filled.amax(0) + 1
+    affine = volume.affine.clone()
+    affine[:3, 3] = (volume.affine @ torch.cat([low.double(), torch.ones(1, dtype=torch.float64)]))[:3]
+    box = mask[low[0] : high[0], low[1] : high[1], low[2] : high[2]].contiguous()
+    return LesionMask(name, box, affine)
+
+
+def load_masks(paths: Iterable[Path]) -> list[LesionMask]:
+    """Read lesion masks in MNI space from image files; empty ones are left out with a warning."""
+    masks = []
+    for path in paths:
+        try:
+            masks.append(crop_mask(Volume.load(path), path.name.split(".")[0]))
+        except ValueError as error:
+            log.warning("%s", error)
+    return masks
+
+
+def save_bank(masks: Sequence[LesionMask], path: Path) -> None:
+    """Write cropped masks to one safetensors file."""
+    tensors = {f"{k}.mask": lesion.mask.to(torch.uint8) for k, lesion in enumerate(masks)}
+    tensors |= {f"{k}.affine": lesion.affine for k, lesion in enumerate(masks)}
+    part = path.with_name(f".{path.name}.part")
+    save_file(tensors, part, metadata={"names": json.dumps([lesion.name for lesion in masks])})
+    part.replace(path)
+
+
+def load_bank(path: Path) -> list[LesionMask]:
+    """Read what ``save_bank`` wrote."""
+    with safe_open(path, framework="pt") as file:
+        names = json.loads(file.metadata()["names"])
+        return [
+            LesionMask(name, file.get_tensor(f"{k}.mask").bool(), file.get_tensor(f"{k}.affine"))
+            for k, name in enumerate(names)
+        ]
+
+
+def choose_mask(masks: Sequence[LesionMask], settings: LesionSettings, rng: torch.Generator) -> LesionMask:
+    """Draw one mask, larger ones more often as ``size_power`` says."""
+    low, high = settings.size_limits_ml
+    weights = [min(max(m.volume_ml, low), high) ** settings.size_power for m in masks]
+    return masks[choice(rng, weights)]
+
+
+def place_mask(
+    lesion: LesionMask, mni_points: Tensor, *, settings: LesionSettings, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Give a mask a random shape and read it at the patient's voxels.
+
+    The steps that thick slices leave in a mask are smoothed away; the iso-level that keeps its volume becomes
+    its boundary, moved outwards or inwards at random.
+
+    Args:
+        lesion: The mask.
+        mni_points: (3, X, Y, Z) MNI position of each voxel, mm.
+        settings: Ranges.
+        rng: Random stream.
+
+    Returns:
+        ``(membership, depth)``, each (X, Y, Z): soft membership in [0, 1] with a soft edge, and the smoothed
+        mask's height above its boundary, positive inside, 0.5 to 1 in the depth of a large lesion.
+    """
+    device = mni_points.device
+    inside = torch.nn.functional.pad(lesion.mask.to(device, torch.float32), (_MARGIN,) * 6)
+    affine = lesion.affine.clone()
+    affine[:3, 3] -= lesion.affine[:3, :3] @ torch.full((3,), float(_MARGIN), dtype=torch.float64)
+    spacing = lesion.affine[:3, :3].norm(dim=0)
+    sigma_mm = (uniform(rng, 0.7, 1.2), uniform(rng, 0.7, 1.2), uniform(rng, 1.5, 2.5))
+    axis_sigma = tuple(s / float(v) for s, v in zip(sigma_mm, spacing, strict=True))
+    smoothed = smooth(inside, (axis_sigma[0], axis_sigma[1], axis_sigma[2]))
+    count = int(lesion.mask.sum())
+    level = float(smoothed.flatten().kthvalue(smoothed.numel() - count + 1).values)
+    level *= 1 + uniform(rng, -settings.level, settings.level)
+
+    change = random_affine(settings.shape, rng)
+    mirrored = float(torch.linalg.det(change[:3, :3])) < 0
+    if mirrored:
+        change[:, 0] *= -1
+    centre = torch.eye(4, dtype=torch.float64)
+    centre[:3, 3] = lesion.centre
+    moved = centre @ change @ torch.linalg.inv(centre) @ affine
+    if mirrored:
+        moved = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64)) @ moved
+    height = sample_at(smoothed[None], moved, mni_points)[0] - level
+    edge = uniform(rng, 0.1, 0.3)
+    return (height / edge + 0.5).clamp(0, 1), height
+
+
+def mix_tissue(depth: Tensor, *, rng: torch.Generator) -> Tensor:
+    """Return the share of inner tissue (cystic core) in each voxel of a lesion, smooth and irregular.
+
+    Args:
+        depth: (X, Y, Z) as ``place_mask`` returns it.
+        rng: Random stream.
+
+    Returns:
+        (X, Y, Z) in [0, 1]; the remainder is outer tissue (gliotic rim).
+    """
+    shape = (depth.shape[0], depth.shape[1], depth.shape[2])
+    control = integer(rng, 8, 18)
+    patches = smooth_noise(shape, (control,) * 3, rng=rng)[0]
+    start = uniform(rng, -0.1, 0.45)
+    return ((depth - start + uniform(rng, 0.0, 0.25) * patches) / uniform(rng, 0.1, 0.3)).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class PlacedLesion:
+    """Lesions of one patient on the output grid.
+
+    Attributes:
+        membership: (X, Y, Z) in [0, 1].
+        inner: (X, Y, Z) in [0, 1], share of the inner tissue within the lesion.
+        stage: Age of the lesion.
+        names: Masks used.
+    """
+
+    membership: Tensor
+    inner: Tensor
+    stage: Stage
+    names: tuple[str, ...]
+
+
+def place_lesions(
+    masks: Sequence[LesionMask], mni_points: Tensor, *, settings: LesionSettings, rng: torch.Generator
+) -> PlacedLesion:
+    """Put given masks, all of one age, into a patient.
+
+    Args:
+        masks: Zero or more.
+        mni_points: (3, X, Y, Z) MNI position of each voxel, mm.
+        settings: Ranges.
+        rng: Random stream.
+    """
+    stage = STAGES[choice(rng, list(settings.stages))]
+    membership = mni_points.new_zeros(mni_points.shape[1:])
+    inner = membership.clone()
+    for lesion in masks:
+        member, depth = place_mask(lesion, mni_points, settings=settings, rng=rng)
+        share = mix_tissue(depth, rng=rng)
+        inner = torch.where(member > membership, share, inner)
+        membership = torch.maximum(membership, member)
+    return PlacedLesion(membership, inner, stage, tuple(m.name for m in masks))
+
+
+def draw_masks(
+    masks: Sequence[LesionMask], settings: LesionSettings, rng: torch.Generator
+) -> list[LesionMask]:
+    """Draw the masks of one patient: none, one or two."""
+    if chance(rng, settings.absent) or not masks:
+        return []
+    count = 2 if chance(rng, settings.several) else 1
+    return [choose_mask(masks, settings, rng) for _ in range(count)]

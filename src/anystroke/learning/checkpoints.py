@@ -1,0 +1,172 @@
+"""Networks on disk: ``config.json`` + ``model.safetensors`` + a model card. Nothing is ever unpickled."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from anystroke.config import ConfigError, StrictModel, validate
+from anystroke.learning.networks import build_network
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
+
+
+class CheckpointError(ValueError):
+    """A model that cannot be loaded; the message says why and what to do."""
+
+
+class ModelConfig(StrictModel):
+    """What is needed to use a network, beside its weights.
+
+    Attributes:
+        name: Short name of the model.
+        version: Version of the weights.
+        architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
+        classes: Names of the output classes in order; one of them is ``lesion``.
+        spacing: Voxel size of the network's input in mm.
+        divisor: Sides of the input are multiples of this.
+        threshold: Lesion probability from which a voxel belongs to the mask.
+        temperature: Logits are divided by it before the softmax.
+        training: Facts about the training, for the record.
+    """
+
+    name: str
+    version: str = "1"
+    architecture: str
+    classes: tuple[str, ...]
+    spacing: float = Field(gt=0)
+    divisor: int = Field(gt=0)
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0)
+    training: dict[str, Any] = {}
+
+
+def write_atomically(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors; an interruption leaves the old file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(ready, part, metadata=dict(metadata or {}))
+    os.replace(part, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read all tensors and the metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise CheckpointError(f"expected weights at {path}, but there are none") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from None
+
+
+def save_model(folder: Path, network: nn.Module, config: ModelConfig, *, half: bool = True) -> None:
+    """Write a network that ``load_model`` reads.
+
+    Args:
+        folder: Made if missing.
+        network: Its weights are stored.
+        config: Stored beside them.
+        half: Store float16 instead of float32.
+    """
+    tensors = {
+        key: value.half() if half and value.is_floating_point() else value
+        for key, value in network.state_dict().items()
+    }
+    write_atomically(folder / "model.safetensors", tensors)
+    part = folder / ".config.json.part"
+    part.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
+    os.replace(part, folder / "config.json")
+
+
+def find_model(name: str | Path) -> Path:
+    """Return the folder of a shipped model's name or of a path.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    for folder in (Path(name), WEIGHTS / str(name)):
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"no model {str(name)!r}: expected a folder with config.json and model.safetensors, "
+        f"or one of the shipped names: {', '.join(shipped_models()) or 'none'}"
+    )
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models inside the package."""
+    return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+
+
+def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
+    """Load a network for inference.
+
+    Args:
+        name: A shipped model's name or a checkpoint folder.
+
+    Returns:
+        The network in evaluation mode, float32 on the CPU, and its configuration.
+
+    Raises:
+        CheckpointError: If files are missing, damaged or do not fit together.
+    """
+    folder = find_model(name)
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = validate(data, ModelConfig, source=str(folder / "config.json"))
+        network = build_network(config.architecture, len(config.classes), seed=0)
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"the model in {folder} cannot be used: {error}") from None
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    found = {key: tuple(value.shape) for key, value in tensors.items()}
+    if expected != found:
+        differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
+        raise CheckpointError(
+            f"the weights in {folder} do not fit the architecture {config.architecture!r}: "
+            f"{len(differing)} tensors differ, the first is {differing[0]!r}"
+        )
+    network.load_state_dict({key: value.float() for key, value in tensors.items()})
+    return network.eval().requires_grad_(False), config
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def state_to_tensors(prefix: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Flatten a nested mapping of tensors and numbers, such as an optimiser's state, to named tensors."""
+    flat: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = f"{prefix}.{key}"
+        if isinstance(value, Mapping):
+            flat.update(state_to_tensors(name, value))
+        elif isinstance(value, Tensor):
+            flat[name] = value
+        elif isinstance(value, int | float):
+            flat[name] = torch.tensor(value, dtype=torch.float64)
+    return flat
