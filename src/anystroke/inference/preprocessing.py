@@ -1,36 +1,261 @@
-"""Bring a clinical scan to the space and the intensities that the network knows."""
+"""Bring a clinical scan to model space: world axes, isotropic voxels, the head only, standard intensity."""
+
+import math
+from dataclasses import dataclass
 
 import torch
+from scipy import ndimage
 from torch import Tensor
+from torch.nn.functional import avg_pool3d
 
-FOREGROUND = 0.1
-"""Share of the intensity range above which a voxel counts as part of the head."""
+from anystroke.volume import Volume, VolumeError
+
+# A scan must have this many voxels along each of its axes once they are `CHECK_SPACING` mm wide.
+MINIMUM_VOXELS = 32
+CHECK_SPACING = 2.0
+# Longest side of a field of view [mm]: beyond it the header's voxel sizes are not millimetres.
+MAXIMUM_EXTENT = 1500.0
+# Air left around the head [mm], and how far below the vertex the box reaches: no brain is that tall.
+HEAD_MARGIN = 10.0
+HEAD_HEIGHT = 220.0
+CLIP_QUANTILES = (0.005, 0.995)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSpace:
+    """A scan as the network wants it, and the way back.
+
+    Attributes:
+        image: Normalised intensities (1, X, Y, Z), float32; axes run to the right, front and top of the head.
+        affine: Voxels of ``image`` to RAS+ mm, float64 (4, 4), axis-aligned and isotropic.
+        native_affine: Voxels of the scan to RAS+ mm.
+        native_shape: Voxels of the scan.
+        space_code: NIfTI code of the scan's space.
+    """
+
+    image: Tensor
+    affine: Tensor
+    native_affine: Tensor
+    native_shape: tuple[int, int, int]
+    space_code: int
+
+    def to_native(self, values: Tensor, *, fill: float = 0.0) -> Volume:
+        """Resample values from the model grid to the scan's own grid.
+
+        Trilinear; where the scan's voxels are coarser the values are averaged over them. Only the part of the
+        scan that the model grid covers is computed.
+
+        Args:
+            values: One number per voxel of the model grid, (1, X, Y, Z).
+            fill: Value of the scan's voxels outside the model grid.
+
+        Returns:
+            float32 volume with the scan's own shape and affine.
+
+        Example:
+            >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([3.0, 3, 3, 1])))
+            >>> space = to_model_space(scan)
+            >>> space.to_native(space.image).shape
+            (40, 40, 40)
+        """
+        volume = Volume(values.to(torch.float32), self.affine)
+        covered = _corners(volume) @ torch.linalg.inv(self.native_affine).T
+        low = [max(0, math.floor(float(c))) for c in covered[:, :3].amin(dim=0)]
+        high = [
+            min(n, math.ceil(float(c)) + 1)
+            for c, n in zip(covered[:, :3].amax(dim=0), self.native_shape, strict=True)
+        ]
+        result = torch.full((1, *self.native_shape), fill)
+        if all(a < b for a, b in zip(low, high, strict=True)):
+            affine = self.native_affine.clone()
+            affine[:3, 3] += affine[:3, :3] @ torch.tensor(low, dtype=torch.float64)
+            shape = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
+            part = volume.resample_to(affine, shape, fill=fill, antialias=True)
+            result[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]] = part.data
+        return Volume(result, self.native_affine, self.space_code)
 
 
 def normalise_intensity(image: Tensor) -> Tensor:
-    """Clip an image to its 0.5 to 99.5 percentile and give its foreground zero mean and unit SD.
+    """Standardise the intensities of one scan.
 
-    Percentiles are taken over voxels above the minimum; the foreground are voxels above a tenth of the clipped
-    range. The result does not change when the image is scaled or shifted.
+    Voxels above the minimum are the foreground. All voxels are clipped to the foreground's 0.5 and 99.5 %
+    quantiles and brought to mean 0 and standard deviation 1 over the foreground.
 
     Args:
-        image: (..., X, Y, Z), float32, finite and not constant.
+        image: Intensities in any unit, any shape.
 
     Returns:
-        Same shape.
+        float32 tensor of the same shape.
 
     Raises:
-        ValueError: If the image is constant.
+        ValueError: The foreground is empty or has one value only.
+
+    Example:
+        >>> normalise_intensity(torch.arange(5.0)).mean() > -1
+        tensor(True)
     """
-    lowest = image.min()
-    values = image[image > lowest]
-    if values.numel() == 0:
-        raise ValueError(f"expected an image with contrast, but every voxel is {float(lowest):g}")
-    if values.numel() > 500_000:
-        values = values[:: values.numel() // 500_000 + 1]
-    low, high = torch.quantile(values, torch.tensor([0.005, 0.995], device=values.device))
-    if high <= low:
-        low, high = lowest, image.max()
-    scaled = ((image - low) / (high - low)).clamp_(0, 1)
-    inside = scaled[scaled > FOREGROUND]
-    return (scaled - inside.mean()) / inside.std().clamp(min=1e-3)
+    image = image.to(torch.float32)
+    foreground = image[image > image.min()]
+    if foreground.numel() == 0:
+        raise ValueError("the image is constant, expected at least three different intensities")
+    last = foreground.numel() - 1
+    low, high = (foreground.kthvalue(1 + round(q * last)).values for q in CLIP_QUANTILES)
+    foreground = foreground.clamp(low, high)
+    sd = foreground.std(correction=0)
+    if not bool(sd > 0):
+        raise ValueError("the image has two values only, expected at least three different intensities")
+    return (image.clamp(low, high) - foreground.mean()) / sd
+
+
+def check_scan(scan: Volume, name: str = "the scan") -> None:
+    """Refuse what cannot be a scan of a head.
+
+    Args:
+        scan: One channel.
+        name: How to call it in the message.
+
+    Raises:
+        VolumeError: More than one channel, a side under 32 voxels of 2 mm or over 1.5 m, voxels that are not
+            finite, or fewer than three different intensities.
+
+    Example:
+        >>> check_scan(Volume(torch.rand(1, 64, 64, 64), torch.eye(4)))
+    """
+    if scan.data.shape[0] != 1:
+        raise VolumeError(
+            f"{name} holds {scan.data.shape[0]} volumes, expected a single one; extract what you need"
+        )
+    extents = [n * size for n, size in zip(scan.shape, scan.spacing, strict=True)]
+    side = math.floor(min(extents) / CHECK_SPACING + 1e-3)
+    if side < MINIMUM_VOXELS:
+        raise VolumeError(
+            f"{name} is too small: expected at least {MINIMUM_VOXELS} voxels a side at {CHECK_SPACING:g} mm, "
+            f"got "
+            f"{side}; give a scan that covers the brain"
+        )
+    if max(extents) > MAXIMUM_EXTENT:
+        raise VolumeError(
+            f"{name} is {max(extents):.0f} mm long, expected at most {MAXIMUM_EXTENT:.0f} mm; check that the "
+            "header's voxel sizes are millimetres"
+        )
+    if not bool(torch.isfinite(scan.data).all()):
+        count = int((~torch.isfinite(scan.data)).sum())
+        raise VolumeError(
+            f"{name} has {count} voxels that are NaN or infinite, expected finite ones; repair it first"
+        )
+    low, high = (float(v) for v in scan.data.aminmax())
+    if low == high:
+        what = "is all zeros" if low == 0 else f"is constant ({low:g})"
+        raise VolumeError(f"{name} {what}, expected an image of a head; check the export")
+    if bool(((scan.data == low) | (scan.data == high)).all()):
+        raise VolumeError(f"{name} has two values only ({low:g} and {high:g}), expected a scan, not a mask")
+
+
+def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> ModelSpace:
+    """Resample a scan to the network's grid, cut out the head and standardise the intensities.
+
+    The grid follows the world axes, whatever the obliquity of the scan, and its voxel centres are multiples
+    of ``spacing``; so the same head gives the same grid in every storage order.
+
+    Args:
+        scan: One channel that `check_scan` accepts.
+        spacing: Voxel size of the network [mm].
+        divisor: Each side of the grid is a multiple of it.
+
+    Returns:
+        The network's input with the way back.
+
+    Raises:
+        VolumeError: The head has fewer than three different intensities at this spacing.
+
+    Example:
+        >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([3.0, 3, 3, 1])))
+        >>> space = to_model_space(scan)
+        >>> tuple(space.image.shape)
+        (1, 64, 64, 64)
+    """
+    scan = Volume(_lower_background(scan.data.to(torch.float32)), scan.affine, scan.space_code)
+    minimum = float(scan.data.min())
+    low, high = _world_box(scan, spacing)
+    grid, shape = _grid(low, high, spacing)
+    whole = scan.resample_to(grid, shape, fill=minimum, antialias=True)
+    box_low, box_high = _head_box(whole.data[0] - minimum, spacing)
+    start, sides = _grow(box_low, box_high, divisor)
+    image = _cut(whole.data, start, sides, minimum)
+    affine = grid.clone()
+    affine[:3, 3] += spacing * torch.tensor(start, dtype=torch.float64)
+    try:
+        image = normalise_intensity(image)
+    except ValueError as error:
+        raise VolumeError(f"the scan cannot be used at {spacing:g} mm: {error}") from error
+    return ModelSpace(image, affine, scan.affine, scan.shape, scan.space_code)
+
+
+def _lower_background(data: Tensor) -> Tensor:
+    """Make zeros the minimum where zero is the background of a scan with negative intensities."""
+    background = data == 0
+    if bool(data.min() < 0) and float(background.float().mean()) > 0.1:
+        return data.masked_fill(background, float(data.min()))
+    return data
+
+
+def _corners(volume: Volume) -> Tensor:
+    """Compute the corners of a volume's field of view, homogeneous RAS+ mm (8, 4)."""
+    ends = [torch.tensor([-0.5, n - 0.5], dtype=torch.float64) for n in volume.shape]
+    corners = torch.cartesian_prod(*ends, torch.ones(1, dtype=torch.float64))
+    return corners @ volume.affine.T
+
+
+def _world_box(scan: Volume, spacing: float) -> tuple[list[int], list[int]]:
+    """Find the first and last multiples of ``spacing`` whose voxels cover the field of view."""
+    corners = _corners(scan)[:, :3] / spacing
+    low = [math.floor(float(c) + 0.5 + 1e-3) for c in corners.amin(dim=0)]
+    high = [math.ceil(float(c) - 0.5 - 1e-3) for c in corners.amax(dim=0)]
+    return low, high
+
+
+def _grid(low: list[int], high: list[int], spacing: float) -> tuple[Tensor, tuple[int, int, int]]:
+    """Lay an axis-aligned grid over a box of multiples of ``spacing``."""
+    affine = torch.eye(4, dtype=torch.float64) * spacing
+    affine[3, 3] = 1.0
+    affine[:3, 3] = spacing * torch.tensor(low, dtype=torch.float64)
+    x, y, z = (b - a + 1 for a, b in zip(low, high, strict=True))
+    return affine, (x, y, z)
+
+
+def _head_box(intensity: Tensor, spacing: float) -> tuple[list[int], list[int]]:
+    """Find the box around the head, with a margin, as first and last voxels."""
+    smooth = avg_pool3d(intensity[None, None], 3, stride=1, padding=1)[0, 0]
+    foreground = (smooth > 0.5 * smooth.mean()).numpy()
+    labels, count = ndimage.label(foreground)
+    if count > 1:
+        sizes = ndimage.sum_labels(foreground, labels, range(1, count + 1))
+        foreground = labels == 1 + int(sizes.argmax())
+    margin = math.ceil(HEAD_MARGIN / spacing)
+    box = ndimage.find_objects(foreground.astype("uint8"))[0]
+    low = [max(0, side.start - margin) for side in box]
+    high = [min(n - 1, side.stop - 1 + margin) for side, n in zip(box, intensity.shape, strict=True)]
+    low[2] = max(low[2], high[2] - math.ceil((HEAD_HEIGHT + HEAD_MARGIN) / spacing))
+    return low, high
+
+
+def _grow(low: list[int], high: list[int], divisor: int) -> tuple[list[int], list[int]]:
+    """Grow a box evenly to sides that are multiples of ``divisor`` and at least 32."""
+    start, sides = [], []
+    for a, b in zip(low, high, strict=True):
+        side = divisor * math.ceil(max(b - a + 1, MINIMUM_VOXELS) / divisor)
+        sides.append(side)
+        start.append(a - (side - (b - a + 1)) // 2)
+    return start, sides
+
+
+def _cut(data: Tensor, start: list[int], sides: list[int], fill: float) -> Tensor:
+    """Cut a box out of (1, X, Y, Z) data; it may reach beyond."""
+    result = data.new_full((1, *sides), fill)
+    source, target = [], []
+    for a, side, n in zip(start, sides, data.shape[1:], strict=True):
+        first, last = max(a, 0), min(a + side, n)
+        source.append(slice(first, last))
+        target.append(slice(first - a, last - a))
+    result[:, target[0], target[1], target[2]] = data[:, source[0], source[1], source[2]]
+    return result
