@@ -1,0 +1,93 @@
+"""Physical units: the only place of the package that converts them.
+
+Inside anystroke times are seconds, rates 1/s and angles radians; at the doors angles are degrees and MT
+saturation is in percent units (p.u., 1 p.u. = 0.01). Every function takes a number or a tensor and returns
+the same kind.
+"""
+
+import math
+from typing import TypeVar
+
+from torch import Tensor
+
+Quantity = TypeVar("Quantity", float, Tensor)
+
+
+def degrees_to_radians(angle: Quantity) -> Quantity:
+    """Convert an angle from degrees to radians.
+
+    Example:
+        >>> round(degrees_to_radians(180.0), 6)
+        3.141593
+    """
+    return angle * (math.pi / 180.0)
+
+
+def radians_to_degrees(angle: Quantity) -> Quantity:
+    """Convert an angle from radians to degrees.
+
+    Example:
+        >>> round(radians_to_degrees(3.141592653589793), 6)
+        180.0
+    """
+    return angle * (180.0 / math.pi)
+
+
+def milliseconds_to_seconds(time: Quantity) -> Quantity:
+    """Convert a time from ms to s.
+
+    Example:
+        >>> milliseconds_to_seconds(80.0)
+        0.08
+    """
+    return time / 1000.0
+
+
+def seconds_to_milliseconds(time: Quantity) -> Quantity:
+    """Convert a time from s to ms.
+
+    Example:
+        >>> seconds_to_milliseconds(0.08)
+        80.0
+    """
+    return time * 1000.0
+
+
+def percent_to_fraction(value: Quantity) -> Quantity:
+    """Convert percent units (p.u.) to a fraction.
+
+    Example:
+        >>> percent_to_fraction(1.5)
+        0.015
+    """
+    return value / 100.0
+
+
+def fraction_to_percent(value: Quantity) -> Quantity:
+    """Convert a fraction to percent units (p.u.).
+
+    Example:
+        >>> fraction_to_percent(0.69)
+        69.0
+    """
+    return value * 100.0
+
+
+def per_millisecond_to_per_second(rate: Quantity) -> Quantity:
+    """Convert a rate from 1/ms to 1/s.
+
+    Example:
+        >>> per_millisecond_to_per_second(0.5)
+        500.0
+    """
+    return rate * 1000.0
+
+
+def per_second_to_per_millisecond(rate: Quantity) -> Quantity:
+    """Convert a rate from 1/s to 1/ms.
+
+    Example:
+        >>> per_second_to_per_millisecond(500.0)
+        0.5
+    """
+    return rate / 1000.0
