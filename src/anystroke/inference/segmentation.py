@@ -1,0 +1,145 @@
+"""Segment one scan: the function behind ``anystroke.segment``."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anystroke.inference.prediction import count_lesions, predict
+from anystroke.learning.checkpoints import ModelConfig, file_hash, find_model, load_model
+from anystroke.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network that is ready for use.
+
+    Attributes:
+        network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
+        config: What is needed to use it.
+        sha256: Of its weights file.
+    """
+
+    network: nn.Module
+    config: ModelConfig
+    sha256: str
+
+    @classmethod
+    def open(cls, name: str | Path = "default") -> "Model":
+        """Load a shipped model by its name, or one from a folder.
+
+        Raises:
+            CheckpointError: There is no such model, or it is damaged.
+        """
+        network, config = load_model(name)
+        return cls(network, config, file_hash(find_model(name) / "model.safetensors"))
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The lesion in one scan, in the scan's own grid.
+
+    Attributes:
+        scan: The scan.
+        probability: Lesion probability, float32.
+        mask: Lesion mask, uint8.
+        threshold: Probability from which a voxel is in the mask.
+        lesion_volume: Volume of the mask [ml].
+        lesion_count: Number of connected components (26 neighbours) of the mask.
+        model: Name of the model.
+        model_version: Its version.
+        model_sha256: SHA-256 of its weights.
+        tissues: Probabilities of other classes that were asked for, by name.
+        seconds: Duration of each stage by name.
+    """
+
+    scan: Volume
+    probability: Volume
+    mask: Volume
+    threshold: float
+    lesion_volume: float
+    lesion_count: int
+    model: str
+    model_version: str
+    model_sha256: str
+    tissues: dict[str, Volume] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def segment(
+    image: str | Path | Volume | Any,
+    model: str | Path | Model = "default",
+    *,
+    threshold: float | None = None,
+    min_volume: float = 0.0,
+    flip: bool = False,
+    tissues: tuple[str, ...] = (),
+    device: torch.device | str | None = None,
+) -> Segmentation:
+    """Find the stroke lesion in a brain MR image of any contrast, orientation and spacing.
+
+    Research use only: this is not a medical device.
+
+    Args:
+        image: Path of a .nii, .nii.gz or .mgz file, a `Volume`, or a nibabel image.
+        model: Name of a shipped model, a model folder, or an opened `Model` (to load it once for many scans).
+        threshold: Probability from which a voxel is lesion; by default the model's own.
+        min_volume: Lesions smaller than this [ml] are left out of the mask.
+        flip: Average with the prediction of the mirrored head; doubles the time.
+        tissues: Classes of the model whose probabilities to return as well.
+        device: Where to compute; by default a GPU if there is one.
+
+    Returns:
+        Mask and probability in the grid of ``image``, and what was measured.
+
+    Raises:
+        VolumeError: The image cannot be used; the message says why and what to do.
+        CheckpointError: The model cannot be loaded.
+        ValueError: An option is out of range.
+
+    Example:
+        >>> config = ModelConfig(
+        ...     name="toy", architecture="unet", classes=("background", "lesion"), spacing=2.0, divisor=16
+        ... )
+        >>> toy = Model(nn.Conv3d(1, 2, 1), config, sha256="")
+        >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([2.0, 2, 2, 1])))
+        >>> segment(scan, toy, device="cpu").mask.shape
+        (40, 40, 40)
+    """
+    opened = model if isinstance(model, Model) else Model.open(model)
+    scan = _as_volume(image)
+    prediction = predict(
+        scan,
+        opened.network,
+        opened.config,
+        threshold=threshold,
+        min_volume=min_volume,
+        flip=flip,
+        tissues=tissues,
+        device=device,
+    )
+    return Segmentation(
+        scan=scan,
+        probability=prediction.probability,
+        mask=prediction.mask,
+        threshold=prediction.threshold,
+        lesion_volume=float(prediction.mask.data.sum()) * scan.voxel_volume,
+        lesion_count=count_lesions(prediction.mask.data),
+        model=opened.config.name,
+        model_version=opened.config.version,
+        model_sha256=opened.sha256,
+        tissues=prediction.tissues,
+        seconds=prediction.seconds,
+    )
+
+
+def _as_volume(image: str | Path | Volume | Any) -> Volume:
+    if isinstance(image, Volume):
+        return image
+    if isinstance(image, str | Path):
+        return Volume.load(image)
+    if hasattr(image, "dataobj") and hasattr(image, "affine"):
+        return Volume.from_nibabel(image)
+    raise TypeError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")
