@@ -438,7 +438,8 @@ def brain_mask(labels: Tensor, scheme: LabelScheme, *, spacing: float = 1.0, clo
     brain = _among(ids, scheme.brain_ids)
     if not bool(brain.any()):
         raise LabelError(
-            f"label map has no brain label of scheme {scheme.name!r}; it has {torch.unique(ids).tolist()[:10]}"
+            f"label map has no brain label of scheme {scheme.name!r}; "
+            f"it has {torch.unique(ids).tolist()[:10]}"
         )
     radius = max(round(closing / spacing), 0)
     box = tuple(
@@ -457,10 +458,10 @@ def brain_mask(labels: Tensor, scheme: LabelScheme, *, spacing: float = 1.0, clo
 
 
 def clean(labels: Tensor, scheme: LabelScheme, *, spacing: float = 1.0) -> Tensor:
-    """Drop specks in the air around the head, and fill unlabelled gaps in and between the sulci with fluid.
+    """Drop specks in the air around the head, and fill unlabelled gaps in the brain and its sulci with fluid.
 
-    Some maps carry specks of fluid or tissue away from the head, traces of the coil; some, brain-only ones above
-    all, leave the fluid around the brain unlabelled.
+    Some maps carry specks of fluid or tissue away from the head, traces of the coil; some, brain-only ones
+    above all, leave the fluid around the brain unlabelled.
 
     Args:
         labels: Any number type, (X, Y, Z), holding whole numbers.
