@@ -3,7 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from nibabel.orientations import inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
@@ -19,6 +21,7 @@ MAXIMUM_EXTENT = 1500.0
 HEAD_MARGIN = 10.0
 HEAD_HEIGHT = 220.0
 CLIP_QUANTILES = (0.005, 0.995)
+_RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +62,25 @@ class ModelSpace:
             (40, 40, 40)
         """
         volume = Volume(values.to(torch.float32), self.affine)
-        covered = _corners(volume) @ torch.linalg.inv(self.native_affine).T
-        low = [max(0, math.floor(float(c))) for c in covered[:, :3].amin(dim=0)]
-        high = [
-            min(n, math.ceil(float(c)) + 1)
-            for c, n in zip(covered[:, :3].amax(dim=0), self.native_shape, strict=True)
-        ]
-        result = torch.full((1, *self.native_shape), fill)
+        orientation = io_orientation(self.native_affine.numpy())
+        grid = self.native_affine @ torch.from_numpy(
+            inv_ornt_aff(ornt_transform(orientation, _RAS), self.native_shape)
+        )
+        order = [int(axis) for axis in orientation[:, 0]]
+        shape = [self.native_shape[order.index(axis)] for axis in range(3)]
+        covered = (_corners(volume) @ torch.linalg.inv(grid).T)[:, :3]
+        low = [max(0, math.floor(float(c))) for c in covered.amin(dim=0)]
+        high = [min(n, math.ceil(float(c)) + 1) for c, n in zip(covered.amax(dim=0), shape, strict=True)]
+        result = torch.full((1, *shape), fill)
         if all(a < b for a, b in zip(low, high, strict=True)):
-            affine = self.native_affine.clone()
-            affine[:3, 3] += affine[:3, :3] @ torch.tensor(low, dtype=torch.float64)
-            shape = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
-            part = volume.resample_to(affine, shape, fill=fill, antialias=True)
+            start = grid.clone()
+            start[:3, 3] += grid[:3, :3] @ torch.tensor(low, dtype=torch.float64)
+            sides = (high[0] - low[0], high[1] - low[1], high[2] - low[2])
+            part = volume.resample_to(start, sides, fill=fill, antialias=True)
             result[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]] = part.data
-        return Volume(result, self.native_affine, self.space_code)
+        flipped = [i + 1 for i, direction in enumerate(orientation[:, 1]) if direction < 0]
+        data = result.permute(0, *(axis + 1 for axis in order)).flip(flipped)
+        return Volume(data.contiguous(), self.native_affine, self.space_code)
 
 
 def normalise_intensity(image: Tensor) -> Tensor:
@@ -154,8 +162,9 @@ def check_scan(scan: Volume, name: str = "the scan") -> None:
 def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> ModelSpace:
     """Resample a scan to the network's grid, cut out the head and standardise the intensities.
 
-    The grid follows the world axes, whatever the obliquity of the scan, and its voxel centres are multiples
-    of ``spacing``; so the same head gives the same grid in every storage order.
+    The scan is brought to RAS order first, so that every storage order of the same scan gives the same result
+    to the bit. The grid follows the world axes, whatever the obliquity of the scan, and its voxel centres are
+    multiples of ``spacing``; so the same head gives the same grid in every storage order.
 
     Args:
         scan: One channel that `check_scan` accepts.
@@ -174,14 +183,14 @@ def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> 
         >>> tuple(space.image.shape)
         (1, 64, 64, 64)
     """
-    scan = Volume(_lower_background(scan.data.to(torch.float32)), scan.affine, scan.space_code)
-    minimum = float(scan.data.min())
-    low, high = _world_box(scan, spacing)
+    data = _lower_background(scan.data.to(torch.float32))
+    head = Volume(data - data.min(), scan.affine).reorient("RAS")  # a background of zeros stays exactly zero
+    low, high = _world_box(head, spacing)
     grid, shape = _grid(low, high, spacing)
-    whole = scan.resample_to(grid, shape, fill=minimum, antialias=True)
-    box_low, box_high = _head_box(whole.data[0] - minimum, spacing)
+    whole = head.resample_to(grid, shape, antialias=True)
+    box_low, box_high = _head_box(whole.data[0], spacing)
     start, sides = _grow(box_low, box_high, divisor)
-    image = _cut(whole.data, start, sides, minimum)
+    image = _cut(whole.data, start, sides)
     affine = grid.clone()
     affine[:3, 3] += spacing * torch.tensor(start, dtype=torch.float64)
     try:
@@ -249,9 +258,9 @@ def _grow(low: list[int], high: list[int], divisor: int) -> tuple[list[int], lis
     return start, sides
 
 
-def _cut(data: Tensor, start: list[int], sides: list[int], fill: float) -> Tensor:
-    """Cut a box out of (1, X, Y, Z) data; it may reach beyond."""
-    result = data.new_full((1, *sides), fill)
+def _cut(data: Tensor, start: list[int], sides: list[int]) -> Tensor:
+    """Cut a box out of (1, X, Y, Z) data; what reaches beyond is zero."""
+    result = data.new_zeros((1, *sides))
     source, target = [], []
     for a, side, n in zip(start, sides, data.shape[1:], strict=True):
         first, last = max(a, 0), min(a + side, n)
