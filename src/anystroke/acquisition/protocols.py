@@ -20,6 +20,7 @@ from torch import Tensor
 from anystroke import rng as random
 from anystroke import units
 from anystroke.acquisition import sequences, timing
+from anystroke.acquisition.blocks import in_blocks
 from anystroke.acquisition.distributions import Distribution, PresetError, Value
 
 WEIGHTINGS = ("T1w", "T2w", "PDw", "FLAIR", "DWI", "T2starw")
@@ -36,10 +37,13 @@ class Protocol(ABC):
         field_strength: Static field, T.
         dimensions: 2 for a stack of slices, 3 for a volume acquisition.
         name: Name of the preset entry it was drawn from, if any.
+
+    Raises:
+        ValueError: At construction, if a field is not a number where it must be, or out of range;
+            ``TimingError`` (a ``ValueError``) if no scanner can play the sequence.
     """
 
     sequence: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]]
 
     weighting: str
     field_strength: float = 3.0
@@ -49,19 +53,35 @@ class Protocol(ABC):
     def __post_init__(self) -> None:
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting must be one of {', '.join(WEIGHTINGS)}, got {self.weighting!r}")
-        if not (math.isfinite(self.field_strength) and self.field_strength > 0.0):
-            raise ValueError(f"field_strength must be finite and above 0 T, got {self.field_strength!r}")
         if self.dimensions not in (2, 3):
             raise ValueError(f"dimensions must be 2 or 3, got {self.dimensions!r}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is float and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                raise ValueError(f"{field.name} must be a number, got {value!r}")
+        for name in ("field_strength", "mt_scale", "incidental_mt"):
+            value = getattr(self, name, 1.0)
+            if not 0.0 <= value < math.inf or (name == "field_strength" and value == 0.0):
+                raise ValueError(f"{name} must be finite and not negative, a field above 0 T, got {value!r}")
         self._check()
+
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
 
     @abstractmethod
     def _check(self) -> None:
         """Raise ``TimingError`` if the sequence cannot be played."""
 
     @abstractmethod
-    def _signal(self, maps: Mapping[str, Tensor], b1_plus: Tensor | None, signed: bool) -> Tensor:
-        """Call the signal function; the maps it needs are there."""
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        """Call the signal function with maps, parameters, ``b1_plus`` and ``signed``."""
+
+    def _parameters(self) -> dict[str, Any]:
+        """The fields that the timing check and the signal function take, by their names."""
+        fields = (field.name for field in dataclasses.fields(self))
+        return {name: getattr(self, name) for name in fields if name not in _NOT_PLAYED}
 
     def signal(
         self, maps: Mapping[str, Tensor], *, b1_plus: Tensor | None = None, signed: bool = False
@@ -69,8 +89,8 @@ class Protocol(ABC):
         """Make the image that this protocol gives of quantitative maps.
 
         Args:
-            maps: Tensors of one broadcastable shape by name; those that the sequence does not need are
-                ignored. ``proton_density`` and ``mt_saturation`` in p.u., ``r1``, ``r2``, ``r2star`` in 1/s,
+            maps: Tensors of one broadcastable shape by name; those that the sequence does not need are not
+                touched. ``proton_density`` and ``mt_saturation`` in p.u., ``r1``, ``r2``, ``r2star`` in 1/s,
                 ``adc`` in mm^2/s.
             b1_plus: Actual over nominal flip angle, same shape; 1 everywhere if None.
             signed: Keep the sign instead of returning the magnitude.
@@ -88,13 +108,17 @@ class Protocol(ABC):
             >>> bool(protocol.signal({"proton_density": 70 * one, "r1": one, "r2star": 20 * one}) > 0)
             True
         """
-        missing = [name for name in self.needs if name not in maps]
-        if missing:
+        present = set(maps)
+        if missing := [name for name in self.needs if name not in present]:
             raise ValueError(
                 f"{self.weighting} {self.sequence} needs the maps {', '.join(self.needs)}; "
-                f"missing: {', '.join(missing)} (got {', '.join(sorted(maps)) or 'none'})"
+                f"missing: {', '.join(missing)} (got {', '.join(sorted(present)) or 'none'})"
             )
-        return self._signal(maps, b1_plus, signed)
+        needed = {name: maps[name] for name in self.needs}
+        if b1_plus is not None:
+            needed["b1_plus"] = b1_plus
+        parameters = {**self._parameters(), "signed": signed}
+        return in_blocks(lambda block: self._play({**parameters, **block}), needed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the protocol as plain data that JSON can hold; ``from_dict`` reads it back.
@@ -111,21 +135,22 @@ class Protocol(ABC):
 
         Example:
             >>> DiffusionWeighted(repetition_time=4.0, echo_time=0.08, b_value=1000.0).describe()
-            'DWI dwi 3D at 3 T: TR 4000 ms, TE 80 ms, b 1000 s/mm^2'
+            'DWI dwi 3D at 3 T: TR 4 s, TE 80 ms, b 1000 s/mm^2'
         """
         parts = [text for key, value in dataclasses.asdict(self).items() if (text := _describe(key, value))]
         label = self.name or f"{self.weighting} {self.sequence} {self.dimensions}D"
         return f"{label} at {self.field_strength:g} T: {', '.join(parts)}"
 
 
-_SHORT = {
+_NOT_PLAYED = ("weighting", "field_strength", "dimensions", "name", "mt_scale", "incidental_mt")
+_TIMES = {
     "repetition_time": "TR",
     "inversion_time": "TI",
     "echo_time": "TE",
     "echo_spacing": "ESP",
     "excitation_spacing": "TX",
 }
-_OTHER = {
+_OTHERS = {
     "echo_train_length": "ETL {:d}",
     "n_excitations": "n {:d}",
     "flip_angle": "FA {:.3g} deg",
@@ -141,25 +166,47 @@ _IF_SET = {
 
 def _describe(key: str, value: Any) -> str:
     """Word one field; empty if the line does not need it."""
-    if key in _SHORT:
-        return f"{_SHORT[key]} {units.seconds_to_milliseconds(float(value)):.4g} ms"
+    if key in _TIMES:
+        long = value >= 1.0
+        return f"{_TIMES[key]} " + (
+            f"{value:.4g} s" if long else f"{units.seconds_to_milliseconds(value):.4g} ms"
+        )
     if key in _IF_SET:
         return _IF_SET[key].format(value) if value else ""
-    return _OTHER[key].format(value) if key in _OTHER else ""
-
-
-def _check_factor(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0.0):
-        raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
-
-
-def _saturate(signal: Tensor, maps: Mapping[str, Tensor], incidental_mt: float) -> Tensor:
-    """Scale by 1 - kappa MT: neighbouring slices' and refocusing pulses are MT pulses too."""
-    return signal * (1.0 - incidental_mt * maps["mt_saturation"]) if incidental_mt else signal
+    return _OTHERS[key].format(value) if key in _OTHERS else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurboSpinEcho(Protocol):
+class _EchoTrain(Protocol):
+    """What the sequences with a train of spin echoes share."""
+
+    repetition_time: float
+    echo_time: float
+    echo_spacing: float
+    echo_train_length: int
+    incidental_mt: float = 0.0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2", *(("mt_saturation",) if self.incidental_mt else ()))
+
+    def _check(self) -> None:
+        timing.check_echo_train(**self._parameters())
+
+    @abstractmethod
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        """Call the signal function."""
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        """Neighbouring slices' and refocusing pulses are MT pulses too: scale by 1 - kappa MT."""
+        saturation = arguments.pop("mt_saturation", None)
+        signal = self._echo(arguments)
+        return signal if saturation is None else signal * (1.0 - self.incidental_mt * saturation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurboSpinEcho(_EchoTrain):
     """Turbo spin echo: T2w and PDw, in 2D or 3D (there ``echo_time`` is the T2-equivalent one).
 
     Attributes:
@@ -167,45 +214,19 @@ class TurboSpinEcho(Protocol):
         echo_time: Effective echo time, s.
         echo_spacing: Time between echoes, s.
         echo_train_length: Number of echoes.
-        incidental_mt: Signal lost per p.u. of MT saturation (a fraction).
+        incidental_mt: Fraction of the signal lost per p.u. of MT saturation.
     """
 
     sequence: ClassVar[str] = "tse"
-    needs: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2")
 
     weighting: str = "T2w"
-    repetition_time: float
-    echo_time: float
-    echo_spacing: float
-    echo_train_length: int
-    incidental_mt: float = 0.0
 
-    def _check(self) -> None:
-        timing.check_echo_train(
-            repetition_time=self.repetition_time,
-            echo_time=self.echo_time,
-            echo_spacing=self.echo_spacing,
-            echo_train_length=self.echo_train_length,
-        )
-        _check_factor("incidental_mt", self.incidental_mt)
-
-    def _signal(self, maps: Mapping[str, Tensor], b1_plus: Tensor | None, signed: bool) -> Tensor:
-        signal = sequences.turbo_spin_echo(
-            proton_density=maps["proton_density"],
-            r1=maps["r1"],
-            r2=maps["r2"],
-            repetition_time=self.repetition_time,
-            echo_time=self.echo_time,
-            echo_spacing=self.echo_spacing,
-            echo_train_length=self.echo_train_length,
-            b1_plus=b1_plus,
-            signed=signed,
-        )
-        return _saturate(signal, maps, self.incidental_mt)
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.turbo_spin_echo(**arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flair(Protocol):
+class Flair(_EchoTrain):
     """Inversion-recovery turbo spin echo: FLAIR, and T1-FLAIR at short inversion and echo times.
 
     Attributes:
@@ -215,47 +236,17 @@ class Flair(Protocol):
         echo_spacing: Time between echoes, s.
         echo_train_length: Number of echoes.
         inversion_efficiency: -Mz after / Mz before the inversion, 0..1.
-        incidental_mt: Signal lost per p.u. of MT saturation (a fraction).
+        incidental_mt: Fraction of the signal lost per p.u. of MT saturation.
     """
 
     sequence: ClassVar[str] = "flair"
-    needs: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2")
 
     weighting: str = "FLAIR"
-    repetition_time: float
     inversion_time: float
-    echo_time: float
-    echo_spacing: float
-    echo_train_length: int
     inversion_efficiency: float = 0.95
-    incidental_mt: float = 0.0
 
-    def _check(self) -> None:
-        timing.check_echo_train(
-            repetition_time=self.repetition_time,
-            echo_time=self.echo_time,
-            echo_spacing=self.echo_spacing,
-            echo_train_length=self.echo_train_length,
-            inversion_time=self.inversion_time,
-            inversion_efficiency=self.inversion_efficiency,
-        )
-        _check_factor("incidental_mt", self.incidental_mt)
-
-    def _signal(self, maps: Mapping[str, Tensor], b1_plus: Tensor | None, signed: bool) -> Tensor:
-        signal = sequences.flair(
-            proton_density=maps["proton_density"],
-            r1=maps["r1"],
-            r2=maps["r2"],
-            repetition_time=self.repetition_time,
-            inversion_time=self.inversion_time,
-            echo_time=self.echo_time,
-            echo_spacing=self.echo_spacing,
-            echo_train_length=self.echo_train_length,
-            inversion_efficiency=self.inversion_efficiency,
-            b1_plus=b1_plus,
-            signed=signed,
-        )
-        return _saturate(signal, maps, self.incidental_mt)
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.flair(**arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +261,6 @@ class SpoiledGradientEcho(Protocol):
     """
 
     sequence: ClassVar[str] = "spgr"
-    needs: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2star")
 
     weighting: str = "T1w"
     repetition_time: float
@@ -278,24 +268,18 @@ class SpoiledGradientEcho(Protocol):
     flip_angle: float
     mt_scale: float = 0.0
 
-    def _check(self) -> None:
-        timing.check_gradient_echo(
-            repetition_time=self.repetition_time, echo_time=self.echo_time, flip_angle=self.flip_angle
-        )
-        _check_factor("mt_scale", self.mt_scale)
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2star", *(("mt_saturation",) if self.mt_scale else ()))
 
-    def _signal(self, maps: Mapping[str, Tensor], b1_plus: Tensor | None, signed: bool) -> Tensor:
-        return sequences.spoiled_gradient_echo(
-            proton_density=maps["proton_density"],
-            r1=maps["r1"],
-            r2star=maps["r2star"],
-            repetition_time=self.repetition_time,
-            echo_time=self.echo_time,
-            flip_angle=self.flip_angle,
-            mt_saturation=maps["mt_saturation"] * self.mt_scale if self.mt_scale else None,
-            b1_plus=b1_plus,
-            signed=signed,
-        )
+    def _check(self) -> None:
+        timing.check_gradient_echo(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        if self.mt_scale:
+            arguments["mt_saturation"] = arguments["mt_saturation"] * self.mt_scale
+        return sequences.spoiled_gradient_echo(**arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +298,6 @@ class Mprage(Protocol):
     """
 
     sequence: ClassVar[str] = "mprage"
-    needs: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2star")
 
     weighting: str = "T1w"
     repetition_time: float
@@ -326,34 +309,16 @@ class Mprage(Protocol):
     inversion_efficiency: float = 0.95
     centre_index: int | None = None
 
-    def _check(self) -> None:
-        timing.check_mprage(
-            repetition_time=self.repetition_time,
-            inversion_time=self.inversion_time,
-            excitation_spacing=self.excitation_spacing,
-            n_excitations=self.n_excitations,
-            flip_angle=self.flip_angle,
-            echo_time=self.echo_time,
-            inversion_efficiency=self.inversion_efficiency,
-            centre_index=self.centre_index,
-        )
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2star")
 
-    def _signal(self, maps: Mapping[str, Tensor], b1_plus: Tensor | None, signed: bool) -> Tensor:
-        return sequences.mprage(
-            proton_density=maps["proton_density"],
-            r1=maps["r1"],
-            r2star=maps["r2star"],
-            repetition_time=self.repetition_time,
-            inversion_time=self.inversion_time,
-            excitation_spacing=self.excitation_spacing,
-            n_excitations=self.n_excitations,
-            flip_angle=self.flip_angle,
-            echo_time=self.echo_time,
-            inversion_efficiency=self.inversion_efficiency,
-            centre_index=self.centre_index,
-            b1_plus=b1_plus,
-            signed=signed,
-        )
+    def _check(self) -> None:
+        timing.check_mprage(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.mprage(**arguments)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,30 +332,22 @@ class DiffusionWeighted(Protocol):
     """
 
     sequence: ClassVar[str] = "dwi"
-    needs: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2", "adc")
 
     weighting: str = "DWI"
     repetition_time: float
     echo_time: float
     b_value: float
 
-    def _check(self) -> None:
-        timing.check_spin_echo(
-            repetition_time=self.repetition_time, echo_time=self.echo_time, b_value=self.b_value
-        )
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2", "adc")
 
-    def _signal(self, maps: Mapping[str, Tensor], b1_plus: Tensor | None, signed: bool) -> Tensor:
-        return sequences.diffusion_weighted(
-            proton_density=maps["proton_density"],
-            r1=maps["r1"],
-            r2=maps["r2"],
-            adc=maps["adc"],
-            repetition_time=self.repetition_time,
-            echo_time=self.echo_time,
-            b_value=self.b_value,
-            b1_plus=b1_plus,
-            signed=signed,
-        )
+    def _check(self) -> None:
+        timing.check_spin_echo(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.diffusion_weighted(**arguments)
 
 
 SEQUENCES: dict[str, type[Protocol]] = {
