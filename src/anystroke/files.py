@@ -14,7 +14,8 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     A reader never sees half a file: the content is flushed to disk before the one rename that publishes it.
     When the block raises, the temporary file is removed and an existing ``path`` stays as it was. The
-    temporary name ends like the final one, so that writers which look at the suffix do the right thing.
+    temporary name ends like the final one (in lower case), so that writers which look at the suffix do the
+    right thing.
 
     Args:
         path: The file to make; its folder must exist.
@@ -42,7 +43,8 @@ def atomic_path(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise FileNotFoundError(
             f"the folder {path.parent} does not exist; create it before writing {path.name}"
         )
-    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    name = path.name.lower()
+    suffix = ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
     temporary = path.parent / f".{secrets.token_hex(8)}{suffix}"
     try:
         yield temporary
