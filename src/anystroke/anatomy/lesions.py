@@ -215,7 +215,12 @@ class PlacedLesion:
 
 
 def place_lesions(
-    masks: Sequence[LesionMask], mni_points: Tensor, *, settings: LesionSettings, rng: torch.Generator
+    masks: Sequence[LesionMask],
+    mni_points: Tensor,
+    *,
+    settings: LesionSettings,
+    rng: torch.Generator,
+    stage: Stage | None = None,
 ) -> PlacedLesion:
     """Put given masks, all of one age, into a patient.
 
@@ -224,8 +229,9 @@ def place_lesions(
         mni_points: (3, X, Y, Z) MNI position of each voxel, mm.
         settings: Ranges.
         rng: Random stream.
+        stage: Age of the lesions; None draws it.
     """
-    stage = STAGES[choice(rng, list(settings.stages))]
+    drawn = STAGES[choice(rng, list(settings.stages))]
     membership = mni_points.new_zeros(mni_points.shape[1:])
     inner = membership.clone()
     for lesion in masks:
@@ -233,7 +239,7 @@ def place_lesions(
         share = mix_tissue(depth, rng=rng)
         inner = torch.where(member > membership, share, inner)
         membership = torch.maximum(membership, member)
-    return PlacedLesion(membership, inner, stage, tuple(m.name for m in masks))
+    return PlacedLesion(membership, inner, stage or drawn, tuple(m.name for m in masks))
 
 
 def draw_masks(

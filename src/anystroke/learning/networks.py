@@ -101,7 +101,7 @@ def check_divisible(x: Tensor, divisor: int) -> None:
 
 def compact_unet(classes: int) -> nn.Module:
     """Build the default network, 6.4 M parameters for five classes, made for CPUs."""
-    return CompactUNet(classes, (32, 64, 128, 256), (1, 1, 1, 2))
+    return CompactUNet(classes, (24, 48, 96, 192), (1, 1, 2, 2))
 
 
 def residual_unet(classes: int) -> nn.Module:

@@ -1,0 +1,13 @@
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(os.environ.get("ANYSTROKE_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    if not (DATA / "anatomies").is_dir():
+        pytest.skip(f"the development data are not at {DATA}; set ANYSTROKE_DATA to their folder")
+    return DATA
