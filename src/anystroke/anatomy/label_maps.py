@@ -11,9 +11,9 @@ from scipy.io.matlab import MatReadError
 from anystroke.anatomy.labels import COLIN27, SYNTHSEG, LabelScheme
 from anystroke.volume import Volume, VolumeError
 
-# The file holds no geometry. Its axes run to the back, to the right and down: the head tells the first and the
-# last; the second is the one of two for which the tissues agree with the scan of the same man on the ch2
-# template (correlation 0.76 against 0.50 in the brain). The origin puts the brain where that of MNI152 is.
+# The file holds no geometry. Its axes run to the back, to the right and down. The head tells the first and
+# the last; the second is the one of two for which the tissues agree with the scan of the same man on the ch2
+# template (correlation 0.76 against 0.50 in the brain). The origin puts the brain where MNI152 has it.
 _COLIN27_AFFINE = torch.tensor(
     [[0, 1, 0, -90], [-1, 0, 0, 89], [0, 0, -1, 107], [0, 0, 0, 1]], dtype=torch.float64
 )
