@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from scipy.ndimage import label as label_components
 from torch import Tensor
 
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
@@ -250,3 +252,55 @@ def draw_masks(
         return []
     count = 2 if chance(rng, settings.several) else 1
     return [choose_mask(masks, settings, rng) for _ in range(count)]
+
+
+def blob_lesion(
+    *, centre: tuple[float, float, float], volume_ml: float, rng: torch.Generator, name: str = "blob"
+) -> LesionMask:
+    """Make an irregular lesion mask: a ball whose surface smooth noise pushes in and out.
+
+    Args:
+        centre: About where, in MNI RAS+ mm.
+        volume_ml: Wanted volume; the mask comes within a few percent of it.
+        rng: Random stream.
+        name: Identifier.
+
+    Returns:
+        One connected mask on a 1 mm grid.
+
+    Raises:
+        ValueError: If the volume is not between 0.1 and 400 ml.
+
+    Example:
+        >>> from anystroke.rng import stream
+        >>> lesion = blob_lesion(centre=(-40.0, 0.0, 10.0), volume_ml=20.0, rng=stream(1, "lesion"))
+        >>> 19 < lesion.volume_ml < 21
+        True
+    """
+    if not 0.1 <= volume_ml <= 400:
+        raise ValueError(f"expected a lesion of 0.1 to 400 ml, got {volume_ml}")
+    wanted = round(volume_ml * 1000)
+    radius = (0.75 / math.pi * wanted) ** (1 / 3)
+    half = math.ceil(2 * radius) + 3
+    shape = (2 * half + 1,) * 3
+    axis = torch.arange(-half, half + 1, device=rng.device) / radius
+    falloff = -(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2) / 2
+    score = falloff + 0.6 * smooth_noise(shape, (9, 9, 9), rng=rng)[0]
+    count, mask = wanted, score > 0
+    for _ in range(6):
+        level = score.flatten().kthvalue(score.numel() - count + 1).values
+        mask = _largest_part(score >= level)
+        found = int(mask.sum())
+        if abs(found - wanted) < 0.01 * wanted:
+            break
+        count = min(count + wanted - found, score.numel() // 3)
+    affine = torch.eye(4, dtype=torch.float64)
+    affine[:3, 3] = torch.tensor(centre, dtype=torch.float64) - half
+    return crop_mask(Volume(mask[None].cpu(), affine, 4), name)
+
+
+def _largest_part(mask: Tensor) -> Tensor:
+    parts = torch.from_numpy(label_components(mask.cpu().numpy())[0]).to(mask.device)
+    sizes = torch.bincount(parts.flatten())
+    sizes[0] = 0
+    return parts == sizes.argmax()
