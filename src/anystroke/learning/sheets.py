@@ -25,7 +25,7 @@ def sample_sheet(cases: Sequence[tuple[Tensor, Tensor, Tensor, str]], path: Path
         shown = ((image, None), (lesion.float(), 1.0), (probability, 1.0))
         for axis, (volume, top) in zip(row, shown, strict=True):
             bottom = None if top is None else 0.0
-            axis.imshow(volume[:, :, z].T, cmap="gray", origin="lower", vmin=bottom, vmax=top)
+            axis.imshow(volume[:, :, z].T.numpy(), cmap="gray", origin="lower", vmin=bottom, vmax=top)
             axis.set_axis_off()
         row[0].set_title(title, fontsize=7, loc="left")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -282,8 +282,12 @@ class Trainer:
         self.average = {key: parts["average"][key].to(self.device) for key in self.average}
         state = self.optimiser.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.network.parameters())
         for key, value in parts["optimiser"].items():
             index, _, name = key.partition(".")
+            like = parameters[int(index)]
+            if value.shape == like.shape:
+                value = torch.empty_like(like, requires_grad=False).copy_(value)
             moments.setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         self.step = int(metadata["step"])
@@ -331,7 +335,7 @@ def _loop(trainer: Trainer) -> None:
         case_loader(cases, batch=options.batch, workers=options.workers)
     )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with _LossLog(trainer.folder / "log.csv") as record, Progress(*columns) as progress:
+    with _LossLog(trainer.folder / "log.csv", trainer.step) as record, Progress(*columns) as progress:
         task = progress.add_task("training", total=options.steps, completed=trainer.step)
         while trainer.step < options.steps:
             started = time.perf_counter()
@@ -357,18 +361,23 @@ def _sheet(trainer: Trainer, image: Tensor, target: Tensor) -> None:
 
 
 class _LossLog:
-    """One CSV row per step, flushed at once."""
+    """One CSV row per step, flushed at once; rows after the step that a run resumes from are dropped."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, done: int) -> None:
         self.path = path
+        self.done = done
         self.recent = math.nan
 
     def __enter__(self) -> "_LossLog":
-        new = not self.path.exists()
-        self._file = self.path.open("a", newline="", encoding="utf-8")
+        rows: list[list[str]] = []
+        if self.path.exists():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= self.done]
+        self._file = self.path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        if new:
-            self._writer.writerow(["step", "loss", "learning_rate", "seconds_waiting", "seconds"])
+        self._writer.writerow(["step", "loss", "learning_rate", "seconds_waiting", "seconds"])
+        self._writer.writerows(rows)
+        self._file.flush()
         return self
 
     def write(self, step: int, loss: float, rate: float, waited: float, seconds: float) -> None:

@@ -1,0 +1,149 @@
+"""Judge a model on simulated patients whose anatomy and lesion training never saw.
+
+Run after a training, with the run's data folder:
+
+    python benchmarks/held_out.py runs/default/data --model default --output docs/held_out.json
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anystroke.anatomy.anatomies import Anatomy, load_anatomies
+from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
+from anystroke.evaluation.metrics import dice
+from anystroke.inference.segmentation import Model, segment
+from anystroke.memory import keep_pages
+from anystroke.rng import integer, stream
+from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.volume import Volume
+
+WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI")
+SIZES_ML = ((1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, 1e9))
+LESION = CLASSES.index("lesion")
+SEED = 4711
+
+
+def simulate(
+    generator: Generator, anatomies: list[Anatomy], masks: list[LesionMask], case: str, *, smallest_ml: float
+) -> Sample:
+    """Simulate one numbered patient; redraw until the lesion inside the field of view is large enough."""
+    for attempt in range(100):
+        rng = stream(SEED, case, attempt)
+        anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
+        lesions = [choose_mask(masks, generator.settings.lesions, rng)] if masks else []
+        sample = generator(anatomy, lesions, rng=rng)
+        if lesion_ml(sample) >= smallest_ml:
+            return sample
+    raise RuntimeError(f"no lesion of {smallest_ml} ml in 100 tries for {case}")
+
+
+def lesion_ml(sample: Sample) -> float:
+    """Return the volume of the sample's lesion in ml."""
+    voxel = float(torch.linalg.det(sample.affine[:3, :3]).abs())
+    return float((sample.target == LESION).sum()) * voxel / 1000
+
+
+def judge(model: Model, sample: Sample) -> dict[str, Any]:
+    """Segment one simulated scan and compare."""
+    found = segment(Volume(sample.image[None], sample.affine), model)
+    truth = sample.target == LESION
+    return {
+        "weighting": sample.protocol.weighting,
+        "stage": sample.record["stage"],
+        "anatomy": sample.record["anatomy"],
+        "lesions": sample.record["lesions"],
+        "truth_ml": lesion_ml(sample),
+        "predicted_ml": found.lesion_volume,
+        "dice": dice(found.mask.data[0] > 0, truth, empty="nan") if truth.any() else None,
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return medians and quartiles of Dice over groups of rows."""
+
+    def of(keep: Callable[[dict[str, Any]], bool]) -> dict[str, float | int]:
+        scores = [row["dice"] for row in rows if keep(row)]
+        if len(scores) < 2:
+            return {"n": len(scores)}
+        low, middle, high = statistics.quantiles(scores, n=4)
+        return {
+            "n": len(scores),
+            "median": round(middle, 3),
+            "q1": round(low, 3),
+            "q3": round(high, 3),
+            "mean": round(statistics.fmean(scores), 3),
+            "missed": sum(score == 0 for score in scores),
+        }
+
+    return {
+        "all": of(lambda _: True),
+        "by_weighting": {w: of(lambda row, w=w: row["weighting"] == w) for w in WEIGHTINGS},
+        "by_stage": {
+            s: of(lambda row, s=s: row["stage"] == s) for s in ("chronic", "acute", "subacute")
+        },
+        "by_size_ml": {
+            f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}": of(
+                lambda row, low=low, high=high: low <= row["truth_ml"] < high
+            )
+            for low, high in SIZES_ML
+        },
+    }
+
+
+def main() -> None:
+    """Run the benchmark and print the summary."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pack", type=Path, help="data folder of the training run")
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--cases", type=int, default=50, help="scans per weighting, and scans without lesion")
+    parser.add_argument("--output", type=Path)
+    arguments = parser.parse_args()
+    keep_pages()
+    anatomies = load_anatomies(arguments.pack / "held_out_anatomies.safetensors")
+    masks = [m for m in load_bank(arguments.pack / "held_out_lesions.safetensors") if m.volume_ml >= 1]
+    model = Model.open(arguments.model)
+    rows, empty = [], []
+    started = time.perf_counter()
+    for weighting in WEIGHTINGS:
+        generator = Generator(SynthesisSettings(weighting=weighting), masks)
+        for number in range(arguments.cases):
+            sample = simulate(generator, anatomies, masks, f"{weighting}-{number}", smallest_ml=1.0)
+            rows.append(judge(model, sample))
+        print(weighting, summary(rows)["by_weighting"][weighting], flush=True)
+    for number in range(arguments.cases):
+        generator = Generator(SynthesisSettings(weighting=WEIGHTINGS[number % len(WEIGHTINGS)]))
+        sample = simulate(generator, anatomies, [], f"healthy-{number}", smallest_ml=0.0)
+        empty.append(judge(model, sample))
+    volumes = sorted(row["predicted_ml"] for row in empty)
+    result = {
+        "model": model.config.name,
+        "steps": model.config.training.get("steps"),
+        "dice": summary(rows),
+        "false_positive_ml_without_lesion": {
+            "n": len(volumes),
+            "median": round(statistics.median(volumes), 3),
+            "q3": round(volumes[3 * len(volumes) // 4], 3),
+            "max": round(volumes[-1], 3),
+            "by_weighting": {
+                w: round(statistics.median(r["predicted_ml"] for r in empty if r["weighting"] == w), 3)
+                for w in WEIGHTINGS
+            },
+        },
+        "seconds": round(time.perf_counter() - started),
+    }
+    print(json.dumps(result, indent=1))
+    if arguments.output:
+        arguments.output.write_text(
+            json.dumps({**result, "cases": rows, "without_lesion": empty}, indent=1) + "\n", encoding="utf-8"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import torch
+from phantoms import sphere_lesion
+
+from anystroke.anatomy.deformation import DeformationSettings
+from anystroke.anatomy.lesions import (
+    LesionSettings,
+    choose_mask,
+    crop_mask,
+    draw_masks,
+    load_bank,
+    place_lesions,
+    place_mask,
+    save_bank,
+)
+from anystroke.rng import stream
+from anystroke.volume import Volume
+
+UNCHANGED = LesionSettings(
+    shape=DeformationSettings(rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0), level=0.0
+)
+
+
+def _points(spacing: float = 2.0, half: int = 40) -> torch.Tensor:
+    axis = torch.arange(-half, half + 1).float() * spacing
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
+
+
+def test_crop_keeps_voxels_where_they_are() -> None:
+    data = torch.zeros(1, 20, 20, 20)
+    data[0, 4:7, 10:15, 3] = 1
+    affine = torch.diag(torch.tensor([-1.0, 2.0, 3.0, 1.0], dtype=torch.float64))
+    lesion = crop_mask(Volume(data, affine), "case")
+    assert lesion.mask.shape == (3, 5, 1)
+    assert torch.equal(lesion.affine[:3, 3], torch.tensor([-4.0, 20.0, 9.0], dtype=torch.float64))
+    assert lesion.volume_ml == pytest.approx(15 * 6 / 1000)
+    with pytest.raises(ValueError, match="case is empty"):
+        crop_mask(Volume(torch.zeros(1, 4, 4, 4), affine), "case")
+
+
+def test_bank_round_trip(tmp_path: Path) -> None:
+    lesions = [sphere_lesion(), sphere_lesion(centre=(-20.0, 0.0, 0.0), radius=3)]
+    save_bank(lesions, tmp_path / "bank.safetensors")
+    for before, after in zip(lesions, load_bank(tmp_path / "bank.safetensors"), strict=True):
+        assert before.name == after.name
+        assert torch.equal(before.mask, after.mask)
+        assert torch.equal(before.affine, after.affine)
+
+
+def test_a_placed_mask_keeps_its_place_and_volume() -> None:
+    lesion = sphere_lesion(radius=14)
+    points = _points()
+    member, depth = place_mask(lesion, points, settings=UNCHANGED, rng=stream(1, "place"))
+    inside = member > 0.5
+    assert float(inside.sum()) * 8 / 1000 == pytest.approx(lesion.volume_ml, rel=0.05)
+    centre = points[:, inside].mean(1)
+    assert torch.allclose(centre, lesion.centre.float(), atol=0.6)
+    assert 0 <= float(member.min()) and float(member.max()) <= 1
+    assert 0 < float(((member > 0.02) & (member < 0.98)).float().sum()) < float(inside.sum())
+    assert bool((depth[inside] > 0).all())
+
+
+def test_mirroring_moves_the_lesion_to_the_other_hemisphere() -> None:
+    settings = UNCHANGED.model_copy(update={"shape": UNCHANGED.shape.model_copy(update={"mirror": 1.0})})
+    points = _points()
+    member, _ = place_mask(sphere_lesion(), points, settings=settings, rng=stream(1, "place"))
+    centre = points[:, member > 0.5].mean(1)
+    assert torch.allclose(centre, torch.tensor([-38.0, -18.0, 8.0]), atol=0.6)
+
+
+def test_lesions_of_a_patient_share_a_stage_and_unite() -> None:
+    masks = [sphere_lesion(), sphere_lesion(centre=(-38.0, -18.0, 8.0))]
+    placed = place_lesions(masks, _points(), settings=UNCHANGED, rng=stream(5, "two"), stage="acute")
+    assert placed.stage == "acute"
+    assert float((placed.membership > 0.5).sum()) * 8 / 1000 == pytest.approx(2 * masks[0].volume_ml, rel=0.05)
+    assert 0 <= float(placed.inner.min()) and float(placed.inner.max()) <= 1
+    nothing = place_lesions([], _points(half=5), settings=UNCHANGED, rng=stream(5, "none"))
+    assert float(nothing.membership.abs().sum()) == 0
+
+
+def test_larger_masks_are_chosen_more_often_and_some_patients_have_none() -> None:
+    masks = [sphere_lesion(radius=4), sphere_lesion(radius=12)]
+    settings = LesionSettings(absent=0.25, several=0.5, size_power=1.0)
+    chosen = [choose_mask(masks, settings, stream(k, "choose")).mask.shape[0] for k in range(300)]
+    assert chosen.count(25) / 300 == pytest.approx(masks[1].volume_ml / (masks[0].volume_ml + masks[1].volume_ml), abs=0.05)
+    counts = [len(draw_masks(masks, settings, stream(k, "draw"))) for k in range(400)]
+    assert counts.count(0) / 400 == pytest.approx(0.25, abs=0.07)
+    assert counts.count(2) / 400 == pytest.approx(0.375, abs=0.08)

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from anystroke.learning.checkpoints import parameter_count
+from anystroke.learning.networks import ARCHITECTURES, build_network, residual_unet
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_logits_have_the_grid_of_the_image(name: str) -> None:
+    network = build_network(name, 5, seed=1).eval()
+    with torch.no_grad():
+        assert network(torch.zeros(2, 1, 32, 64, 32)).shape == (2, 5, 32, 64, 32)
+    with pytest.raises(ValueError, match=r"\(32, 40, 36\)"):
+        network(torch.zeros(1, 1, 32, 40, 36))
+
+
+def test_the_published_network_has_its_published_size() -> None:
+    assert parameter_count(residual_unet(2)) == 18_615_295
+    assert parameter_count(residual_unet(6)) == 18_623_079
+
+
+def test_seeded_weights_are_the_same_and_leave_the_global_state_alone() -> None:
+    before = torch.get_rng_state()
+    first, second = (build_network("compact_unet", 5, seed=7).state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_unknown_architecture_names_the_known() -> None:
+    with pytest.raises(ValueError, match=r"'unet3d'.*compact_unet"):
+        build_network("unet3d", 5)

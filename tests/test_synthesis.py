@@ -1,0 +1,106 @@
+import pytest
+import torch
+from phantoms import ellipsoid_anatomy, sphere_lesion
+
+from anystroke.acquisition.protocols import from_dict
+from anystroke.rng import stream
+from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+
+SETTINGS = SynthesisSettings(spacing=4.0, shapes=((40, 48, 40),), cut=0.0, thick_slices=0.0)
+LESION = CLASSES.index("lesion")
+
+
+def _generator(**changes: object) -> Generator:
+    return Generator(SETTINGS.model_copy(update=changes), [sphere_lesion()])
+
+
+def _tissue_means(sample: Sample) -> dict[str, float]:
+    means = {name: float(sample.image[sample.target == k].mean()) for k, name in enumerate(CLASSES)}
+    middle = (slice(14, 26), slice(16, 32), slice(14, 26))
+    ventricle = sample.target[middle] == CLASSES.index("csf")
+    return means | {"csf": float(sample.image[middle][ventricle].mean())}
+
+
+def test_the_same_key_gives_the_same_scan_and_another_another() -> None:
+    generator, anatomy = _generator(), ellipsoid_anatomy()
+    first = generator(anatomy, rng=stream(1, "case"))
+    torch.rand(1000)
+    again = generator.generate(anatomy, key=first.record["key"])
+    assert torch.equal(first.image, again.image)
+    assert torch.equal(first.target, again.target)
+    assert first.record == again.record
+    assert from_dict(first.record["protocol"]) == first.protocol
+    other = generator(anatomy, rng=stream(2, "case"))
+    assert not torch.equal(first.image, other.image)
+
+
+def test_images_are_finite_non_negative_and_hold_every_class() -> None:
+    generator, anatomy = _generator(), ellipsoid_anatomy()
+    for k in range(12):
+        sample = generator(anatomy, generator.masks, rng=stream(k, "case"))
+        assert sample.image.shape == sample.target.shape == (40, 48, 40)
+        assert bool(torch.isfinite(sample.image).all())
+        assert float(sample.image.min()) >= 0
+        assert set(sample.target.unique().tolist()) == set(range(len(CLASSES)))
+
+
+@pytest.mark.parametrize("weighting", ["T1w", "T2w", "FLAIR", "DWI"])
+def test_contrast_has_the_order_of_its_weighting(weighting: str) -> None:
+    generator = _generator(
+        weighting=weighting, skull_strip=0.0, snr=(80.0, 81.0), receive_strength=0.0, prior_spread=0.0
+    )
+    sample = generator(ellipsoid_anatomy(), generator.masks, rng=stream(3, weighting), stage="acute")
+    means = _tissue_means(sample)
+    assert sample.protocol.weighting == weighting
+    if weighting == "T1w":
+        assert means["white_matter"] > means["grey_matter"] > means["csf"]
+    if weighting == "T2w":
+        assert means["csf"] > means["grey_matter"] > means["white_matter"]
+    if weighting == "FLAIR":
+        assert means["csf"] < min(means["grey_matter"], means["white_matter"])
+        assert means["lesion"] > means["white_matter"]
+    if weighting == "DWI" and sample.record["protocol"].get("b_value", 0) > 0:
+        assert means["lesion"] > max(means["grey_matter"], means["white_matter"], means["csf"])
+
+
+def test_lesions_stay_on_brain_tissue() -> None:
+    anatomy = ellipsoid_anatomy()
+    outside = sphere_lesion(centre=(88.0, -18.0, 8.0), radius=20)
+    for k in range(5):
+        sample = _generator().generate(anatomy, [outside], key=k)
+        healthy = _generator().generate(anatomy, [], key=k)
+        lesion = sample.target == LESION
+        was = healthy.target[lesion]
+        assert bool((was != 0).all())
+
+
+def test_without_lesion_the_target_has_none() -> None:
+    sample = _generator()(ellipsoid_anatomy(), [], rng=stream(1, "case"))
+    assert not bool((sample.target == LESION).any())
+    assert sample.record["lesions"] == []
+
+
+def test_skull_stripping_has_its_share_and_leaves_the_brain() -> None:
+    anatomy = ellipsoid_anatomy()
+    generator = _generator(clear_air=0.0)
+    stripped = 0
+    for k in range(60):
+        sample = generator(anatomy, [], rng=stream(k, "strip"))
+        if float((sample.image == 0).float().mean()) > 0.3:
+            stripped += 1
+            brain = (sample.target == 1) | (sample.target == 2)
+            assert float((sample.image[brain] > 0).float().mean()) > 0.85
+    assert 9 <= stripped <= 27
+    brain_only = generator(ellipsoid_anatomy(head=False), [], rng=stream(1, "strip"))
+    assert float((brain_only.image == 0).float().mean()) > 0.3
+
+
+def test_the_field_of_view_can_end_within_the_head() -> None:
+    generator = _generator(cut=1.0, clear_air=0.0, skull_strip=0.0)
+    cut = 0
+    for k in range(10):
+        sample = generator(ellipsoid_anatomy(), [], rng=stream(k, "cut"))
+        empty = (sample.image == 0).all(0).all(0)
+        cut += int(empty.any())
+        assert not bool((sample.target[:, :, empty] > 0).any())
+    assert cut >= 8
