@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from anystroke.acquisition import sequences
+from anystroke.acquisition.timing import TimingError
 
 Array = NDArray[np.float64]
 
@@ -318,3 +320,193 @@ def test_mprage_equals_bloch_with_its_sign(seed: int, use_b1: bool) -> None:
         ),
         TOLERANCE,
     )
+
+
+ONE = torch.ones(1, dtype=torch.float64)
+
+
+def test_published_vectors_of_gradient_echoes() -> None:
+    """PD 100, R1 1, R2* 20: values of nitorch's equations where they are the same as these."""
+    echo: dict[str, Any] = {"proton_density": 100 * ONE, "r1": ONE, "r2star": 20 * ONE}
+    plain = sequences.spoiled_gradient_echo(**echo, repetition_time=0.025, echo_time=0.005, flip_angle=20.0)
+    assert plain.item() == pytest.approx(9.149858, rel=1e-6)
+    saturated = sequences.spoiled_gradient_echo(
+        **echo, mt_saturation=ONE, repetition_time=0.025, echo_time=0.005, flip_angle=20.0
+    )
+    assert saturated.item() == pytest.approx(8.162534, rel=1e-6)
+
+
+def test_published_vector_of_mprage() -> None:
+    """nitorch reads one excitation before the centre: excitation 79 of 160, fired TX before TI."""
+    signal = sequences.mprage(
+        proton_density=100 * ONE,
+        r1=ONE,
+        r2star=20 * ONE,
+        repetition_time=2.3,
+        inversion_time=0.9 - 0.006,
+        excitation_spacing=0.006,
+        n_excitations=160,
+        flip_angle=9.0,
+        echo_time=0.003,
+        inversion_efficiency=0.96,
+        centre_index=79,
+    )
+    assert signal.item() == pytest.approx(3.315510, rel=1e-6)
+
+
+def test_turbo_spin_echo_is_the_textbook_form_to_2e_5() -> None:
+    signal = sequences.turbo_spin_echo(
+        proton_density=tensor(PD),
+        r1=tensor(1 / T1),
+        r2=tensor(1 / T2),
+        repetition_time=2.0,
+        echo_time=0.08,
+        echo_spacing=0.01,
+        echo_train_length=15,
+    )
+    textbook = PD * np.exp(-0.08 / T2) * (1 - np.exp(-(2.0 - 0.15) / T1))
+    assert np.max(np.abs(signal.numpy() - textbook) / PD) < 2e-5
+
+
+def test_long_repetition_leaves_proton_density_and_decay() -> None:
+    spin = sequences.spin_echo(
+        proton_density=80 * ONE, r1=ONE, r2=10 * ONE, repetition_time=60.0, echo_time=0.05
+    )
+    assert spin.item() == pytest.approx(80 * math.exp(-0.5), rel=1e-12)
+    gradient = sequences.spoiled_gradient_echo(
+        proton_density=80 * ONE, r1=ONE, r2star=10 * ONE, repetition_time=60.0, echo_time=0.05, flip_angle=30
+    )
+    assert gradient.item() == pytest.approx(80 * math.exp(-0.5) * 0.5, rel=1e-12)
+
+
+def test_no_diffusion_weighting_is_a_spin_echo() -> None:
+    common: dict[str, Any] = {"proton_density": 80 * ONE, "r1": ONE, "r2": 10 * ONE}
+    diffusion = sequences.diffusion_weighted(
+        **common, adc=1e-3 * ONE, repetition_time=4.0, echo_time=0.08, b_value=0.0
+    )
+    assert torch.equal(diffusion, sequences.spin_echo(**common, repetition_time=4.0, echo_time=0.08))
+
+
+def test_diffusion_decay_gives_the_adc_back() -> None:
+    adc = torch.tensor([0.0, 0.5e-3, 3.1e-3], dtype=torch.float64)
+    low, high = (
+        sequences.diffusion_weighted(
+            proton_density=80 * ONE,
+            r1=ONE,
+            r2=10 * ONE,
+            adc=adc,
+            repetition_time=4.0,
+            echo_time=0.08,
+            b_value=b,
+        )
+        for b in (0.0, 1000.0)
+    )
+    assert torch.allclose(torch.log(low / high) / 1000.0, adc, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("efficiency", [1.0, 0.9])
+@pytest.mark.parametrize("t1", [0.35, 1.4, 4.2])
+def test_null_inversion_time_nulls(t1: float, efficiency: float) -> None:
+    train: dict[str, Any] = {
+        "repetition_time": 9.0,
+        "echo_spacing": 0.001,
+        "inversion_efficiency": efficiency,
+    }
+    time = sequences.null_inversion_time(t1=t1, echo_train_length=100, **train)
+    signal = sequences.flair(
+        proton_density=100 * ONE,
+        r1=ONE / t1,
+        r2=ONE,
+        inversion_time=time,
+        echo_time=0.1,
+        echo_train_length=100,
+        **train,
+    )
+    assert abs(signal.item()) < 1e-3
+
+
+def test_null_inversion_time_refuses_a_t1_of_zero() -> None:
+    with pytest.raises(TimingError, match=r"t1 must be above 0 s, got 0\.0"):
+        sequences.null_inversion_time(t1=0.0, repetition_time=9.0, echo_spacing=0.01, echo_train_length=4)
+
+
+def test_gradient_echo_peaks_at_the_ernst_angle() -> None:
+    angles = torch.linspace(1.0, 40.0, 40, dtype=torch.float64)
+    signal = sequences.spoiled_gradient_echo(
+        proton_density=ONE,
+        r1=ONE,
+        r2star=ONE,
+        repetition_time=0.02,
+        echo_time=0.0,
+        flip_angle=1.0,
+        b1_plus=angles,
+    )
+    ernst = math.degrees(math.acos(math.exp(-0.02)))
+    assert abs(angles[signal.argmax()].item() - ernst) <= 0.5
+
+
+def test_no_inversion_makes_flair_a_saturation_recovery() -> None:
+    signal = sequences.flair(
+        proton_density=ONE,
+        r1=ONE,
+        r2=ONE,
+        repetition_time=5.0,
+        inversion_time=1.5,
+        echo_time=0.1,
+        echo_spacing=0.0125,
+        echo_train_length=8,
+        inversion_efficiency=0.0,
+    )
+    assert signal.item() == pytest.approx(math.exp(-0.1) * (1 - math.exp(-1.5)), rel=1e-12)
+
+
+@pytest.mark.parametrize("r1", [1e-4, 1e-2])
+def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
+    """1 - exp(-x) for small x: without expm1 the float32 error would be 1e-2 at TR R1 = 6e-6."""
+
+    def signals(dtype: torch.dtype) -> list[float]:
+        one = torch.ones((), dtype=dtype)
+        spin = sequences.spin_echo(
+            proton_density=one, r1=r1 * one, r2=one, repetition_time=0.5, echo_time=0.01
+        )
+        gradient = sequences.spoiled_gradient_echo(
+            proton_density=one,
+            r1=r1 * one,
+            r2star=one,
+            repetition_time=0.006,
+            echo_time=0.002,
+            flip_angle=8.0,
+        )
+        train = sequences.turbo_spin_echo(
+            proton_density=one,
+            r1=r1 * one,
+            r2=one,
+            repetition_time=2.0,
+            echo_time=0.1,
+            echo_spacing=0.01,
+            echo_train_length=16,
+        )
+        return [spin.item(), gradient.item(), train.item()]
+
+    assert signals(torch.float32) == pytest.approx(signals(torch.float64), rel=2e-6)
+
+
+def test_short_t1_stays_stable_in_float32() -> None:
+    """Propagating a train backwards blows up for short T1 in float32; forwards it does not."""
+
+    def signal(dtype: torch.dtype) -> torch.Tensor:
+        t1 = torch.tensor([0.05, 0.1, 0.2, 0.25, 0.4], dtype=dtype)
+        one = torch.ones_like(t1)
+        return sequences.mprage(
+            proton_density=one,
+            r1=1 / t1,
+            r2star=one,
+            repetition_time=2.3,
+            inversion_time=0.9,
+            excitation_spacing=0.007,
+            n_excitations=200,
+            flip_angle=9.0,
+            echo_time=0.003,
+        )
+
+    assert torch.allclose(signal(torch.float32).double(), signal(torch.float64), rtol=2e-6)

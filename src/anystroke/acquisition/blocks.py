@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-_BLOCK = 65536
+# Small enough for the cache, and for torch to stay on the calling thread.
+_BLOCK = 32768
 
 
 def in_blocks(function: Callable[[dict[str, Tensor]], Tensor], maps: Mapping[str, Tensor]) -> Tensor:

@@ -73,6 +73,8 @@ class Distribution:
             raise PresetError(f"{where}: expected exactly one of {', '.join(_KINDS)}, got {kinds or 'none'}")
         kind = kinds[0]
         values = data[kind] if isinstance(data[kind], list) else [data[kind]]
+        if not all(isinstance(value, (int, float)) for value in values):
+            raise PresetError(f"{where}: expected numbers, got {values}")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in data.items()

@@ -495,11 +495,12 @@ class PresetEntry:
                     inversion_efficiency=drawn["inversion_efficiency"],
                 )
             drawn[key] = distribution.finish(value, drawn)
+        fields: dict[str, Any] = {**self.fixed, **drawn}
+        protocol = SEQUENCES[self.sequence](**fields)
         fraction = drawn["echo_time"] / drawn["repetition_time"]
         if fraction > self.max_echo_fraction:
             raise timing.TimingError(f"echo_time is {fraction:.2f} of repetition_time")
-        fields: dict[str, Any] = {**self.fixed, **drawn}
-        return SEQUENCES[self.sequence](**fields)
+        return protocol
 
 
 def _check_references(distribution: Distribution, earlier: list[str], *, where: str) -> None:

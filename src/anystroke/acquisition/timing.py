@@ -156,8 +156,18 @@ def check_mprage(
         >>> round(before, 6), round(after, 6), centre
         (0.26, 0.76, 80)
     """
-    check_gradient_echo(repetition_time=excitation_spacing, echo_time=echo_time, flip_angle=flip_angle)
-    _check_times(echo_time=echo_time, repetition_time=repetition_time, inversion_time=inversion_time)
+    _check_times(
+        echo_time=echo_time,
+        repetition_time=repetition_time,
+        inversion_time=inversion_time,
+        excitation_spacing=excitation_spacing,
+    )
+    if echo_time >= excitation_spacing:
+        raise TimingError(
+            f"the echo must come before the next excitation: echo_time {echo_time:g} s is not below "
+            f"excitation_spacing {excitation_spacing:g} s; {_HINT}"
+        )
+    _check_range("flip_angle", flip_angle, 0.0, 180.0, "degrees")
     _check_count("n_excitations", n_excitations)
     _check_range("inversion_efficiency", inversion_efficiency, 0.0, 1.0, "(a fraction)")
     centre = n_excitations // 2 if centre_index is None else centre_index

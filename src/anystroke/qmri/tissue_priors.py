@@ -58,7 +58,8 @@ class TissuePriors:
         r2_field: ``"tissue"`` or ``"fluid"`` for each tissue: which line R2 follows with the field.
         field_lines: Intercept and slope (1/T) of ``r2_tissue``, ``r2_fluid`` and ``r2star``.
         reference_field: Field of the table, T.
-        correlation: Correlation of a tissue's deviations over maps, float64 (6, 6).
+        correlation_factor: Lower Cholesky factor of the correlation of a tissue's deviations over maps,
+            float64 (6, 6).
         sources: Where each tissue's numbers come from.
         tags: What they rest on: V read or computed, M literature, E estimate.
     """
@@ -72,7 +73,7 @@ class TissuePriors:
     r2_field: tuple[str, ...]
     field_lines: Mapping[str, tuple[float, float]]
     reference_field: float
-    correlation: Tensor
+    correlation_factor: Tensor
     sources: Mapping[str, str]
     tags: Mapping[str, str]
 
@@ -148,10 +149,9 @@ class TissuePriors:
         """Draw one subject's tissue means and within-tissue SDs.
 
         Each tissue deviates from its population mean by its own normal vector over the six maps, correlated
-        as ``correlation`` says: R1 with MT (+) and R2* (+), PD with R1 (-). Tissues are independent of each
-        other. Means and SDs that come out negative are reflected at 0; rates are then scaled to the field,
-        and R2* is raised to R2 where it fell below. A tissue without spread (background) comes out as in the
-        table.
+        as the table says: R1 with MT (+) and R2* (+), PD with R1 (-). Tissues are independent of each other.
+        Means and SDs that come out negative are reflected at 0; rates are then scaled to the field, and R2*
+        is raised to R2 where it fell below. A tissue without spread (background) comes out as in the table.
 
         Args:
             rng: The random stream.
@@ -176,7 +176,7 @@ class TissuePriors:
         factors = self.field_factors(names, field_strength)
         draws = torch.randn(2, len(rows), len(MAPS), generator=rng, device=rng.device, dtype=torch.float64)
         deviation, uncertainty = draws.cpu()
-        deviation = deviation @ torch.linalg.cholesky(self.correlation).T
+        deviation = (deviation[:, None] * self.correlation_factor).sum(-1)
         mean = (self.mean[rows] + spread * deviation * self.sd_of_means[rows]).abs() * factors
         mean[:, _R2STAR] = torch.maximum(mean[:, _R2STAR], mean[:, _R2])
         sd = (self.sd[rows] + uncertainty * self.sd_of_sds[rows]).abs() * factors
@@ -229,7 +229,7 @@ def load_table(path: str | Path | None = None) -> TissuePriors:
         r2_field=tuple(entry["r2_field"] for entry in tissues.values()),
         field_lines={key: (float(a), float(b)) for key, (a, b) in data["field_scaling"].items()},
         reference_field=float(data["reference_field"]),
-        correlation=_correlation(data["correlations"]),
+        correlation_factor=_correlation_factor(data["correlations"]),
         sources={name: entry["source"] for name, entry in tissues.items()},
         tags={name: entry["tag"] for name, entry in tissues.items()},
     )
@@ -261,8 +261,8 @@ def _check_tissue(entry: Mapping[str, Any], *, where: str) -> None:
         raise PriorError(f"{where}: source is empty; say where the numbers come from")
 
 
-def _correlation(pairs: Mapping[str, Mapping[str, float]]) -> Tensor:
-    """Fill the symmetric matrix from named pairs; refuse one that no random vector can have."""
+def _correlation_factor(pairs: Mapping[str, Mapping[str, float]]) -> Tensor:
+    """Factorise the matrix that named pairs fill; refuse one that no random vector can have."""
     matrix = torch.eye(len(MAPS), dtype=torch.float64)
     for first, others in pairs.items():
         for second, value in others.items():
@@ -270,6 +270,8 @@ def _correlation(pairs: Mapping[str, Mapping[str, float]]) -> Tensor:
                 raise PriorError(f"correlations: {first!r}-{second!r} is not a pair of {', '.join(MAPS)}")
             row, column = MAPS.index(first), MAPS.index(second)
             matrix[row, column] = matrix[column, row] = value
-    if torch.linalg.eigvalsh(matrix)[0] <= 0.0:
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed:
         raise PriorError("correlations: the matrix is not positive definite; make the numbers smaller")
-    return matrix
+    return factor
