@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from anystroke.evaluation.metrics import dice
 
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
-from anystroke.evaluation.metrics import dice
 from anystroke.inference.segmentation import Model, segment
 from anystroke.memory import keep_pages
 from anystroke.rng import integer, stream
@@ -85,9 +85,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "all": of(lambda _: True),
         "by_weighting": {w: of(lambda row, w=w: row["weighting"] == w) for w in WEIGHTINGS},
-        "by_stage": {
-            s: of(lambda row, s=s: row["stage"] == s) for s in ("chronic", "acute", "subacute")
-        },
+        "by_stage": {s: of(lambda row, s=s: row["stage"] == s) for s in ("chronic", "acute", "subacute")},
         "by_size_ml": {
             f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}": of(
                 lambda row, low=low, high=high: low <= row["truth_ml"] < high

@@ -1,4 +1,4 @@
-"""A small patient made of ellipsoids, and a spherical lesion: everything a generator needs, in milliseconds."""
+"""A small patient made of ellipsoids, and a spherical lesion: all that a generator needs."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,9 @@ from anystroke.anatomy.labels import TISSUES
 from anystroke.anatomy.lesions import LesionMask
 
 
-def _ellipsoid(points: Tensor, centre: tuple[float, float, float], radii: tuple[float, float, float]) -> Tensor:
+def _ellipsoid(
+    points: Tensor, centre: tuple[float, float, float], radii: tuple[float, float, float]
+) -> Tensor:
     scaled = [(points[k] - centre[k]) / radii[k] for k in range(3)]
     return scaled[0] ** 2 + scaled[1] ** 2 + scaled[2] ** 2 <= 1
 

@@ -10,7 +10,7 @@ from anystroke.learning.checkpoints import ModelConfig
 from anystroke.volume import Volume
 
 CONFIG = ModelConfig(
-    name="stand-in", architecture="none", classes=("background", "tissue", "lesion"), spacing=2.0, divisor=16
+    name="stand-in", architecture="none", classes=("background", "tissue", "lesion"), spacing=4.0, divisor=8
 )
 
 
@@ -71,11 +71,6 @@ def _world(affine: Tensor, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor,
 
 
 def _inside(x: Tensor, y: Tensor, z: Tensor, radius: float) -> Tensor:
-    """1 inside the unit ball, 0 outside, soft over about 3 mm where ``radius`` is in mm."""
-    soft = ((x**2 + y**2 + z**2).sqrt() - 1.0) * radius
-    return (
-        0.5
-        - 0.5 * torch.tanh(soft.clamp(-20, 20)) * (soft.abs() < 20)
-        - 0.5 * (soft >= 20)
-        + 0.5 * (soft <= -20)
-    )
+    """1 inside the unit ball, 0 outside, with an edge about 3 mm wide where ``radius`` is in mm."""
+    depth = (1.0 - (x**2 + y**2 + z**2).sqrt()) * radius
+    return (0.5 + depth / 3.0).clamp(0.0, 1.0)

@@ -14,14 +14,6 @@ class DatasetError(ValueError):
     """A data folder that cannot be used; the message says why and what to do."""
 
 
-def stem(path: Path) -> str:
-    """Return a file's name without its image ending."""
-    for ending in sorted(IMAGE_ENDINGS, key=len, reverse=True):
-        if path.name.lower().endswith(ending):
-            return path.name[: -len(ending)]
-    return path.stem
-
-
 def images_in(folder: Path | str) -> list[Path]:
     """Return the image files directly inside a folder, sorted by name.
 

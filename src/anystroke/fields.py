@@ -53,7 +53,9 @@ def apply_separable(field: Tensor, matrices: tuple[Tensor | None, Tensor | None,
         field = torch.matmul(y.to(field), field)
     if x is not None:
         lead, (nx, ny, nz) = field.shape[:-3], field.shape[-3:]
-        field = torch.matmul(x.to(field), field.reshape(*lead, nx, ny * nz)).reshape(*lead, x.shape[0], ny, nz)
+        field = torch.matmul(x.to(field), field.reshape(*lead, nx, ny * nz)).reshape(
+            *lead, x.shape[0], ny, nz
+        )
     return field
 
 
@@ -72,9 +74,7 @@ def smooth_noise(
         (channels, X, Y, Z), float32.
     """
     control = torch.randn((channels, *control_points), generator=rng, device=rng.device)
-    nx, ny, nz = (
-        spline_matrix(n, c).to(rng.device) for n, c in zip(shape, control_points, strict=True)
-    )
+    nx, ny, nz = (spline_matrix(n, c).to(rng.device) for n, c in zip(shape, control_points, strict=True))
     return apply_separable(control, (nx, ny, nz))
 
 

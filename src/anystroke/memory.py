@@ -1,7 +1,7 @@
 """Keep freed memory pages in the process: large tensors come and go many times a second.
 
-By default glibc returns every large block to the operating system and asks for it again; touching the new pages
-can cost more than the arithmetic done on them.
+By default glibc returns every large block to the operating system and asks for it again; touching the new
+pages can cost more than the arithmetic done on them.
 """
 
 import ctypes

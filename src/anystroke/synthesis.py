@@ -22,7 +22,6 @@ from anystroke.anatomy.lesions import (
     TISSUES_OF_STAGE,
     LesionMask,
     LesionSettings,
-    PlacedLesion,
     Stage,
     draw_masks,
     place_lesions,
@@ -89,7 +88,7 @@ class SynthesisSettings(StrictModel):
     receive_strength: float = 0.3
     snr: tuple[float, float] = (8.0, 80.0)
     cut: float = 0.15
-    fat_suppression: dict[str, float] = {"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.05}
+    fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.05})
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,15 @@ def test_elastic_displacement_is_smooth_and_does_not_fold() -> None:
 def test_sample_at_reads_values_where_they_are() -> None:
     image = torch.rand((2, 6, 7, 8), generator=stream(1, "image"))
     affine = torch.tensor(
-        [[0.0, -2.0, 0.0, 10.0], [3.0, 0.0, 0.0, -4.0], [0.0, 0.0, 1.5, 2.0], [0, 0, 0, 1]], dtype=torch.float64
+        [[0.0, -2.0, 0.0, 10.0], [3.0, 0.0, 0.0, -4.0], [0.0, 0.0, 1.5, 2.0], [0, 0, 0, 1]],
+        dtype=torch.float64,
     )
     voxel = torch.tensor([3.0, 2.0, 5.0, 1.0], dtype=torch.float64)
     point = (affine @ voxel)[:3].float().reshape(3, 1, 1, 1)
     assert torch.allclose(sample_at(image, affine, point).flatten(), image[:, 3, 2, 5], atol=1e-4)
-    between = (affine @ torch.tensor([3.5, 2.0, 5.0, 1.0], dtype=torch.float64))[:3].float().reshape(3, 1, 1, 1)
-    assert torch.allclose(
-        sample_at(image, affine, between).flatten(), image[:, 3:5, 2, 5].mean(1), atol=1e-4
+    between = (
+        (affine @ torch.tensor([3.5, 2.0, 5.0, 1.0], dtype=torch.float64))[:3].float().reshape(3, 1, 1, 1)
     )
+    assert torch.allclose(sample_at(image, affine, between).flatten(), image[:, 3:5, 2, 5].mean(1), atol=1e-4)
     outside = torch.full((3, 1, 1, 1), 1000.0)
     assert float(sample_at(image, affine, outside).abs().sum()) == 0

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from phantoms import sphere_lesion
 
 from anystroke.anatomy.deformation import DeformationSettings
 from anystroke.anatomy.lesions import (
@@ -17,6 +16,7 @@ from anystroke.anatomy.lesions import (
 )
 from anystroke.rng import stream
 from anystroke.volume import Volume
+from phantoms import sphere_lesion
 
 UNCHANGED = LesionSettings(
     shape=DeformationSettings(rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0), level=0.0
@@ -57,7 +57,8 @@ def test_a_placed_mask_keeps_its_place_and_volume() -> None:
     assert float(inside.sum()) * 8 / 1000 == pytest.approx(lesion.volume_ml, rel=0.05)
     centre = points[:, inside].mean(1)
     assert torch.allclose(centre, lesion.centre.float(), atol=0.6)
-    assert 0 <= float(member.min()) and float(member.max()) <= 1
+    assert float(member.min()) >= 0
+    assert float(member.max()) <= 1
     assert 0 < float(((member > 0.02) & (member < 0.98)).float().sum()) < float(inside.sum())
     assert bool((depth[inside] > 0).all())
 
@@ -74,8 +75,11 @@ def test_lesions_of_a_patient_share_a_stage_and_unite() -> None:
     masks = [sphere_lesion(), sphere_lesion(centre=(-38.0, -18.0, 8.0))]
     placed = place_lesions(masks, _points(), settings=UNCHANGED, rng=stream(5, "two"), stage="acute")
     assert placed.stage == "acute"
-    assert float((placed.membership > 0.5).sum()) * 8 / 1000 == pytest.approx(2 * masks[0].volume_ml, rel=0.05)
-    assert 0 <= float(placed.inner.min()) and float(placed.inner.max()) <= 1
+    assert float((placed.membership > 0.5).sum()) * 8 / 1000 == pytest.approx(
+        2 * masks[0].volume_ml, rel=0.05
+    )
+    assert float(placed.inner.min()) >= 0
+    assert float(placed.inner.max()) <= 1
     nothing = place_lesions([], _points(half=5), settings=UNCHANGED, rng=stream(5, "none"))
     assert float(nothing.membership.abs().sum()) == 0
 
@@ -84,7 +88,9 @@ def test_larger_masks_are_chosen_more_often_and_some_patients_have_none() -> Non
     masks = [sphere_lesion(radius=4), sphere_lesion(radius=12)]
     settings = LesionSettings(absent=0.25, several=0.5, size_power=1.0)
     chosen = [choose_mask(masks, settings, stream(k, "choose")).mask.shape[0] for k in range(300)]
-    assert chosen.count(25) / 300 == pytest.approx(masks[1].volume_ml / (masks[0].volume_ml + masks[1].volume_ml), abs=0.05)
+    assert chosen.count(25) / 300 == pytest.approx(
+        masks[1].volume_ml / (masks[0].volume_ml + masks[1].volume_ml), abs=0.05
+    )
     counts = [len(draw_masks(masks, settings, stream(k, "draw"))) for k in range(400)]
     assert counts.count(0) / 400 == pytest.approx(0.25, abs=0.07)
     assert counts.count(2) / 400 == pytest.approx(0.375, abs=0.08)

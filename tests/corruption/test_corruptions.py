@@ -29,7 +29,9 @@ def test_rician_noise_has_its_two_limits() -> None:
         rician(air, sd=-1, rng=rng)
 
 
-@pytest.mark.parametrize(("thickness", "distance", "offset"), [(5.0, 5.0, 0.0), (3.0, 4.2, 0.6), (2.0, 2.0, 0.0)])
+@pytest.mark.parametrize(
+    ("thickness", "distance", "offset"), [(5.0, 5.0, 0.0), (3.0, 4.2, 0.6), (2.0, 2.0, 0.0)]
+)
 def test_slices_keep_constants_and_ramps(thickness: float, distance: float, offset: float) -> None:
     slices = slice_grid(50, spacing=2.0, thickness=thickness, distance=distance, offset=offset)
     assert torch.allclose(slices.acquire.sum(1), torch.ones(slices.acquire.shape[0]), atol=1e-6)

@@ -39,6 +39,7 @@ def test_an_absent_class_leaves_cross_entropy_alone() -> None:
 def test_gradients_are_finite_and_weights_are_checked() -> None:
     logits = (1e3 * torch.randn((1, 3, 4, 4, 4), generator=stream(1, "logits"))).requires_grad_()
     dice_cross_entropy(logits, _target(), dice_weights=WEIGHTS).backward()  # type: ignore[no-untyped-call]
-    assert logits.grad is not None and bool(torch.isfinite(logits.grad).all())
+    assert logits.grad is not None
+    assert bool(torch.isfinite(logits.grad).all())
     with pytest.raises(ValueError, match="expected 3 Dice weights"):
         dice_cross_entropy(logits, _target(), dice_weights=(1.0,))

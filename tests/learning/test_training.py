@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from phantoms import ellipsoid_anatomy, sphere_lesion
 
 from anystroke.anatomy.anatomies import save_anatomies
 from anystroke.anatomy.lesions import save_bank
@@ -20,6 +19,7 @@ from anystroke.learning.training import (
 )
 from anystroke.rng import stream
 from anystroke.synthesis import SynthesisSettings
+from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SYNTHESIS = SynthesisSettings(spacing=8.0, shapes=((32, 32, 32),))
 
@@ -37,7 +37,9 @@ def _settings(**options: object) -> TrainingSettings:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
-    save_anatomies([ellipsoid_anatomy(), ellipsoid_anatomy(head=False)], tmp_path / "data" / "anatomies.safetensors")
+    save_anatomies(
+        [ellipsoid_anatomy(), ellipsoid_anatomy(head=False)], tmp_path / "data" / "anatomies.safetensors"
+    )
     save_bank([sphere_lesion()], tmp_path / "data" / "lesions.safetensors")
     return tmp_path
 

@@ -40,7 +40,8 @@ def test_maps_do_not_depend_on_the_order_they_are_asked_for() -> None:
     assert all(torch.equal(forward[name], backward[name]) for name in MAPS)
     assert not torch.equal(forward["r1"], _maps(fractions, key=2)["r1"])
     assert bool((forward["r2star"] >= forward["r2"]).all())
-    assert list(first) == list(MAPS) and len(first) == len(MAPS)
+    assert list(first) == list(MAPS)
+    assert len(first) == len(MAPS)
     with pytest.raises(KeyError):
         first["t1"]
 

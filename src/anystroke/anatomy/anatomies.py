@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from anystroke.anatomy.labels import TISSUES, LabelScheme, coarse_affine, one_hot_fractions, to_tissues
+from anystroke.files import atomic_path
 from anystroke.volume import Volume
 
 BRAIN_TISSUES = (
@@ -45,7 +46,8 @@ class Anatomy:
     @property
     def centre(self) -> Tensor:
         """(3,) middle of the brain in the patient's RAS+ mm."""
-        return (torch.linalg.inv(self.to_mni) @ _MNI_BRAIN_CENTRE)[:3]
+        inverse: Tensor = torch.linalg.inv(self.to_mni)
+        return (inverse @ _MNI_BRAIN_CENTRE)[:3]
 
     @property
     def has_head(self) -> bool:
@@ -93,9 +95,8 @@ def save_anatomies(anatomies: Sequence[Anatomy], path: Path) -> None:
         tensors[f"{k}.affine"] = anatomy.affine
         tensors[f"{k}.to_mni"] = anatomy.to_mni
     metadata = {"names": json.dumps([a.name for a in anatomies]), "tissues": json.dumps(TISSUES)}
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata=metadata)
-    part.replace(path)
+    with atomic_path(path, overwrite=True) as part:
+        save_file(tensors, part, metadata=metadata)
 
 
 def load_anatomies(path: Path) -> list[Anatomy]:

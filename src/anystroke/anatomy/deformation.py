@@ -142,5 +142,9 @@ def sample_at(image: Tensor, affine: Tensor, points: Tensor, *, mode: str = "bil
     offset = (inverse[:3, 3] * scale - 1).flip(0).to(points)
     grid = points.reshape(3, -1).T @ linear.T + offset
     return torch.nn.functional.grid_sample(
-        image[None], grid.reshape(1, *points.shape[1:], 3), mode=mode, padding_mode="zeros", align_corners=True
+        image[None],
+        grid.reshape(1, *points.shape[1:], 3),
+        mode=mode,
+        padding_mode="zeros",
+        align_corners=True,
     )[0]

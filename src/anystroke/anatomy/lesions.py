@@ -17,6 +17,7 @@ from torch import Tensor
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
 from anystroke.config import StrictModel
 from anystroke.fields import smooth, smooth_noise
+from anystroke.files import atomic_path
 from anystroke.rng import chance, choice, integer, uniform
 from anystroke.volume import Volume
 
@@ -116,9 +117,8 @@ def save_bank(masks: Sequence[LesionMask], path: Path) -> None:
     """Write cropped masks to one safetensors file."""
     tensors = {f"{k}.mask": lesion.mask.to(torch.uint8) for k, lesion in enumerate(masks)}
     tensors |= {f"{k}.affine": lesion.affine for k, lesion in enumerate(masks)}
-    part = path.with_name(f".{path.name}.part")
-    save_file(tensors, part, metadata={"names": json.dumps([lesion.name for lesion in masks])})
-    part.replace(path)
+    with atomic_path(path, overwrite=True) as part:
+        save_file(tensors, part, metadata={"names": json.dumps([lesion.name for lesion in masks])})
 
 
 def load_bank(path: Path) -> list[LesionMask]:
@@ -286,6 +286,7 @@ def blob_lesion(
     axis = torch.arange(-half, half + 1, device=rng.device) / radius
     falloff = -(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2) / 2
     score = falloff + 0.6 * smooth_noise(shape, (9, 9, 9), rng=rng)[0]
+    score += 0.35 * smooth_noise(shape, (18, 18, 18), rng=rng)[0]
     count, mask = wanted, score > 0
     for _ in range(6):
         level = score.flatten().kthvalue(score.numel() - count + 1).values

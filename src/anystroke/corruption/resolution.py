@@ -21,7 +21,9 @@ class SliceGrid:
     restore: Tensor
 
 
-def slice_grid(n: int, *, spacing: float, thickness: float, distance: float, offset: float = 0.0) -> SliceGrid:
+def slice_grid(
+    n: int, *, spacing: float, thickness: float, distance: float, offset: float = 0.0
+) -> SliceGrid:
     """Build the operators of a stack of slices along one axis.
 
     Args:

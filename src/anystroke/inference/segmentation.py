@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from anystroke.files import sha256
 from anystroke.inference.prediction import count_lesions, predict
-from anystroke.learning.checkpoints import ModelConfig, file_hash, find_model, load_model
+from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
 from anystroke.volume import Volume
 
 
@@ -34,7 +35,7 @@ class Model:
             CheckpointError: There is no such model, or it is damaged.
         """
         network, config = load_model(name)
-        return cls(network, config, file_hash(find_model(name) / "model.safetensors"))
+        return cls(network, config, sha256(find_model(name) / "model.safetensors"))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,6 @@
 """Networks on disk: ``config.json`` + ``model.safetensors`` + a model card. Nothing is ever unpickled."""
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anystroke.config import ConfigError, StrictModel, validate
+from anystroke.files import atomic_path
 from anystroke.learning.networks import build_network
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -46,16 +45,17 @@ class ModelConfig(StrictModel):
     divisor: int = Field(gt=0)
     threshold: float = Field(default=0.5, gt=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
-    training: dict[str, Any] = {}
+    training: dict[str, Any] = Field(default_factory=dict)
 
 
-def write_atomically(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_atomically(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors as safetensors; an interruption leaves the old file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(ready, part, metadata=dict(metadata or {}))
-    os.replace(part, path)
+    with atomic_path(path, overwrite=True) as part:
+        save_file(ready, part, metadata=dict(metadata or {}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -87,9 +87,8 @@ def save_model(folder: Path, network: nn.Module, config: ModelConfig, *, half: b
         for key, value in network.state_dict().items()
     }
     write_atomically(folder / "model.safetensors", tensors)
-    part = folder / ".config.json.part"
-    part.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
-    os.replace(part, folder / "config.json")
+    with atomic_path(folder / "config.json", overwrite=True) as part:
+        part.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
 
 
 def find_model(name: str | Path) -> Path:
@@ -142,15 +141,6 @@ def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
         )
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
     return network.eval().requires_grad_(False), config
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -34,8 +34,8 @@ class _Residual(nn.Module):
 class CompactUNet(nn.Module):
     """A residual U-Net that computes at half the input's resolution and predicts sub-voxels.
 
-    The first convolution (4^3, stride 2) and the last transposed one (2^3, stride 2) carry the full-resolution
-    information in channels; nothing between them runs on the full grid, which makes the network fast on CPUs.
+    The first convolution (4^3, stride 2) and the last transposed one (2^3, stride 2) carry the full
+    resolution in channels; nothing between them runs on the full grid, which makes the network fast on CPUs.
 
     Args:
         classes: Number of output classes.
@@ -100,15 +100,16 @@ def check_divisible(x: Tensor, divisor: int) -> None:
 
 
 def compact_unet(classes: int) -> nn.Module:
-    """Build the default network, 6.4 M parameters for five classes, made for CPUs."""
+    """Build the default network, 7.0 M parameters for five classes, made for CPUs."""
     return CompactUNet(classes, (24, 48, 96, 192), (1, 1, 2, 2))
 
 
 def residual_unet(classes: int) -> nn.Module:
     """Build the residual U-Net of SynthStroke, qATLAS and qSynth.
 
-    18,615,295 parameters for two classes and 18,623,079 for six; MONAI's U-Net with channels 32-64-128-256-320-320,
-    five strides of two, one residual unit per block, instance norm, PReLU and dropout 0.2.
+    18,615,295 parameters for two classes and 18,623,079 for six: MONAI's U-Net with channels
+    32-64-128-256-320-320, five strides of two, one residual unit per block, instance norm, PReLU and dropout
+    0.2.
     """
     from monai.networks.nets import UNet
 

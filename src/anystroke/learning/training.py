@@ -17,11 +17,13 @@ from anystroke.anatomy.anatomies import Anatomy, build_anatomy, save_anatomies
 from anystroke.anatomy.labels import SYNTHSEG
 from anystroke.anatomy.lesions import load_masks, save_bank
 from anystroke.anatomy.registration import load_registrations
+from anystroke.bids import image_stem
 from anystroke.config import StrictModel, load_toml
-from anystroke.datasets import DatasetError, images_in, is_held_out, stem
+from anystroke.datasets import DatasetError, images_in, is_held_out
+from anystroke.files import sha256
+from anystroke.inference.prediction import fast_bfloat16
 from anystroke.learning.checkpoints import (
     ModelConfig,
-    file_hash,
     parameter_count,
     read_tensors,
     save_model,
@@ -115,19 +117,12 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSetti
     return load_toml(path, TrainingSettings, overrides)
 
 
-def fast_bfloat16(device: torch.device) -> bool:
-    """Say whether a device computes in bfloat16 at least as fast as in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return device.type == "cpu" and "amx" in torch.backends.cpu.get_cpu_capability().lower()
-
-
 def pack_data(data: DataSettings, folder: Path) -> dict[str, list[str]]:
     """Write the training part of the data as two files, and what is held out as two more.
 
     Args:
         data: Sources.
-        folder: Gets ``anatomies``, ``lesions``, ``held_out_anatomies`` and ``held_out_lesions`` (safetensors).
+        folder: Gets ``anatomies``, ``lesions`` and the ``held_out_`` part of each as safetensors.
 
     Returns:
         Names of the cases in each file.
@@ -137,14 +132,16 @@ def pack_data(data: DataSettings, folder: Path) -> dict[str, list[str]]:
     seen: list[Anatomy] = []
     unseen: list[Anatomy] = []
     for path in [p for source in data.anatomies for p in images_in(source)]:
-        name = stem(path)
+        name = image_stem(path)
         if name not in registrations:
             raise DatasetError(f"{path} has no registration to MNI space; run register_to_mni on it first")
         anatomy = build_anatomy(Volume.load(path), SYNTHSEG, registrations[name].affine, name=name)
         (unseen if name in data.held_out_anatomies else seen).append(anatomy)
     masks = load_masks([p for source in data.lesions for p in images_in(source)])
     if not seen or not masks:
-        raise DatasetError(f"expected anatomies and lesion masks to train on, got {len(seen)} and {len(masks)}")
+        raise DatasetError(
+            f"expected anatomies and lesion masks to train on, got {len(seen)} and {len(masks)}"
+        )
     kept = [m for m in masks if not is_held_out(m.name, data.held_out_lesions)]
     held = [m for m in masks if is_held_out(m.name, data.held_out_lesions)]
     save_anatomies(seen, folder / "anatomies.safetensors")
@@ -168,12 +165,15 @@ class Trainer:
         device: Where to compute.
     """
 
-    def __init__(self, settings: TrainingSettings, folder: Path, *, device: torch.device | None = None) -> None:
+    def __init__(
+        self, settings: TrainingSettings, folder: Path, *, device: torch.device | None = None
+    ) -> None:
         self.settings = settings
         self.folder = folder
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_network(settings.architecture, len(CLASSES), seed=settings.seed)
-        self.network.to(self.device, memory_format=torch.channels_last_3d)
+        self.network.to(self.device)
+        self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = {key: value.clone() for key, value in self.network.state_dict().items()}
         options = settings.optimiser
         self.optimiser = torch.optim.AdamW(
@@ -192,7 +192,7 @@ class Trainer:
         options = self.settings.optimiser
         remaining = max(1 - self.step / options.steps, 0.0)
         warm = min((self.step + 1) / max(options.warm_up, 1), 1.0)
-        return options.learning_rate * warm * remaining**options.power
+        return options.learning_rate * warm * math.pow(remaining, options.power)
 
     def train_step(self, image: Tensor, target: Tensor) -> float:
         """Do one optimiser step and return its loss.
@@ -253,7 +253,7 @@ class Trainer:
                 "seed": self.settings.seed,
                 "parameters": parameter_count(network),
                 "pack_sha256": {
-                    name: file_hash(self.folder / "data" / f"{name}.safetensors")
+                    name: sha256(self.folder / "data" / f"{name}.safetensors")
                     for name in ("anatomies", "lesions")
                 },
             },
@@ -309,7 +309,9 @@ def train(settings: TrainingSettings, folder: Path, *, resume: bool = False) -> 
     """
     state = folder / "state.safetensors"
     if state.exists() and not resume:
-        raise TrainingError(f"{folder} already holds a run; pass --resume to go on with it, or another folder")
+        raise TrainingError(
+            f"{folder} already holds a run; pass --resume to go on with it, or another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "data" / "lesions.safetensors").exists():
         log.info("packing label maps and lesion masks")

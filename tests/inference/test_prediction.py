@@ -1,0 +1,145 @@
+import nibabel as nib
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anystroke.inference import prediction
+from anystroke.inference.prediction import count_lesions, fast_bfloat16, predict, remove_small
+from anystroke.inference.segmentation import segment
+from anystroke.volume import Volume, VolumeError
+from stand_in import CONFIG, Brightest, axial_affine, dice, lesion_truth, phantom, stand_in_model
+
+SHAPE = (60, 70, 56)
+AFFINE = axial_affine(3.0, 3.0, 3.0, shape=SHAPE)
+
+
+def test_lesion_is_found_in_the_scans_own_grid() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    result = predict(scan, Brightest(), CONFIG, device="cpu")
+    assert dice(result.mask.data, lesion_truth(AFFINE, SHAPE)) > 0.93
+    assert result.probability.data.dtype == torch.float32
+    assert result.mask.data.dtype == torch.uint8
+    for volume in (result.probability, result.mask):
+        assert volume.shape == scan.shape
+        assert torch.equal(volume.affine, scan.affine)
+    assert set(result.seconds) == {"preprocessing", "network", "resampling"}
+    assert float(result.probability.data.min()) >= 0.0
+    assert float(result.probability.data.max()) <= 1.0
+
+
+def test_threshold_is_applied_to_the_written_probability() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    result = predict(scan, Brightest(), CONFIG, threshold=0.9, device="cpu")
+    assert torch.equal(result.mask.data.bool(), result.probability.data >= 0.9)
+    assert result.threshold == 0.9
+
+
+def test_temperature_softens_the_probability() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    sharp, soft = (
+        predict(
+            scan, Brightest(), CONFIG.model_copy(update={"temperature": t}), device="cpu"
+        ).probability.data
+        for t in (1.0, 8.0)
+    )
+    assert float(soft.max()) < float(sharp.max())
+
+
+def test_classes_that_are_asked_for_sum_to_one_inside_the_head_box() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    result = predict(scan, Brightest(), CONFIG, tissues=("background", "tissue"), device="cpu")
+    total = sum((t.data for t in result.tissues.values()), result.probability.data)
+    assert float((total[:, 15:45, 15:55, 15:40] - 1.0).abs().max()) < 1e-5
+
+
+def test_mirrored_averaging_is_symmetric_and_does_not_move_the_lesion() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    plain = predict(scan, Brightest(), CONFIG, device="cpu")
+    flipped = predict(scan, Brightest(), CONFIG, flip=True, device="cpu")
+    assert torch.allclose(plain.probability.data, flipped.probability.data, atol=1e-5)
+
+
+class _LeftHalf(nn.Module):
+    """Calls the first half of the x axis lesion."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        lesion = torch.full_like(image, -20.0)
+        lesion[:, :, : image.shape[2] // 2] = 20.0
+        return torch.cat([torch.zeros_like(image), torch.zeros_like(image) - 20.0, lesion], dim=1)
+
+
+def test_mirroring_is_undone_before_averaging() -> None:
+    result = predict(phantom(AFFINE, SHAPE), _LeftHalf(), CONFIG, flip=True, device="cpu")
+    assert torch.allclose(result.probability.data[0, 20:40, 20:45, 20:40], torch.tensor(0.5), atol=1e-3)
+
+
+def test_windows_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = phantom(AFFINE, SHAPE)
+
+    class Fixed(nn.Module):
+        def forward(self, image: Tensor) -> Tensor:
+            return torch.cat([torch.zeros_like(image), image - 10.0, image - 1.0], dim=1)
+
+    whole = predict(scan, Fixed(), CONFIG, device="cpu")
+    monkeypatch.setattr(prediction, "ONE_PASS_VOXELS", 1000)
+    monkeypatch.setattr(prediction, "WINDOW", 32)
+    windows = predict(scan, Fixed(), CONFIG, device="cpu")
+    assert torch.allclose(whole.probability.data, windows.probability.data, atol=1e-4)
+
+
+def test_small_components_are_removed_by_volume() -> None:
+    mask = torch.zeros(1, 20, 20, 20, dtype=torch.bool)
+    mask[0, 2:5, 2:5, 2:5] = True
+    mask[0, 5, 5, 5] = True  # touches by a corner: the same lesion
+    mask[0, 10:12, 10, 10] = True
+    assert count_lesions(mask) == 2
+    kept = remove_small(mask, 3)
+    assert int(kept.sum()) == 28
+    assert torch.equal(remove_small(mask, 2), mask)
+    assert not bool(remove_small(mask, 29).any())
+
+
+def test_minimum_volume_is_in_ml() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    volume = segment(scan, stand_in_model(), device="cpu").lesion_volume
+    assert volume == pytest.approx(57.5, rel=0.1)  # 4/3 pi 2.2 x 2.6 x 2.4 cm
+    assert segment(scan, stand_in_model(), min_volume=volume + 1, device="cpu").lesion_count == 0
+    assert segment(scan, stand_in_model(), min_volume=volume - 1, device="cpu").lesion_count == 1
+
+
+def test_options_out_of_range_are_refused() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    with pytest.raises(ValueError, match="threshold"):
+        predict(scan, Brightest(), CONFIG, threshold=1.5)
+    with pytest.raises(ValueError, match="-1"):
+        predict(scan, Brightest(), CONFIG, min_volume=-1)
+    with pytest.raises(ValueError, match="no class 'bone'"):
+        predict(scan, Brightest(), CONFIG, tissues=("bone",))
+
+
+def test_images_come_as_volume_path_or_nibabel(tmp_path: object) -> None:
+    scan = phantom(AFFINE, SHAPE)
+    image = nib.Nifti1Image(scan.data[0].numpy(), AFFINE.numpy())
+    path = f"{tmp_path}/scan.nii.gz"
+    scan.save(path)
+    masks = [segment(i, stand_in_model(), device="cpu").mask.data for i in (scan, image, path)]
+    assert torch.equal(masks[0], masks[1])
+    assert torch.equal(masks[0], masks[2])
+    with pytest.raises(TypeError, match="ndarray"):
+        segment(scan.data.numpy(), stand_in_model())
+
+
+def test_a_scan_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(VolumeError, match="all zeros"):
+        segment(Volume(torch.zeros(1, *SHAPE), AFFINE), stand_in_model())
+
+
+def test_bfloat16_only_where_it_is_in_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not fast_bfloat16(torch.device("cpu"))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert fast_bfloat16(torch.device("cpu"))
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert not fast_bfloat16(torch.device("cpu"))
+    assert not fast_bfloat16(torch.device("mps"))
