@@ -1,0 +1,16 @@
+import subprocess
+import sys
+
+import anystroke
+
+
+def test_every_public_name_can_be_loaded() -> None:
+    for name in anystroke.__all__:
+        assert getattr(anystroke, name) is not None
+    assert set(anystroke.__all__) <= set(dir(anystroke))
+    assert len(anystroke.__all__) <= 40
+
+
+def test_importing_the_package_does_not_load_torch() -> None:
+    code = "import sys, anystroke, anystroke.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
