@@ -1,0 +1,78 @@
+"""Protocols in the words of a BIDS sidecar: times in s, angles in degrees, fields in T, b in s/mm^2."""
+
+import dataclasses
+from typing import Any
+
+from anystroke.acquisition.protocols import Protocol
+
+_FIELDS = {
+    "field_strength": "MagneticFieldStrength",
+    "repetition_time": "RepetitionTime",
+    "echo_time": "EchoTime",
+    "inversion_time": "InversionTime",
+    "flip_angle": "FlipAngle",
+    "echo_train_length": "EchoTrainLength",
+    "n_excitations": "NumberShots",
+    "b_value": "DiffusionBValue",
+}
+_SCANNING_SEQUENCE = {
+    "tse": ["SE"],
+    "flair": ["SE", "IR"],
+    "spgr": ["GR"],
+    "mprage": ["GR", "IR"],
+    "dwi": ["EP", "SE"],
+}
+_EXCITATION_ANGLE = 90.0
+_SUFFIXES = {"DWI": "dwi"}
+
+
+def image_suffix(protocol: Protocol) -> str:
+    """Name the BIDS suffix of the images of a protocol.
+
+    Args:
+        protocol: What was played.
+
+    Returns:
+        Such as ``"T2w"``, ``"FLAIR"`` or ``"dwi"``.
+
+    Example:
+        >>> from anystroke.acquisition.protocols import DiffusionWeighted
+        >>> image_suffix(DiffusionWeighted(repetition_time=4.0, echo_time=0.08, b_value=1000.0))
+        'dwi'
+    """
+    return _SUFFIXES.get(protocol.weighting, protocol.weighting)
+
+
+def acquisition_fields(protocol: Protocol) -> dict[str, Any]:
+    """Describe a protocol in the fields of a BIDS sidecar.
+
+    ``RepetitionTime`` is the time after which the sequence repeats, as converters from DICOM write it: from
+    inversion to inversion where there is one. Inversion-prepared sequences say it as
+    ``RepetitionTimePreparation`` too, and the gradient echoes within as ``RepetitionTimeExcitation``.
+
+    Args:
+        protocol: What was played.
+
+    Returns:
+        Plain values that JSON can hold.
+
+    Example:
+        >>> from anystroke.acquisition.protocols import DiffusionWeighted
+        >>> protocol = DiffusionWeighted(repetition_time=4.0, echo_time=0.08, b_value=1000.0)
+        >>> fields = acquisition_fields(protocol)
+        >>> fields["EchoTime"], fields["FlipAngle"]
+        (0.08, 90.0)
+    """
+    values = dataclasses.asdict(protocol)
+    fields = {name: values[key] for key, name in _FIELDS.items() if key in values}
+    fields["MRAcquisitionType"] = f"{protocol.dimensions}D"
+    fields["ScanningSequence"] = _SCANNING_SEQUENCE[protocol.sequence]
+    fields.setdefault("FlipAngle", _EXCITATION_ANGLE)
+    if protocol.sequence == "spgr":
+        fields["RepetitionTimeExcitation"] = values["repetition_time"]
+        fields["MTState"] = bool(values["mt_scale"])
+    if "inversion_time" in values:
+        fields["RepetitionTimePreparation"] = values["repetition_time"]
+    if "excitation_spacing" in values:
+        fields["RepetitionTimeExcitation"] = values["excitation_spacing"]
+    return fields
