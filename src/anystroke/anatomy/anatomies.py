@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -10,7 +11,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anystroke.anatomy.labels import TISSUES, LabelScheme, coarse_affine, one_hot_fractions, to_tissues
+from anystroke.anatomy.labels import (
+    TISSUES,
+    LabelScheme,
+    clean,
+    coarse_affine,
+    one_hot_fractions,
+    to_tissues,
+)
 from anystroke.files import atomic_path
 from anystroke.volume import Volume
 
@@ -49,7 +57,7 @@ class Anatomy:
         inverse: Tensor = torch.linalg.inv(self.to_mni)
         return (inverse @ _MNI_BRAIN_CENTRE)[:3]
 
-    @property
+    @cached_property
     def has_head(self) -> bool:
         """Whether skull and scalp are there, not the brain alone."""
         rows = [TISSUES.index(name) - 1 for name in SKULL_TISSUES]
@@ -78,7 +86,8 @@ def build_anatomy(
             f"expected a label map with isotropic voxels that divide {spacing} mm, but {name} has "
             f"{tuple(round(v, 3) for v in labels.spacing)} mm; resample it with nearest neighbours"
         )
-    fractions = one_hot_fractions(to_tissues(labels.data[0], scheme), factor)[1:]
+    cleaned = clean(labels.data[0], scheme, spacing=labels.spacing[0])
+    fractions = one_hot_fractions(to_tissues(cleaned, scheme, spacing=labels.spacing[0]), factor)[1:]
     affine = coarse_affine(labels.affine, factor)
     filled = torch.nonzero(fractions.sum(0) > 0)
     low, high = filled.amin(0), filled.amax(0) + 1

@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +50,7 @@ class LesionMask:
     mask: Tensor
     affine: Tensor
 
-    @property
+    @cached_property
     def volume_ml(self) -> float:
         """Volume in ml."""
         return float(self.mask.sum()) * abs(float(torch.linalg.det(self.affine[:3, :3]))) / 1000

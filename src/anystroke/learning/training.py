@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from anystroke.anatomy.anatomies import Anatomy, build_anatomy, save_anatomies
 from anystroke.anatomy.labels import SYNTHSEG
 from anystroke.anatomy.lesions import load_masks, save_bank
-from anystroke.anatomy.registration import load_registrations
+from anystroke.anatomy.registration import stored_registration
 from anystroke.bids import image_stem
 from anystroke.config import StrictModel, load_toml
 from anystroke.datasets import DatasetError, images_in, is_held_out
@@ -52,12 +52,14 @@ class DataSettings(StrictModel):
         lesions: Folders of lesion masks in MNI space.
         held_out_anatomies: Stems of label maps that training never sees.
         held_out_lesions: Share of lesion masks, by a hash of the stem, that training never sees.
+        largest_lesion_ml: Masks above this volume are taken for errors and left out.
     """
 
     anatomies: tuple[Path, ...]
     lesions: tuple[Path, ...]
     held_out_anatomies: tuple[str, ...] = ()
     held_out_lesions: float = Field(default=0.15, ge=0, lt=1)
+    largest_lesion_ml: float = Field(default=400.0, gt=0)
 
 
 class OptimiserSettings(StrictModel):
@@ -128,20 +130,19 @@ def pack_data(data: DataSettings, folder: Path) -> dict[str, list[str]]:
         Names of the cases in each file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    registrations = load_registrations()
     seen: list[Anatomy] = []
     unseen: list[Anatomy] = []
     for path in [p for source in data.anatomies for p in images_in(source)]:
         name = image_stem(path)
-        if name not in registrations:
-            raise DatasetError(f"{path} has no registration to MNI space; run register_to_mni on it first")
-        anatomy = build_anatomy(Volume.load(path), SYNTHSEG, registrations[name].affine, name=name)
+        to_mni = stored_registration(path).affine
+        anatomy = build_anatomy(Volume.load(path), SYNTHSEG, to_mni, name=name)
         (unseen if name in data.held_out_anatomies else seen).append(anatomy)
     masks = load_masks([p for source in data.lesions for p in images_in(source)])
     if not seen or not masks:
         raise DatasetError(
             f"expected anatomies and lesion masks to train on, got {len(seen)} and {len(masks)}"
         )
+    masks = [m for m in masks if m.volume_ml <= data.largest_lesion_ml]
     kept = [m for m in masks if not is_held_out(m.name, data.held_out_lesions)]
     held = [m for m in masks if is_held_out(m.name, data.held_out_lesions)]
     save_anatomies(seen, folder / "anatomies.safetensors")
@@ -246,7 +247,7 @@ class Trainer:
             architecture=self.settings.architecture,
             classes=CLASSES,
             spacing=self.settings.synthesis.spacing,
-            divisor=int(getattr(network, "divisor", 32)),
+            divisor=network.divisor,
             training={
                 "steps": self.step,
                 "planned_steps": self.settings.optimiser.steps,
