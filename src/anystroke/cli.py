@@ -6,13 +6,16 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+_SMALLEST, _LARGEST = 16, 320
+Choice = TypeVar("Choice", bound=str)
 
 app = typer.Typer(
     help="Find the stroke lesion in a brain MR image, whatever the sequence. Research use only.",
@@ -128,6 +131,190 @@ def models() -> int:
     return OK
 
 
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Label maps with FreeSurfer numbers.", show_default="the MNI152 brain", metavar="[LABELS]..."
+        ),
+    ] = None,
+    lesions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Lesion masks in MNI space.", show_default="made-up lesions"),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Scans of each label map.")] = 1,
+    weighting: Annotated[
+        str | None, typer.Option(help="T1w, T2w, PDw, FLAIR, DWI or T2starw.", show_default="any")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None,
+    shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of 2 mm.")] = "96,112,96",
+    seed: Annotated[int, typer.Option(help="Another seed gives other scans.")] = 1,
+    maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scans of another run.")] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+) -> int:
+    """Simulate scans of patients with stroke.
+
+    Writes images, lesion masks, tissue classes and protocols. A run that was cut short goes on where it was.
+
+    Example: anystroke simulate -o simulated --weighting FLAIR --count 3
+    """
+    _check_folder(output)
+    voxels = _parse_shape(shape)
+    from anystroke.acquisition.protocols import WEIGHTINGS
+    from anystroke.anatomy.lesions import STAGES
+    from anystroke.datasets import DatasetError
+    from anystroke.simulation import Request, simulate_files
+    from anystroke.synthesis import SynthesisSettings
+
+    settings = SynthesisSettings(weighting=_among("--weighting", weighting, WEIGHTINGS), shapes=(voxels,))
+    request = Request(
+        label_maps=tuple(labels or ()),
+        lesions=lesions,
+        count=count,
+        stage=_among("--stage", stage, STAGES),
+        seed=seed,
+        maps=maps,
+        synthesis=settings,
+    )
+    failed = False
+    with _progress() as progress:
+        task = progress.add_task("simulating", total=count * max(len(request.label_maps), 1))
+        try:
+            for outcome in simulate_files(request, output, overwrite=overwrite):
+                progress.advance(task, outcome.samples)
+                if outcome.status == "failed":
+                    failed = True
+                    _complain(f"error: {outcome.message}")
+                    continue
+                if outcome.message:
+                    _complain(f"note: {outcome.message}")
+                row, kept = outcome.row, " (was there)" if outcome.status == "kept" else ""
+                typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
+        except DatasetError as error:
+            raise ArgumentError(f"--lesions: {error}") from error
+    return FAILED if failed else OK
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")
+    ] = Path("demo"),
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="A shipped model, or a model folder.")
+    ] = "default",
+    seed: Annotated[
+        int | None, typer.Option(help="Another seed gives another patient.", show_default="a clear example")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+) -> int:
+    """Simulate a patient with stroke, find the lesion, and show both on a page.
+
+    Needs no data and no network.
+
+    Example: anystroke demo
+    """
+    _check_folder(output)
+    from anystroke.demo import DEFAULT_SEED, run_demo
+    from anystroke.inference.segmentation import Model
+
+    made = run_demo(
+        output, Model.open(model), seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite
+    )
+    typer.echo(made.protocol)
+    typer.echo(f"lesion: {made.predicted_ml:.1f} ml found, {made.true_ml:.1f} ml true, Dice {made.dice:.2f}")
+    typer.echo(f"report: {made.page}")
+    return OK
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (TOML).")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
+    ] = None,
+    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+) -> int:
+    """Train a network on simulated scans.
+
+    Writes a model folder that 'segment --model' takes, checkpoints, a log and pictures.
+
+    Example: anystroke train recipes/default.toml -o run --override optimiser.steps=2000
+    """
+    _check_folder(output)
+    from anystroke.config import ConfigError
+    from anystroke.learning.training import load_recipe
+    from anystroke.learning.training import train as run_recipe
+    from anystroke.memory import keep_pages
+
+    keep_pages()
+    try:
+        settings = load_recipe(recipe, override)
+    except ConfigError as error:
+        raise ArgumentError(str(error)) from error
+    typer.echo(f"model: {run_recipe(settings, output, resume=resume)}")
+    return OK
+
+
+@app.command()
+def doctor(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write results to.")
+    ] = Path("."),
+) -> int:
+    """Say what this installation can do, and what is wrong with it.
+
+    Example: anystroke doctor
+    """
+    from anystroke.doctor import examine
+
+    good = True
+    for finding in examine(output):
+        good = good and finding.good
+        typer.echo(finding.text if finding.good else f"problem: {finding.text}")
+    return OK if good else FAILED
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ArgumentError(f"--output must be a folder, but {path} is a file; name another")
+
+
+def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
+    """Find the choice that the user meant, whatever its case."""
+    if value is None:
+        return None
+    for choice in known:
+        if choice.lower() == value.lower():
+            return choice
+    raise ArgumentError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _parse_shape(text: str) -> tuple[int, int, int]:
+    try:
+        x, y, z = (int(part) for part in text.split(","))
+    except ValueError:
+        x = y = z = 0
+    if not all(_SMALLEST <= side <= _LARGEST for side in (x, y, z)):
+        raise ArgumentError(
+            f"--shape is three numbers of voxels, {_SMALLEST} to {_LARGEST}, such as 96,112,96; got {text!r}"
+        )
+    return x, y, z
+
+
+def _progress() -> Progress:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
 def _complain(text: str) -> None:
     typer.echo(text, err=True)
 
@@ -149,6 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = command.main(arguments, prog_name="anystroke", standalone_mode=False)
     except typer.Exit as exit_:
+        if exit_.exit_code == INTERRUPTED:
+            _complain("interrupted; what was finished is kept")
         return int(exit_.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; what was finished is kept")

@@ -17,7 +17,6 @@ from anystroke.acquisition.protocols import load_preset
 from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
 from anystroke.anatomy.anatomies import Anatomy, build_anatomy
 from anystroke.anatomy.label_maps import load_label_map
-from anystroke.anatomy.labels import clean
 from anystroke.anatomy.lesions import LesionMask, LesionSettings, Stage, blob_lesion, load_masks
 from anystroke.anatomy.mni import mni_anatomy
 from anystroke.datasets import DatasetError, images_in
@@ -293,7 +292,6 @@ def _open_anatomy(source: Path | None, spacing: float) -> tuple[Anatomy, str]:
 
     labels, scheme = load_label_map(source)
     name = file_stem(source)
-    labels = Volume(clean(labels.data[0], scheme, spacing=min(labels.spacing))[None], labels.affine)
     anatomy = build_anatomy(labels, scheme, torch.eye(4), name=name, spacing=spacing)
     # Registration takes longest, so it comes when all else is known to be right.
     note = ""
@@ -310,8 +308,8 @@ def _open_anatomy(source: Path | None, spacing: float) -> tuple[Anatomy, str]:
 
 def _open_folder(request: Request, folder: Path, overwrite: bool) -> dict[str, dict[str, str]]:
     """Make the folder one of this run, and return the rows of the samples that it holds already."""
-    folder.mkdir(parents=True, exist_ok=True)
     identity = request.identity()
+    folder.mkdir(parents=True, exist_ok=True)
     found = sorted(path for path in folder.glob("sim-*") if path.is_file())
     started = folder / RUN_FILE
     if started.exists():
