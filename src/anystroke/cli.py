@@ -336,12 +336,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = command.main(arguments, prog_name="anystroke", standalone_mode=False)
     except typer.Exit as exit_:
-        if exit_.exit_code == INTERRUPTED:
-            _complain("interrupted; what was finished is kept")
-        return int(exit_.exit_code)
+        result = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; what was finished is kept")
-        return INTERRUPTED
+        result = INTERRUPTED
     except ArgumentError as error:
         _complain(f"error: {error}")
         return USAGE
@@ -353,4 +350,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         _complain(f"error: {' '.join(str(error).split()) or type(error).__name__}")
         return FAILED
+    if result == INTERRUPTED:
+        _complain("interrupted; what was finished is kept")
     return result if isinstance(result, int) else OK

@@ -126,7 +126,7 @@ def test_constant_background_that_is_not_zero_changes_nothing() -> None:
 def test_residue_of_interpolation_is_background() -> None:
     scan = phantom(AFFINE, SHAPE)
     dirty = Volume(scan.data + 0.01 * torch.rand(scan.data.shape, generator=stream(4, "dirt")), AFFINE)
-    assert torch.allclose(to_model_space(dirty).image, to_model_space(scan).image, atol=0.06)
+    assert torch.allclose(to_model_space(dirty).image, to_model_space(scan).image, atol=0.1)
 
 
 def test_long_neck_is_left_out() -> None:

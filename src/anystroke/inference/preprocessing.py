@@ -156,7 +156,9 @@ def check_scan(scan: Volume, name: str = "the scan") -> None:
         what = "is all zeros" if low == 0 else f"is constant ({low:g})"
         raise VolumeError(f"{name} {what}, expected an image of a head; check the export")
     if bool(((scan.data == low) | (scan.data == high)).all()):
-        raise VolumeError(f"{name} has two values only ({low:g} and {high:g}), expected a scan, not a mask")
+        raise VolumeError(
+            f"{name} has two values only ({low:g} and {high:g}), expected a scan, not a mask; give the image"
+        )
 
 
 def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> ModelSpace:

@@ -1,0 +1,181 @@
+import json
+import pathlib
+import shutil
+import warnings
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from anystroke import batch
+from anystroke.batch import Outcome, read_table, segment_files, update_table
+from anystroke.files import sha256
+from anystroke.volume import Volume, VolumeError, VolumeWarning
+from stand_in import axial_affine, phantom, stand_in_model
+
+SHAPE = (48, 56, 40)
+AFFINE = axial_affine(4.0, 4.0, 4.5, shape=SHAPE)
+ENDINGS = ("_mask.json", "_mask.nii.gz", "_mosaic.png", "_probseg.json", "_probseg.nii.gz")
+
+
+@pytest.fixture
+def scan(tmp_path: pathlib.Path) -> pathlib.Path:
+    path = tmp_path / "in" / "sub-1_T2w.nii.gz"
+    path.parent.mkdir()
+    phantom(AFFINE, SHAPE).reorient("LIP").save(path)
+    return path
+
+
+def _run(inputs: list[pathlib.Path], folder: pathlib.Path, **options: Any) -> list[Outcome]:
+    return list(segment_files(inputs, folder, stand_in_model(), device="cpu", **options))
+
+
+def test_files_of_one_scan(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    before = sha256(scan)
+    [outcome] = _run([scan], tmp_path / "out", min_volume=0.5)
+    stem = "sub-1_space-orig_label-L_desc-T2w"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        *(stem + e for e in ENDINGS),
+        "volumes.tsv",
+    ]
+    mask, probability = (nib.load(tmp_path / "out" / f"{stem}_{kind}.nii.gz") for kind in ("mask", "probseg"))
+    original = nib.load(scan)
+    for image in (mask, probability):
+        assert image.shape == original.shape
+        np.testing.assert_array_equal(image.affine, original.affine)
+    assert mask.get_data_dtype() == np.uint8
+    assert probability.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(np.asanyarray(mask.dataobj) == 1, np.asanyarray(probability.dataobj) >= 0.5)
+    facts = json.loads((tmp_path / "out" / f"{stem}_mask.json").read_text())
+    assert facts["Type"] == "Lesion"
+    assert facts["SourceSHA256"] == before == sha256(scan)
+    assert facts["Model"] == {"Name": "stand-in", "Version": "1", "SHA256": "0" * 64}
+    assert facts["Threshold"] == 0.5
+    assert facts["MinimumLesionVolume"] == 0.5
+    millilitres = float(np.asanyarray(mask.dataobj).sum()) * 4.0 * 4.0 * 4.5 / 1000
+    assert facts["LesionVolume"] == pytest.approx(millilitres, abs=1e-3)
+    [row] = read_table(tmp_path / "out" / "volumes.tsv")
+    assert row["file"] == str(scan)
+    assert row["mask"] == f"{stem}_mask.nii.gz"
+    assert float(row["volume_ml"]) == pytest.approx(millilitres, abs=1e-3)
+    assert row["lesions"] == "1"
+    assert row["status"] == outcome.status == "ok"
+
+
+def test_results_are_not_overwritten_unless_asked(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out"
+    _run([scan], out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    [again] = _run([scan], out)
+    assert again.status == "failed"
+    assert "--overwrite" in again.message
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    [replaced] = _run([scan], out, overwrite=True, threshold=0.9)
+    assert replaced.status == "ok"
+    assert (out / replaced.mask).read_bytes() != before[replaced.mask]
+    assert len(read_table(out / "volumes.tsv")) == 1
+
+
+def test_one_bad_input_does_not_stop_the_others(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    bad = tmp_path / "in" / "bad.nii.gz"
+    bad.write_text("not an image")
+    other = tmp_path / "in" / "other.nii.gz"
+    shutil.copy(scan, other)
+    outcomes = _run([scan, bad, other], tmp_path / "out")
+    assert [o.status for o in outcomes] == ["ok", "failed", "ok"]
+    assert str(bad) in outcomes[1].message
+    rows = read_table(tmp_path / "out" / "volumes.tsv")
+    assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
+    assert rows[1]["mask"] == rows[1]["volume_ml"] == "n/a"
+    assert not list((tmp_path / "out").glob("bad*"))
+
+
+def test_same_names_do_not_collide_silently(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    twin = tmp_path / "twin" / scan.name
+    twin.parent.mkdir()
+    shutil.copy(scan, twin)
+    first, second = _run([scan, twin], tmp_path / "out")
+    assert first.status == "ok"
+    assert second.status == "failed"
+    assert str(scan) in second.message
+    assert str(twin) in second.message
+
+
+def test_table_keeps_earlier_runs_and_replaces_a_failure(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out"
+    late = tmp_path / "in" / "late.nii.gz"
+    _run([late], out)
+    assert read_table(out / "volumes.tsv")[0]["status"] == "failed"
+    shutil.copy(scan, late)
+    _run([scan], out)
+    _run([late], out)
+    rows = read_table(out / "volumes.tsv")
+    assert [(row["file"], row["status"]) for row in rows] == [(str(scan), "ok"), (str(late), "ok")]
+
+
+def test_failure_while_writing_leaves_nothing(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(batch, "mosaic", full)
+    [outcome] = _run([scan], tmp_path / "out")
+    assert "No space left" in outcome.message
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["volumes.tsv"]
+
+
+def test_unexpected_failure_is_told_as_one_sentence_with_its_traceback(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise KeyError("some\nthing")
+
+    monkeypatch.setattr(batch, "segment", broken)
+    [outcome] = _run([scan], tmp_path / "out")
+    assert "\n" not in outcome.message
+    assert "KeyError" in outcome.message
+    assert "Traceback" in outcome.details
+
+
+def test_geometry_warning_reaches_table_and_sidecar(tmp_path: pathlib.Path) -> None:
+    image = nib.Nifti1Image(phantom(AFFINE, SHAPE).data[0].numpy(), AFFINE.numpy())
+    image.set_sform(AFFINE.numpy(), 1)
+    image.set_qform(np.diag([-1.0, 1, 1, 1]) @ AFFINE.numpy(), 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", VolumeWarning)
+        [outcome] = _run([tmp_path / "a.nii.gz"], tmp_path / "out")
+    assert outcome.status == "warning"
+    assert "sform" in outcome.message
+    assert (
+        "sform"
+        in json.loads((tmp_path / "out" / "a_space-orig_label-L_mask.json").read_text())["Warnings"][0]
+    )
+
+
+def test_foreign_table_is_left_alone(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    table = tmp_path / "volumes.tsv"
+    table.write_text("a\tb\n1\t2\n")
+    with pytest.raises(VolumeError, match="not a table of anystroke"):
+        _run([scan], tmp_path)
+    assert table.read_text() == "a\tb\n1\t2\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "volumes.tsv"]
+
+
+def test_cells_hold_no_tabs_or_line_ends(tmp_path: pathlib.Path) -> None:
+    update_table(tmp_path / "volumes.tsv", Outcome("a\tb.nii", status="failed", message="one\ntwo\tthree"))
+    [row] = read_table(tmp_path / "volumes.tsv")
+    assert row["file"] == "a b.nii"
+    assert row["message"] == "one two three"
+
+
+def test_mgz_input(tmp_path: pathlib.Path) -> None:
+    Volume(phantom(AFFINE, SHAPE).data.to(torch.float32), AFFINE).save(tmp_path / "T1.mgz")
+    [outcome] = _run([tmp_path / "T1.mgz"], tmp_path / "out")
+    assert outcome.status == "ok"
+    np.testing.assert_allclose(
+        nib.load(tmp_path / "out" / outcome.mask).affine, nib.load(tmp_path / "T1.mgz").affine, atol=1e-4
+    )
