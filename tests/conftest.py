@@ -2,6 +2,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)
 
 DATA = Path(os.environ.get("ANYSTROKE_DATA", Path(__file__).resolve().parents[1].parent / "shared" / "data"))
 

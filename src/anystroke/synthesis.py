@@ -58,6 +58,7 @@ class SynthesisSettings(StrictModel):
         spacing: Voxel size in mm.
         shapes: Output grids.
         shape_weights: Probability of each of them.
+        lesion_centred: Probability that the grid is centred on a lesion instead of the brain.
         deformation: Of the anatomy.
         lesions: Choice and shape of lesions.
         prior_spread: Widens the spread of tissue properties between patients.
@@ -77,6 +78,7 @@ class SynthesisSettings(StrictModel):
     spacing: float = 2.0
     shapes: tuple[GridShape, ...] = ((96, 112, 96),)
     shape_weights: tuple[float, ...] = (1.0,)
+    lesion_centred: float = 0.0
     deformation: DeformationSettings = DeformationSettings()
     lesions: LesionSettings = LesionSettings()
     prior_spread: float = 1.5
@@ -175,15 +177,18 @@ class Generator:
             return stream(key, name, device=device)
 
         shape = settings.shapes[choice(rng("shape"), list(settings.shape_weights))]
+        if lesions is None:
+            lesions = draw_masks(self.masks, settings.lesions, rng("choice"))
+        centre = anatomy.centre
+        if lesions and chance(rng("centre"), settings.lesion_centred):
+            centre = anatomy.from_mni(lesions[0].centre)
         grid = sampling_grid(
             shape,
             settings.spacing,
-            centre=anatomy.centre,
+            centre=centre,
             settings=settings.deformation,
             rng=rng("deformation"),
         )
-        if lesions is None:
-            lesions = draw_masks(self.masks, settings.lesions, rng("choice"))
         placed = place_lesions(
             lesions, _to_mni(anatomy, grid), settings=settings.lesions, rng=rng("lesion"), stage=stage
         )

@@ -64,9 +64,10 @@ def test_a_placed_mask_keeps_its_place_and_volume() -> None:
 
 
 def test_mirroring_moves_the_lesion_to_the_other_hemisphere() -> None:
-    settings = UNCHANGED.model_copy(update={"shape": UNCHANGED.shape.model_copy(update={"mirror": 1.0})})
+    settings = LesionSettings(mirror=1.0, absent=0.0, several=0.0)
+    (mask,) = draw_masks([sphere_lesion()], settings, stream(1, "draw"))
     points = _points()
-    member, _ = place_mask(sphere_lesion(), points, settings=settings, rng=stream(1, "place"))
+    member, _ = place_mask(mask, points, settings=UNCHANGED, rng=stream(1, "place"))
     centre = points[:, member > 0.5].mean(1)
     assert torch.allclose(centre, torch.tensor([-38.0, -18.0, 8.0]), atol=0.6)
 

@@ -41,5 +41,5 @@ def test_gradients_are_finite_and_weights_are_checked() -> None:
     dice_cross_entropy(logits, _target(), dice_weights=WEIGHTS).backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     assert bool(torch.isfinite(logits.grad).all())
-    with pytest.raises(ValueError, match="expected 3 Dice weights"):
+    with pytest.raises(ValueError, match="expected 3 weights"):
         dice_cross_entropy(logits, _target(), dice_weights=(1.0,))

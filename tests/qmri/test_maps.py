@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from anystroke.qmri.maps import MAPS, QuantitativeMaps
-from anystroke.qmri.tissue_priors import load_table
+from anystroke.qmri.maps import QuantitativeMaps
+from anystroke.qmri.tissue_priors import MAPS, load_table
 from anystroke.rng import stream
 
 NAMES = ("white_matter", "sulcal_csf")

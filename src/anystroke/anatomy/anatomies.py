@@ -32,7 +32,7 @@ BRAIN_TISSUES = (
     "pallidum",
 )
 SKULL_TISSUES = ("cortical_bone", "bone_marrow", "fat", "muscle", "skin")
-_MNI_BRAIN_CENTRE = torch.tensor([0.0, -18.0, 8.0, 1.0], dtype=torch.float64)
+_MNI_BRAIN_CENTRE = torch.tensor([0.0, -18.0, 8.0], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,12 @@ class Anatomy:
     @property
     def centre(self) -> Tensor:
         """(3,) middle of the brain in the patient's RAS+ mm."""
+        return self.from_mni(_MNI_BRAIN_CENTRE)
+
+    def from_mni(self, point: Tensor) -> Tensor:
+        """Return where a point (3,) in MNI RAS+ mm lies in the patient's RAS+ mm."""
         inverse: Tensor = torch.linalg.inv(self.to_mni)
-        return (inverse @ _MNI_BRAIN_CENTRE)[:3]
+        return inverse[:3, :3] @ point + inverse[:3, 3]
 
     @cached_property
     def has_head(self) -> bool:

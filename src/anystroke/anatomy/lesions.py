@@ -61,6 +61,11 @@ class LesionMask:
         middle = torch.tensor([*((n - 1) / 2 for n in self.mask.shape), 1.0], dtype=torch.float64)
         return (self.affine @ middle)[:3]
 
+    def mirrored(self) -> "LesionMask":
+        """Return the same lesion in the other hemisphere."""
+        flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
+        return LesionMask(self.name, self.mask, flip @ self.affine)
+
 
 class LesionSettings(StrictModel):
     """How lesions are chosen and changed.
@@ -71,6 +76,7 @@ class LesionSettings(StrictModel):
         stages: Probability of each of ``STAGES``.
         size_power: A mask is chosen with probability proportional to its volume to this power.
         size_limits_ml: Volumes outside are counted as the limit when choosing.
+        mirror: Probability of moving a mask to the other hemisphere.
         shape: Affine changes of each mask about its own centre.
         level: Largest shift of the mask's iso-level: erosion or dilation by up to a few mm.
     """
@@ -80,8 +86,9 @@ class LesionSettings(StrictModel):
     stages: tuple[float, float, float] = (0.5, 0.3, 0.2)
     size_power: float = 0.4
     size_limits_ml: tuple[float, float] = (0.1, 40.0)
+    mirror: float = 0.5
     shape: DeformationSettings = DeformationSettings(
-        rotation=12, scaling=0.2, shear=0.1, translation=6, elastic=0, mirror=0.5
+        rotation=12, scaling=0.2, shear=0.1, translation=6, elastic=0, mirror=0
     )
     level: float = 0.2
 
@@ -170,14 +177,9 @@ def place_mask(
     level *= 1 + uniform(rng, -settings.level, settings.level)
 
     change = random_affine(settings.shape, rng)
-    mirrored = float(torch.linalg.det(change[:3, :3])) < 0
-    if mirrored:
-        change[:, 0] *= -1
     centre = torch.eye(4, dtype=torch.float64)
     centre[:3, 3] = lesion.centre
     moved = centre @ change @ torch.linalg.inv(centre) @ affine
-    if mirrored:
-        moved = torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64)) @ moved
     height = sample_at(smoothed[None], moved, mni_points)[0] - level
     edge = uniform(rng, 0.1, 0.3)
     return (height / edge + 0.5).clamp(0, 1), height
@@ -248,11 +250,12 @@ def place_lesions(
 def draw_masks(
     masks: Sequence[LesionMask], settings: LesionSettings, rng: torch.Generator
 ) -> list[LesionMask]:
-    """Draw the masks of one patient: none, one or two."""
+    """Draw the masks of one patient: none, one or two, each in either hemisphere."""
     if chance(rng, settings.absent) or not masks:
         return []
     count = 2 if chance(rng, settings.several) else 1
-    return [choose_mask(masks, settings, rng) for _ in range(count)]
+    chosen = [choose_mask(masks, settings, rng) for _ in range(count)]
+    return [mask.mirrored() if chance(rng, settings.mirror) else mask for mask in chosen]
 
 
 def blob_lesion(

@@ -5,7 +5,12 @@ from torch import Tensor
 
 
 def dice_cross_entropy(
-    logits: Tensor, target: Tensor, *, dice_weights: tuple[float, ...], smoothing: float = 1e-5
+    logits: Tensor,
+    target: Tensor,
+    *,
+    dice_weights: tuple[float, ...],
+    cross_entropy_weights: tuple[float, ...] | None = None,
+    smoothing: float = 1e-5,
 ) -> Tensor:
     """Return cross-entropy plus weighted soft Dice loss over the batch.
 
@@ -16,6 +21,7 @@ def dice_cross_entropy(
         logits: (B, K, X, Y, Z).
         target: (B, X, Y, Z) class indices, int64.
         dice_weights: One weight per class; zero leaves a class (the background) out.
+        cross_entropy_weights: One weight per class; None weighs all voxels alike.
         smoothing: Added to the Dice denominator.
 
     Returns:
@@ -27,10 +33,12 @@ def dice_cross_entropy(
     Source: F. Milletari et al., V-Net, 3DV 2016 (soft Dice); its sum with cross-entropy as in nnU-Net.
     """
     classes = logits.shape[1]
-    if len(dice_weights) != classes:
-        raise ValueError(f"expected {classes} Dice weights, one per class, but got {len(dice_weights)}")
+    for weights in (dice_weights, cross_entropy_weights):
+        if weights is not None and len(weights) != classes:
+            raise ValueError(f"expected {classes} weights, one per class, but got {len(weights)}")
     log_probability = torch.log_softmax(logits.float(), dim=1)
-    cross_entropy = torch.nn.functional.nll_loss(log_probability, target)
+    balance = None if cross_entropy_weights is None else log_probability.new_tensor(cross_entropy_weights)
+    cross_entropy = torch.nn.functional.nll_loss(log_probability, target, weight=balance)
     numerator = logits.new_zeros((), dtype=torch.float32)
     total = 0.0
     for k, weight in enumerate(dice_weights):

@@ -24,6 +24,7 @@ from anystroke.files import sha256
 from anystroke.inference.prediction import fast_bfloat16
 from anystroke.learning.checkpoints import (
     ModelConfig,
+    load_model,
     parameter_count,
     read_tensors,
     save_model,
@@ -75,6 +76,7 @@ class OptimiserSettings(StrictModel):
         clip: Largest gradient norm.
         ema: Decay of the averaged weights, which are the ones that are kept.
         dice_weights: Weight of each class's Dice, see ``dice_cross_entropy``.
+        cross_entropy_weights: Weight of each class's voxels; None weighs all alike.
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where the device computes it fast.
         checkpoint_every: Steps between checkpoints and sheets of samples.
         workers: Processes that simulate.
@@ -89,6 +91,7 @@ class OptimiserSettings(StrictModel):
     clip: float = 12.0
     ema: float = Field(default=0.998, ge=0, lt=1)
     dice_weights: tuple[float, ...] = (0.0, 1.0, 1.0, 1.0, 3.0)
+    cross_entropy_weights: tuple[float, ...] | None = None
     precision: str = "auto"
     checkpoint_every: int = 250
     workers: int = Field(default=1, ge=0)
@@ -100,6 +103,7 @@ class TrainingSettings(StrictModel):
     Attributes:
         name: Name of the model.
         seed: Seed of weights and cases.
+        start_from: Model folder (of the same architecture) whose weights training starts from.
         architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
         data: What is learnt from.
         synthesis: What scans look like.
@@ -108,6 +112,7 @@ class TrainingSettings(StrictModel):
 
     name: str
     seed: int = 1
+    start_from: Path | None = None
     architecture: str = "compact_unet"
     data: DataSettings
     synthesis: SynthesisSettings = SynthesisSettings()
@@ -173,6 +178,9 @@ class Trainer:
         self.folder = folder
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_network(settings.architecture, len(CLASSES), seed=settings.seed)
+        if settings.start_from is not None:
+            start, _ = load_model(settings.start_from)
+            self.network.load_state_dict(start.state_dict())
         self.network.to(self.device)
         self.network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         self.average = {key: value.clone() for key, value in self.network.state_dict().items()}
@@ -210,7 +218,12 @@ class Trainer:
         target = target.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits = self.network(image)
-        loss = dice_cross_entropy(logits, target, dice_weights=options.dice_weights)
+        loss = dice_cross_entropy(
+            logits,
+            target,
+            dice_weights=options.dice_weights,
+            cross_entropy_weights=options.cross_entropy_weights,
+        )
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from anystroke.fields import smooth
-from anystroke.qmri.tissue_priors import TissueDraw
+from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import stream, uniform
-
-MAPS = ("proton_density", "r1", "r2", "r2star", "mt_saturation", "adc")
 
 
 class QuantitativeMaps(Mapping[str, Tensor]):
