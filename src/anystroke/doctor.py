@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from anystroke.inference.prediction import fast_bfloat16
 from anystroke.learning.checkpoints import (
     CheckpointError,
     find_model,
@@ -17,7 +18,6 @@ from anystroke.learning.checkpoints import (
     parameter_count,
     shipped_models,
 )
-from anystroke.learning.training import fast_bfloat16
 
 _PACKAGES = ("torch", "monai", "nibabel", "nilearn", "numpy", "scipy", "SimpleITK", "safetensors", "pydantic")
 
