@@ -52,9 +52,7 @@ def main() -> None:
     print(
         f"command: fastest {fastest:.1f} s of {', '.join(f'{s:.1f}' for s in seconds)}; peak {peak:.2f} GiB"
     )
-    print(
-        f"one 128^3 window of the published network: {window:.1f} s; command / window = {fastest / window:.1f}"
-    )
+    print(f"one 128^3 window of the published network: {window:.1f} s; ratio {fastest / window:.1f}")
 
 
 if __name__ == "__main__":
