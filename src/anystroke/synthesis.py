@@ -61,6 +61,8 @@ class SynthesisSettings(StrictModel):
         lesion_centred: Probability that the grid is centred on a lesion instead of the brain.
         deformation: Of the anatomy.
         lesions: Choice and shape of lesions.
+        texture: Scales the texture within tissues. Published spreads come from maps of about 1 mm, noise
+            included; voxels of 2 mm average much of it away.
         prior_spread: Widens the spread of tissue properties between patients.
         skull_strip: Probability that nothing but the brain is left.
         clear_air: Probability that air is exactly zero in a whole-head scan.
@@ -81,6 +83,7 @@ class SynthesisSettings(StrictModel):
     lesion_centred: float = 0.0
     deformation: DeformationSettings = DeformationSettings()
     lesions: LesionSettings = LesionSettings()
+    texture: float = Field(default=0.4, ge=0)
     prior_spread: float = 1.5
     skull_strip: float = 0.3
     clear_air: float = 0.3
@@ -197,7 +200,7 @@ class Generator:
         protocol = self.preset.sample(rng("protocol"), weighting=settings.weighting)
         draw = self._draw_tissues(placed.stage, protocol, rng("tissue"))
         fractions = _paste(healthy, membership, placed.inner)
-        maps = QuantitativeMaps(fractions, draw, key=key)
+        maps = QuantitativeMaps(fractions, draw, key=key, texture=settings.texture)
         b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng("transmit"))
         signal = protocol.signal(maps, b1_plus=b1_plus)
         image = self._corrupt(signal, healthy, protocol, anatomy.has_head, rng("corruption"))

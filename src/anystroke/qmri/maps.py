@@ -21,11 +21,14 @@ class QuantitativeMaps(Mapping[str, Tensor]):
         draw: Mean and standard deviation of each tissue and map, rows in the order of ``fractions``.
         key: Seed of the textures.
         smoothness: Standard deviation in voxels of the texture's smoothing; its variance is kept.
+        texture: Scales the texture; below one for voxels larger than those the spreads were measured on.
 
     Units are those of ``MAPS``: p.u., 1/s, 1/s, 1/s, p.u., mm^2/s.
     """
 
-    def __init__(self, fractions: Tensor, draw: TissueDraw, *, key: int, smoothness: float = 0.7) -> None:
+    def __init__(
+        self, fractions: Tensor, draw: TissueDraw, *, key: int, smoothness: float = 0.7, texture: float = 1.0
+    ) -> None:
         if draw.mean.shape[0] != fractions.shape[0]:
             raise ValueError(
                 f"expected properties of {fractions.shape[0]} tissues, but got {draw.mean.shape[0]} rows"
@@ -35,6 +38,7 @@ class QuantitativeMaps(Mapping[str, Tensor]):
         self._draw = draw
         self._key = key
         self._smoothness = smoothness
+        self._texture = texture
         self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -60,5 +64,5 @@ class QuantitativeMaps(Mapping[str, Tensor]):
         if self._smoothness > 0:
             texture = smooth(texture, uniform(rng, 0.0, 2 * self._smoothness))
             texture /= texture.std()
-        result = mean.addcmul_(sd, texture).clamp_(min=0)
+        result = mean.addcmul_(sd, texture, value=self._texture).clamp_(min=0)
         return torch.maximum(result, self["r2"]) if name == "r2star" else result
