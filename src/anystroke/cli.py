@@ -221,10 +221,15 @@ def demo(
     _check_folder(output)
     from anystroke.demo import DEFAULT_SEED, run_demo
     from anystroke.inference.segmentation import Model
+    from anystroke.learning.checkpoints import CheckpointError
 
-    made = run_demo(
-        output, Model.open(model), seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite
-    )
+    try:
+        opened = Model.open(model)
+    except CheckpointError as error:
+        if model == "default":
+            raise
+        raise ArgumentError(f"--model: {error}") from error
+    made = run_demo(output, opened, seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite)
     typer.echo(made.protocol)
     typer.echo(f"lesion: {made.predicted_ml:.1f} ml found, {made.true_ml:.1f} ml true, Dice {made.dice:.2f}")
     typer.echo(f"report: {made.page}")

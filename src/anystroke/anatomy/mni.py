@@ -33,12 +33,14 @@ _NUCLEI = (
     _Region("caudate", (17, -6, 20), (6, 12, 7)),
     _Region("thalamus", (12, -19, 8), (13, 17, 11)),
 )
-# Boxes that hold the ventricles and no other space with fluid: lateral front, lateral back, third, fourth.
+# Boxes that hold the fluid deep inside: lateral ventricles front and back, third, fourth, and the cistern
+# behind the midbrain, which is no ventricle but as far from the surface.
 _VENTRICLES = (
     _Region("ventricular_csf", (16, 6, 12), (16, 28, 17), box=True),
     _Region("ventricular_csf", (25, -40, 12), (15, 20, 14), box=True),
     _Region("ventricular_csf", (0, -14, 4), (8, 18, 12), box=True),
     _Region("ventricular_csf", (0, -41, -31), (12, 8, 14), box=True),
+    _Region("ventricular_csf", (0, -48, 2), (16, 17, 14), box=True),
 )
 
 

@@ -1,0 +1,190 @@
+"""The commands simulate, demo, train and doctor: arguments, exit codes, one sentence for each error."""
+
+from pathlib import Path
+
+import pytest
+
+from anystroke import demo, simulation
+from anystroke.cli import main
+from anystroke.datasets import DatasetError
+from anystroke.inference.segmentation import Model
+from anystroke.learning import checkpoints, training
+from anystroke.learning.training import TrainingError, TrainingSettings
+from phantoms import ellipsoid_anatomy
+from stand_in import stand_in_model
+
+RECIPE = """
+name = "toy"
+[data]
+anatomies = ["maps"]
+lesions = ["masks"]
+[optimiser]
+steps = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (demo, simulation):
+        monkeypatch.setattr(module, "mni_anatomy", lambda _spacing: ellipsoid_anatomy(head=False))
+    monkeypatch.setattr("anystroke.memory.keep_pages", lambda: True)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def _error(capsys: pytest.CaptureFixture[str]) -> str:
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = printed.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "deep" / "out"
+    arguments = ["simulate", "-o", str(out), "--shape", "40,48,40", "--weighting", "flair"]
+    assert main([*arguments, "--stage", "chronic"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert str(out / "sim-0001_FLAIR.nii.gz") in printed.out
+    assert main([*arguments, "--stage", "chronic"]) == 0
+    assert "(was there)" in capsys.readouterr().out
+    assert main([*arguments, "--stage", "acute"]) == 1
+    assert "--overwrite" in _error(capsys)
+    assert main([*arguments, "--stage", "acute", "--overwrite", "--count", "2"]) == 0
+    assert len((out / "samples.tsv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--output"),
+        (["-o", "OUT", "--weighting", "T3w"], "'T3w'"),
+        (["-o", "OUT", "--stage", "old"], "chronic, acute, subacute"),
+        (["-o", "OUT", "--shape", "96,112"], "96,112"),
+        (["-o", "OUT", "--shape", "96,112,4"], "16 to 320"),
+        (["-o", "OUT", "--shape", "a,b,c"], "a,b,c"),
+        (["-o", "OUT", "--count", "0"], "--count"),
+        (["-o", "OUT", "--lesions", "NOWHERE"], "nowhere"),
+        (["-o", "OUT", "--lesions", "EMPTY"], "there are none"),
+        (["-o", "FILE"], "is a file"),
+    ],
+)
+def test_wrong_usage_of_simulate(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {name: str(tmp_path / name.lower()) for name in ("OUT", "FILE", "NOWHERE", "EMPTY")}
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    assert main(["simulate", *(places.get(a, a) for a in arguments)]) == 2
+    assert words in _error(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_simulate_names_the_label_map_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_text("no image")
+    assert main(["simulate", str(bad), "-o", str(tmp_path / "out")]) == 1
+    assert "bad.nii.gz" in _error(capsys)
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Model, "open", lambda _name: stand_in_model())
+    arguments = ["demo", "-o", str(tmp_path / "demo"), "--seed", "1"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert f"report: {tmp_path / 'demo' / 'report.html'}" in printed.out
+    assert "Dice" in printed.out
+    assert main(arguments) == 1
+    assert "--overwrite" in _error(capsys)
+
+
+def test_demo_without_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
+    assert main(["demo", "-o", str(tmp_path / "demo")]) == 1
+    assert "no model 'default'" in _error(capsys)
+    assert main(["demo", "-o", str(tmp_path / "demo"), "--model", "nowhere"]) == 2
+    assert "nowhere" in _error(capsys)
+    assert not (tmp_path / "demo").exists()
+
+
+def test_train_hands_the_recipe_over(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[TrainingSettings, Path, bool]] = []
+
+    def remember(settings: TrainingSettings, folder: Path, *, resume: bool = False) -> Path:
+        calls.append((settings, folder, resume))
+        return folder / "model"
+
+    monkeypatch.setattr(training, "train", remember)
+    out = tmp_path / "run"
+    changes = ["--override", "optimiser.steps=7", "--override", 'name="other"']
+    assert main(["train", str(recipe), "-o", str(out), "--resume", *changes]) == 0
+    assert capsys.readouterr().out == f"model: {out / 'model'}\n"
+    [(settings, folder, resume)] = calls
+    assert (settings.optimiser.steps, settings.name, folder, resume) == (7, "other", out, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["NOWHERE", "-o", "OUT"], "nowhere.toml"),
+        (["RECIPE"], "--output"),
+        (["RECIPE", "-o", "OUT", "--override", "optimiser.stps=7"], "did you mean 'steps'"),
+        (["RECIPE", "-o", "OUT", "--override", "steps"], "'steps'"),
+        (["RECIPE", "-o", "OUT", "--override", "optimiser.steps=-1"], "-1"),
+        (["RECIPE", "-o", "RECIPE"], "is a file"),
+    ],
+)
+def test_wrong_usage_of_train(
+    arguments: list[str], words: str, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"RECIPE": str(recipe), "NOWHERE": str(tmp_path / "nowhere.toml"), "OUT": str(tmp_path / "run")}
+    assert main(["train", *(places.get(a, a) for a in arguments)]) == 2
+    assert words in _error(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", [TrainingError, DatasetError, checkpoints.CheckpointError])
+def test_a_training_that_fails(
+    kind: type[Exception],
+    recipe: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise kind("expected this,\nbut that came; do so")
+
+    monkeypatch.setattr(training, "train", fail)
+    assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == 1
+    assert _error(capsys) == "error: expected this, but that came; do so"
+
+
+def test_train_on_folders_that_are_missing(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == 1
+    assert "maps" in _error(capsys)
+
+
+def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
+    assert main(["doctor", "-o", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("anystroke ")
+    assert [line for line in lines if line.startswith("problem: ")] == [
+        "problem: models: none comes with this installation; install the package again"
+    ]
