@@ -61,7 +61,7 @@ def judge(model: Model, sample: Sample) -> dict[str, Any]:
         "lesions": sample.record["lesions"],
         "truth_ml": lesion_ml(sample),
         "predicted_ml": found.lesion_volume,
-        "dice": dice(found.mask.data[0] > 0, truth, empty="nan") if truth.any() else None,
+        "dice": dice(found.mask.data[0] > 0, truth, empty="undefined") if truth.any() else None,
     }
 
 

@@ -84,14 +84,14 @@ class SynthesisSettings(StrictModel):
     deformation: DeformationSettings = DeformationSettings()
     lesions: LesionSettings = LesionSettings()
     texture: float = Field(default=0.4, ge=0)
-    prior_spread: float = 1.5
+    prior_spread: float = 1.0
     skull_strip: float = 0.3
     clear_air: float = 0.3
-    thick_slices: float = 0.6
+    thick_slices: float = 0.5
     slice_thickness: tuple[float, float] = (2.5, 7.0)
-    blur: float = Field(default=0.6, ge=0)
-    receive_strength: float = 0.3
-    snr: tuple[float, float] = (8.0, 80.0)
+    blur: float = Field(default=0.5, ge=0)
+    receive_strength: float = 0.15
+    snr: tuple[float, float] = (12.0, 80.0)
     cut: float = 0.15
     fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.05})
 
@@ -300,5 +300,5 @@ def _target(fractions: Tensor, membership: Tensor) -> Tensor:
 
 def _imperfect_brain_mask(healthy: Tensor, rng: torch.Generator) -> Tensor:
     """Mask the brain as skull-stripping tools do: at times generous, at times too tight."""
-    brain = healthy[[*_BRAIN_ROWS, _VENTRICLE]].sum(0)
+    brain = _allowed(healthy) + healthy[_VENTRICLE]
     return smooth(brain, uniform(rng, 0.8, 2.0)) > uniform(rng, 0.15, 0.5)
