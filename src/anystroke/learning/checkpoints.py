@@ -56,6 +56,7 @@ def write_atomically(
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path, overwrite=True) as part:
         save_file(ready, part, metadata=dict(metadata or {}))
+        part.chmod(0o644)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
