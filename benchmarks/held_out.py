@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from anystroke.evaluation.metrics import dice
 
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
+from anystroke.evaluation.metrics import dice
 from anystroke.inference.segmentation import Model, segment
 from anystroke.memory import keep_pages
 from anystroke.rng import integer, stream
