@@ -62,7 +62,7 @@ class SynthesisSettings(StrictModel):
         deformation: Of the anatomy.
         lesions: Choice and shape of lesions.
         texture: Scales the texture within tissues. Published spreads come from maps of about 1 mm, noise
-            included; voxels of 2 mm average much of it away.
+            included; voxels of 2 mm average much of it away. The default is an engineering estimate.
         prior_spread: Widens the spread of tissue properties between patients.
         skull_strip: Probability that nothing but the brain is left.
         clear_air: Probability that air is exactly zero in a whole-head scan.
