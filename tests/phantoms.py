@@ -6,6 +6,7 @@ from torch import Tensor
 from anystroke.anatomy.anatomies import Anatomy
 from anystroke.anatomy.labels import TISSUES
 from anystroke.anatomy.lesions import LesionMask
+from anystroke.anatomy.mixing import LabelField
 
 
 def _ellipsoid(
@@ -32,8 +33,8 @@ def ellipsoid_anatomy(*, head: bool = True, spacing: float = 4.0) -> Anatomy:
     )
     for tissue, radii in layers:
         labels[_ellipsoid(points, centre, radii)] = TISSUES.index(tissue)
-    fractions = torch.nn.functional.one_hot(labels, len(TISSUES)).permute(3, 0, 1, 2)[1:].float()
-    return Anatomy("ellipsoids", fractions.contiguous(), affine, torch.eye(4, dtype=torch.float64))
+    field = LabelField(labels.to(torch.uint8), affine)
+    return Anatomy("ellipsoids", field, torch.eye(4, dtype=torch.float64))
 
 
 def sphere_lesion(centre: tuple[float, float, float] = (38.0, -18.0, 8.0), radius: int = 14) -> LesionMask:

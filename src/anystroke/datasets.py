@@ -29,18 +29,19 @@ def images_in(folder: Path | str) -> list[Path]:
     return found
 
 
-def is_held_out(name: str, share: float) -> bool:
+def is_held_out(name: str, share: float, split: str = "") -> bool:
     """Say whether a case is kept from training, by a hash of its name.
 
     Args:
         name: Identifier of the case.
         share: Share of cases held out, 0 to 1.
+        split: Name of the split; another name holds out other cases.
 
     Example:
         >>> 100 < sum(is_held_out(f"sub-{i}", 0.15) for i in range(1000)) < 200
         True
     """
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(f"{split}{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < share
 
 

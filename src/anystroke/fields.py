@@ -78,6 +78,19 @@ def smooth_noise(
     return apply_separable(control, (nx, ny, nz))
 
 
+@lru_cache(maxsize=64)
+def linear_matrix(n_out: int, n_in: int, factor: int) -> Tensor:
+    """Return the (n_out, n_in) matrix of linear interpolation from voxels that hold ``factor`` fine ones."""
+    position = ((torch.arange(n_out, dtype=torch.float64) + 0.5) / factor - 0.5).clamp(0, n_in - 1)
+    lower = position.floor().long().clamp(max=max(n_in - 2, 0))
+    weight = position - lower
+    matrix = torch.zeros(n_out, n_in, dtype=torch.float64)
+    matrix.scatter_(1, lower[:, None], (1 - weight)[:, None])
+    if n_in > 1:
+        matrix.scatter_add_(1, lower[:, None] + 1, weight[:, None])
+    return matrix.float()
+
+
 @lru_cache(maxsize=256)
 def gaussian_matrix(n: int, sigma: float) -> Tensor:
     """Return the (n, n) matrix that smooths with a Gaussian of ``sigma`` voxels; rows sum to one."""

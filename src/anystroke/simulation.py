@@ -155,7 +155,7 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
             continue
         generator = generator or Generator(request.synthesis, _load_lesions(request))
         try:
-            anatomy, note = _open_anatomy(source, request.synthesis.spacing)
+            anatomy, note = _open_anatomy(source)
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             message = text if str(source) in text else f"{source}: {text}"
@@ -278,10 +278,10 @@ def _load_lesions(request: Request) -> list[LesionMask]:
     return masks
 
 
-def _open_anatomy(source: Path | None, spacing: float) -> tuple[Anatomy, str]:
+def _open_anatomy(source: Path | None) -> tuple[Anatomy, str]:
     """Make an anatomy of a label map, and say so if it had to be registered."""
     if source is None:
-        return mni_anatomy(spacing), ""
+        return mni_anatomy(), ""
     # nilearn and SimpleITK take seconds to import, and the MNI brain needs no registration.
     from anystroke.anatomy.registration import (
         RegistrationError,
@@ -292,7 +292,7 @@ def _open_anatomy(source: Path | None, spacing: float) -> tuple[Anatomy, str]:
 
     labels, scheme = load_label_map(source)
     name = file_stem(source)
-    anatomy = build_anatomy(labels, scheme, torch.eye(4), name=name, spacing=spacing)
+    anatomy = build_anatomy(labels, scheme, torch.eye(4), name=name)
     # Registration takes longest, so it comes when all else is known to be right.
     note = ""
     try:
@@ -303,7 +303,7 @@ def _open_anatomy(source: Path | None, spacing: float) -> tuple[Anatomy, str]:
         note = f"{source} was registered to MNI space (Dice of the brain {dice:.2f})"
         if dice < _POOR_REGISTRATION:
             note += "; that is poor, lesions may lie in odd places"
-    return Anatomy(name, anatomy.fractions, anatomy.affine, registration.affine), note
+    return Anatomy(name, anatomy.tissues, registration.affine), note
 
 
 def _open_folder(request: Request, folder: Path, overwrite: bool) -> dict[str, dict[str, str]]:

@@ -11,10 +11,10 @@ from torch import Tensor
 from anystroke.acquisition.protocols import Preset, Protocol, load_preset
 from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
 from anystroke.anatomy.deformation import (
+    Box,
     DeformationSettings,
     SamplingGrid,
     grid_affine,
-    sample_at,
     sampling_grid,
 )
 from anystroke.anatomy.labels import TISSUES, segmentation_class
@@ -22,31 +22,35 @@ from anystroke.anatomy.lesions import (
     TISSUES_OF_STAGE,
     LesionMask,
     LesionSettings,
+    PlacedLesion,
     Stage,
     draw_masks,
     place_lesions,
 )
+from anystroke.anatomy.mixing import TissueField, mix
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import receive_field, transmit_field
 from anystroke.corruption.noise import rician
 from anystroke.corruption.resolution import along_axis, slice_grid
-from anystroke.fields import GridShape, smooth
-from anystroke.qmri.maps import QuantitativeMaps
+from anystroke.fields import GridShape, apply_separable, linear_matrix, smooth
+from anystroke.qmri.patient_maps import Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, log_uniform, stream, uniform
 
 CLASSES = ("background", "grey_matter", "white_matter", "csf", "lesion")
 """Classes of the target, in the order of its numbers."""
 
-_CLASS_ROWS = {
-    name: [k for k, tissue in enumerate(TISSUES[1:]) if segmentation_class(tissue) == name]
-    for name in CLASSES[1:4]
-}
-_BRAIN_ROWS = [TISSUES.index(name) - 1 for name in BRAIN_TISSUES]
-_WHITE_MATTER = TISSUES.index("white_matter") - 1
-_VENTRICLE = TISSUES.index("ventricular_csf") - 1
+_CLASS_OF_TISSUE = torch.tensor(
+    [CLASSES.index(segmentation_class(tissue)) for tissue in TISSUES], dtype=torch.uint8
+)
+_LESION = CLASSES.index("lesion")
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
-_SULCUS = TISSUES.index("sulcal_csf") - 1
+_SURROUNDINGS_MM = 3.0
+
+
+def _columns(*groups: tuple[str, ...]) -> Tensor:
+    """Return (T, C), one column per group of tissues that is 1 for its members."""
+    return torch.tensor([[float(tissue in group) for group in groups] for tissue in TISSUES])
 
 
 class SynthesisSettings(StrictModel):
@@ -102,7 +106,7 @@ class Sample:
 
     Attributes:
         image: (X, Y, Z) magnitude image in arbitrary units, not normalised.
-        target: (X, Y, Z) int64, numbers of ``CLASSES``.
+        target: (X, Y, Z) uint8, numbers of ``CLASSES``.
         affine: (4, 4) voxel -> RAS+ mm.
         maps: The quantitative maps, made on access.
         protocol: The acquisition.
@@ -192,19 +196,20 @@ class Generator:
             settings=settings.deformation,
             rng=rng("deformation"),
         )
-        placed = place_lesions(
-            lesions, _to_mni(anatomy, grid), settings=settings.lesions, rng=rng("lesion"), stage=stage
-        )
-        healthy = sample_at(anatomy.fractions.to(device), anatomy.affine, grid.points)
-        membership = placed.membership * _allowed(healthy)
+        tissues = anatomy.tissues.to(device)
+        placed, box = self._place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
         protocol = self.preset.sample(rng("protocol"), weighting=settings.weighting)
         draw = self._draw_tissues(placed.stage, protocol, rng("tissue"))
-        fractions = _paste(healthy, membership, placed.inner)
-        maps = QuantitativeMaps(fractions, draw, key=key, texture=settings.texture)
+        inclusions = [Inclusion(box, _shares(placed))] if box is not None else []
+        maps = PatientMaps(tissues, grid, draw, inclusions=inclusions, key=key, texture=settings.texture)
+        target = maps.make(protocol.needs, _CLASS_OF_TISSUE)
+        white = target == CLASSES.index("white_matter")
+        if box is not None:
+            target[box][placed.membership > 0.5] = _LESION
         b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng("transmit"))
-        signal = protocol.signal(maps, b1_plus=b1_plus)
-        image = self._corrupt(signal, healthy, protocol, anatomy.has_head, rng("corruption"))
-        target = _target(fractions, membership)
+        image = protocol.signal(maps, b1_plus=b1_plus)
+        image = self._corrupt(image, white, protocol, rng("corruption"))
+        self._strip(image, anatomy, tissues, grid, rng("strip"))
         self._cut(image, target, rng("cut"))
         record = {
             "key": key,
@@ -216,8 +221,26 @@ class Generator:
         }
         return Sample(image, target, grid_affine(shape, settings.spacing), maps, protocol, record)
 
+    def _place(
+        self,
+        anatomy: Anatomy,
+        tissues: TissueField,
+        grid: SamplingGrid,
+        lesions: Sequence[LesionMask],
+        rng: torch.Generator,
+        stage: Stage | None,
+    ) -> tuple[PlacedLesion, Box | None]:
+        """Put lesions on tissue that can have them; nothing is computed outside the box that holds them."""
+        settings = self.settings.lesions
+        box = _lesion_box(anatomy, grid, lesions)
+        part = grid.crop(box or (slice(0, 0),) * 3)
+        placed = place_lesions(lesions, _to_mni(anatomy, part), settings=settings, rng=rng, stage=stage)
+        if box is not None:
+            placed.membership.mul_(_allowed(tissues, part, self.settings.spacing))
+        return placed, box
+
     def _draw_tissues(self, stage: Stage, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
-        names = (*TISSUES[1:], *TISSUES_OF_STAGE[stage])
+        names = (*TISSUES[1:], *dict.fromkeys(TISSUES_OF_STAGE[stage]))
         draw = self.priors.sample(
             rng, names, field_strength=protocol.field_strength, spread=self.settings.prior_spread
         )
@@ -228,36 +251,56 @@ class Generator:
                 draw.sd[row, 0] *= remaining
         return draw
 
-    def _corrupt(
-        self, signal: Tensor, healthy: Tensor, protocol: Protocol, has_head: bool, rng: torch.Generator
-    ) -> Tensor:
+    def _corrupt(self, image: Tensor, white: Tensor, protocol: Protocol, rng: torch.Generator) -> Tensor:
         settings = self.settings
-        shape = (signal.shape[0], signal.shape[1], signal.shape[2])
-        image = signal * receive_field(shape, strength=settings.receive_strength, rng=rng)
+        shape = (image.shape[0], image.shape[1], image.shape[2])
+        image *= receive_field(shape, strength=settings.receive_strength, rng=rng)
         image = smooth(image, uniform(rng, 0.0, settings.blur))
-        white = healthy[_WHITE_MATTER]
         level = float((image * white).sum() / white.sum().clamp(min=1))
         sd = level / log_uniform(rng, *settings.snr)
         thick = settings.thick_slices * (0.5 if protocol.weighting == "T1w" else 1.0)
-        if chance(rng, thick):
-            axis = choice(rng, [0.1, 0.15, 0.75])
-            thickness = uniform(rng, *settings.slice_thickness)
-            slices = slice_grid(
-                shape[axis],
-                spacing=settings.spacing,
-                thickness=thickness,
-                distance=max(thickness * uniform(rng, 1.0, 1.25), settings.spacing),
-                offset=uniform(rng, 0.0, 1.0),
-            )
-            image = rician(along_axis(image, slices.acquire, axis), sd=sd, rng=rng)
-            image = along_axis(image, slices.restore, axis).contiguous()
+        if not chance(rng, thick):
+            return rician(image, sd=sd, rng=rng)
+        axis = choice(rng, [0.1, 0.15, 0.75])
+        thickness = uniform(rng, *settings.slice_thickness)
+        slices = slice_grid(
+            shape[axis],
+            spacing=settings.spacing,
+            thickness=thickness,
+            distance=max(thickness * uniform(rng, 1.0, 1.25), settings.spacing),
+            offset=uniform(rng, 0.0, 1.0),
+        )
+        image = rician(along_axis(image, slices.acquire, axis), sd=sd, rng=rng)
+        return along_axis(image, slices.restore, axis).contiguous()
+
+    def _strip(
+        self,
+        image: Tensor,
+        anatomy: Anatomy,
+        tissues: TissueField,
+        grid: SamplingGrid,
+        rng: torch.Generator,
+    ) -> None:
+        """At times take away the skull, as tools do, now too little, now too much; or the noise in air."""
+        settings = self.settings
+        strip = chance(rng, settings.skull_strip) or not anatomy.has_head
+        clear = chance(rng, settings.clear_air)
+        if not (strip or clear):
+            return
+        factor = max(round(2 / settings.spacing), 1)
+        coarse = grid.coarse(factor)
+        if strip:
+            keep = _allowed(tissues, coarse, settings.spacing * factor)
+            keep += mix(tissues, coarse, _columns(("ventricular_csf",)))[0][0]
+            keep = smooth(keep, uniform(rng, 1.6, 4.0) / (settings.spacing * factor))
+            threshold = uniform(rng, 0.15, 0.5)
         else:
-            image = rician(image, sd=sd, rng=rng)
-        if chance(rng, settings.skull_strip) or not has_head:
-            image *= _imperfect_brain_mask(healthy, rng)
-        elif chance(rng, settings.clear_air):
-            image *= healthy.sum(0) > uniform(rng, 0.2, 0.8)
-        return image
+            keep = mix(tissues, coarse, _columns(TISSUES[1:]))[0][0]
+            threshold = uniform(rng, 0.2, 0.8)
+        if factor > 1:
+            x, y, z = (linear_matrix(n, m, factor) for n, m in zip(image.shape, keep.shape, strict=True))
+            keep = apply_separable(keep, (x, y, z))
+        image *= keep > threshold
 
     def _cut(self, image: Tensor, target: Tensor, rng: torch.Generator) -> None:
         if not chance(rng, self.settings.cut):
@@ -269,36 +312,38 @@ class Generator:
 
 
 def _to_mni(anatomy: Anatomy, grid: SamplingGrid) -> Tensor:
-    matrix = anatomy.to_mni.to(grid.points)
-    flat = matrix[:3, :3] @ grid.points.reshape(3, -1) + matrix[:3, 3:]
-    return flat.reshape(grid.points.shape)
+    points = grid.points()
+    matrix = anatomy.to_mni.to(points)
+    flat = matrix[:3, :3] @ points.reshape(3, -1) + matrix[:3, 3:]
+    return flat.reshape(points.shape)
 
 
-def _allowed(healthy: Tensor) -> Tensor:
+def _lesion_box(anatomy: Anatomy, grid: SamplingGrid, lesions: Sequence[LesionMask]) -> Box | None:
+    """Return a box of output voxels outside of which no lesion can reach, whatever shape it is given."""
+    corners = []
+    for lesion in lesions:
+        ends = torch.tensor([[-1.0, n] for n in lesion.mask.shape], dtype=torch.float64)
+        ends = torch.cartesian_prod(*ends)
+        mni = lesion.affine[:3, :3] @ ends.T + lesion.affine[:3, 3:]
+        centre = mni.mean(1, keepdim=True)
+        # Random turns, growth and shifts of a mask about its own centre.
+        corners.append(centre + 1.5 * (mni - centre) + 15 * torch.sign(mni - centre))
+    if not corners:
+        return None
+    inverse = torch.linalg.inv(anatomy.to_mni)
+    return grid.around(inverse[:3, :3] @ torch.cat(corners, 1) + inverse[:3, 3:], 0.0)
+
+
+def _allowed(tissues: TissueField, grid: SamplingGrid, spacing: float) -> Tensor:
     """Where lesions may be: brain tissue, and the fluid of sulci that brain tissue surrounds."""
-    tissue = healthy[_BRAIN_ROWS].sum(0)
-    surrounded = ((smooth(tissue, 1.5) - 0.45) * 5).clamp(0, 1)
-    return (tissue + healthy[_SULCUS] * surrounded).clamp(0, 1)
+    shares, _ = mix(tissues, grid, _columns(BRAIN_TISSUES, ("sulcal_csf",)))
+    surrounded = smooth(shares[0], _SURROUNDINGS_MM / spacing).sub_(0.45).mul_(5).clamp_(0, 1)
+    return shares[0].addcmul_(shares[1], surrounded).clamp_(0, 1)
 
 
-def _paste(healthy: Tensor, membership: Tensor, inner: Tensor) -> Tensor:
-    fractions = torch.empty((healthy.shape[0] + 2, *healthy.shape[1:]), device=healthy.device)
-    torch.mul(healthy, 1 - membership, out=fractions[:-2])
-    torch.mul(membership, inner, out=fractions[-2])
-    torch.sub(membership, fractions[-2], out=fractions[-1])
-    return fractions
-
-
-def _target(fractions: Tensor, membership: Tensor) -> Tensor:
-    classes = torch.stack([fractions[_CLASS_ROWS[name]].sum(0) for name in CLASSES[1:4]])
-    share, best = classes.max(0)
-    elsewhere = 1 - membership - classes.sum(0)
-    target = torch.where(share > elsewhere, best + 1, 0)
-    target[membership > 0.5] = CLASSES.index("lesion")
-    return target
-
-
-def _imperfect_brain_mask(healthy: Tensor, rng: torch.Generator) -> Tensor:
-    """Mask the brain as skull-stripping tools do: at times generous, at times too tight."""
-    brain = _allowed(healthy) + healthy[_VENTRICLE]
-    return smooth(brain, uniform(rng, 0.8, 2.0)) > uniform(rng, 0.15, 0.5)
+def _shares(placed: PlacedLesion) -> dict[str, Tensor]:
+    inner, outer = TISSUES_OF_STAGE[placed.stage]
+    if inner == outer:
+        return {inner: placed.membership}
+    core = placed.membership * placed.inner
+    return {inner: core, outer: placed.membership - core}

@@ -3,24 +3,31 @@ import torch
 
 from anystroke.anatomy.anatomies import SKULL_TISSUES
 from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.mixing import ShareField
 from anystroke.anatomy.mni import mni_anatomy
 
 
+def _shares() -> ShareField:
+    field = mni_anatomy(4.0).tissues
+    assert isinstance(field, ShareField)
+    return field
+
+
 def _share(tissue: str, x: float, y: float, z: float) -> float:
-    anatomy = mni_anatomy(4.0)
+    field = _shares()
     point = torch.tensor([x, y, z, 1.0], dtype=torch.float64)
-    i, j, k = (torch.linalg.inv(anatomy.affine) @ point)[:3].round().int().tolist()
-    return float(anatomy.fractions[TISSUES.index(tissue) - 1, i, j, k])
+    i, j, k = (torch.linalg.inv(field.affine) @ point)[:3].round().int().tolist()
+    return float(field.shares[TISSUES.index(tissue) - 1, i, j, k])
 
 
 def test_fractions_are_shares_and_the_space_is_mni() -> None:
     anatomy = mni_anatomy(4.0)
-    total = anatomy.fractions.sum(0)
-    assert float(anatomy.fractions.min()) >= 0
+    total = _shares().shares.sum(0)
+    assert float(_shares().shares.min()) >= 0
     assert float(total.max()) == pytest.approx(1, abs=1e-4)
     assert torch.equal(anatomy.to_mni, torch.eye(4, dtype=torch.float64))
     assert not anatomy.has_head
-    assert float(anatomy.fractions[[TISSUES.index(name) - 1 for name in SKULL_TISSUES]].sum()) == 0
+    assert float(_shares().shares[[TISSUES.index(name) - 1 for name in SKULL_TISSUES]].sum()) == 0
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,7 @@ def test_fractions_are_shares_and_the_space_is_mni() -> None:
     ],
 )
 def test_volumes_are_those_of_a_brain(tissue: str, low: float, high: float) -> None:
-    volume = float(mni_anatomy(4.0).fractions[TISSUES.index(tissue) - 1].sum()) * 0.064
+    volume = float(_shares().shares[TISSUES.index(tissue) - 1].sum()) * 0.064
     assert low < volume < high
 
 

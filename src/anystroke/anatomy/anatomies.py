@@ -1,4 +1,4 @@
-"""Healthy patients to simulate from: tissue fractions on a coarse grid, with their place in MNI space."""
+"""Healthy patients to simulate from: their tissues, with their place in MNI space."""
 
 import json
 from collections.abc import Sequence
@@ -15,10 +15,9 @@ from anystroke.anatomy.labels import (
     TISSUES,
     LabelScheme,
     clean,
-    coarse_affine,
-    one_hot_fractions,
     to_tissues,
 )
+from anystroke.anatomy.mixing import LabelField, ShareField, TissueField
 from anystroke.files import atomic_path
 from anystroke.volume import Volume
 
@@ -41,14 +40,12 @@ class Anatomy:
 
     Attributes:
         name: Identifier, the label file's stem.
-        fractions: (T, X, Y, Z) float32, share of each tissue of ``TISSUES[1:]``; the rest is background.
-        affine: (4, 4) voxel -> the patient's RAS+ mm.
+        tissues: Hard or soft labels, indices into ``TISSUES``.
         to_mni: (4, 4) the patient's RAS+ mm -> MNI RAS+ mm.
     """
 
     name: str
-    fractions: Tensor
-    affine: Tensor
+    tissues: TissueField
     to_mni: Tensor
 
     @property
@@ -64,48 +61,48 @@ class Anatomy:
     @cached_property
     def has_head(self) -> bool:
         """Whether skull and scalp are there, not the brain alone."""
-        rows = [TISSUES.index(name) - 1 for name in SKULL_TISSUES]
-        return float(self.fractions[rows].sum()) > 1000
+        voxel = abs(float(torch.linalg.det(self.tissues.affine[:3, :3])))
+        return self.tissues.amount([TISSUES.index(name) for name in SKULL_TISSUES]) * voxel > 8000
 
 
-def build_anatomy(
-    labels: Volume, scheme: LabelScheme, to_mni: Tensor, *, name: str, spacing: float = 2.0
-) -> Anatomy:
-    """Make an anatomy from a label map.
+def build_anatomy(labels: Volume, scheme: LabelScheme, to_mni: Tensor, *, name: str) -> Anatomy:
+    """Make an anatomy from a label map, at the label map's own resolution.
 
     Args:
-        labels: Label map, one channel, isotropic voxels that divide ``spacing``.
+        labels: Label map, one channel, isotropic voxels.
         scheme: Meaning of its numbers.
         to_mni: (4, 4) RAS+ mm -> MNI RAS+ mm.
         name: Identifier.
-        spacing: Voxel size of the fractions in mm.
 
     Raises:
-        ValueError: If ``spacing`` is not a multiple of the label map's voxel size, or labels are unknown.
+        ValueError: If voxels are not isotropic, or labels are unknown.
     """
     labels = labels.reorient("RAS")
-    factor = round(spacing / labels.spacing[0])
-    if any(abs(factor * voxel - spacing) > 0.01 for voxel in labels.spacing):
+    if max(labels.spacing) - min(labels.spacing) > 0.01 * labels.spacing[0]:
         raise ValueError(
-            f"expected a label map with isotropic voxels that divide {spacing} mm, but {name} has "
+            f"expected a label map with isotropic voxels, but {name} has "
             f"{tuple(round(v, 3) for v in labels.spacing)} mm; resample it with nearest neighbours"
         )
     cleaned = clean(labels.data[0], scheme, spacing=labels.spacing[0])
-    fractions = one_hot_fractions(to_tissues(cleaned, scheme, spacing=labels.spacing[0]), factor)[1:]
-    affine = coarse_affine(labels.affine, factor)
-    filled = torch.nonzero(fractions.sum(0) > 0)
+    tissues = to_tissues(cleaned, scheme, spacing=labels.spacing[0]).to(torch.uint8)
+    filled = torch.nonzero(tissues)
     low, high = filled.amin(0), filled.amax(0) + 1
+    affine = labels.affine.clone()
     affine[:3, 3] = (affine @ torch.cat([low.double(), torch.ones(1, dtype=torch.float64)]))[:3]
-    cropped = fractions[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]].contiguous()
-    return Anatomy(name, cropped, affine, to_mni.double())
+    cropped = tissues[low[0] : high[0], low[1] : high[1], low[2] : high[2]].contiguous()
+    return Anatomy(name, LabelField(cropped, affine), to_mni.double())
 
 
 def save_anatomies(anatomies: Sequence[Anatomy], path: Path) -> None:
-    """Write anatomies to one safetensors file, fractions as multiples of 1/255."""
+    """Write anatomies to one safetensors file, shares as multiples of 1/255."""
     tensors: dict[str, Tensor] = {}
     for k, anatomy in enumerate(anatomies):
-        tensors[f"{k}.fractions"] = (anatomy.fractions * 255).round().to(torch.uint8)
-        tensors[f"{k}.affine"] = anatomy.affine
+        field = anatomy.tissues
+        if isinstance(field, LabelField):
+            tensors[f"{k}.labels"] = field.labels
+        else:
+            tensors[f"{k}.shares"] = (field.shares * 255).round().to(torch.uint8)
+        tensors[f"{k}.affine"] = field.affine
         tensors[f"{k}.to_mni"] = anatomy.to_mni
     metadata = {"names": json.dumps([a.name for a in anatomies]), "tissues": json.dumps(TISSUES)}
     with atomic_path(path, overwrite=True) as part:
@@ -122,12 +119,14 @@ def load_anatomies(path: Path) -> list[Anatomy]:
         metadata = file.metadata()
         if tuple(json.loads(metadata["tissues"])) != TISSUES:
             raise ValueError(f"{path} was packed for another list of tissues; delete it and pack again")
-        return [
-            Anatomy(
-                name,
-                file.get_tensor(f"{k}.fractions").float().div_(255),
-                file.get_tensor(f"{k}.affine"),
-                file.get_tensor(f"{k}.to_mni"),
-            )
-            for k, name in enumerate(json.loads(metadata["names"]))
-        ]
+        present = set(file.keys())
+        anatomies = []
+        for k, name in enumerate(json.loads(metadata["names"])):
+            affine = file.get_tensor(f"{k}.affine")
+            tissues: TissueField
+            if f"{k}.labels" in present:
+                tissues = LabelField(file.get_tensor(f"{k}.labels"), affine)
+            else:
+                tissues = ShareField(file.get_tensor(f"{k}.shares").float().div_(255), affine)
+            anatomies.append(Anatomy(name, tissues, file.get_tensor(f"{k}.to_mni")))
+        return anatomies

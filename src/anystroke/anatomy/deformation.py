@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from anystroke.fields import GridShape, smooth_noise
+from anystroke.fields import GridShape, apply_separable, spline_matrix
 from anystroke.rng import chance, integer, uniform
 
 
@@ -32,23 +32,98 @@ class DeformationSettings(BaseModel):
     mirror: float = 0.5
 
 
+Box = tuple[slice, slice, slice]
+
+
 @dataclass(frozen=True)
 class SamplingGrid:
-    """Where in the patient each voxel of the output is read.
+    """Where in the patient each voxel of the output is read: an affine plus a cubic B-spline displacement.
 
     Attributes:
-        points: (3, X, Y, Z) positions in the patient's own RAS+ coordinates, mm.
+        shape: The output grid.
+        linear: (4, 4) float64, output voxel -> the patient's own RAS+ mm, before the displacement.
+        control: (3, a, b, c) control points of the displacement, mm.
+        splines: One (n, a) matrix per axis, see ``anystroke.fields.spline_matrix``.
         affine: (4, 4) affine of the output grid: voxel -> the deformed patient's RAS+ mm.
     """
 
-    points: Tensor
+    shape: GridShape
+    linear: Tensor
+    control: Tensor
+    splines: tuple[Tensor, Tensor, Tensor]
     affine: Tensor
 
-    @property
-    def shape(self) -> GridShape:
-        """The output grid."""
-        x, y, z = self.points.shape[1:]
+    def points(self) -> Tensor:
+        """Return (3, X, Y, Z), each voxel's position in the patient's RAS+ mm."""
+        device = self.control.device
+        axes = [torch.arange(n, device=device, dtype=torch.float32) for n in self.shape]
+        nx, ny, nz = (spline.to(device) for spline in self.splines)
+        points = apply_separable(self.control, (nx, ny, nz))
+        for k in range(3):
+            x, y, z = (float(self.linear[k, j]) * axes[j] for j in range(3))
+            points[k] += x[:, None, None] + y[None, :, None]
+            points[k] += z + float(self.linear[k, 3])
+        return points
+
+    def crop(self, box: Box) -> "SamplingGrid":
+        """Return the part of the grid in a box of whole, non-negative bounds."""
+        corner = torch.tensor([part.start for part in box], dtype=torch.float64)
+        linear, affine = self.linear.clone(), self.affine.clone()
+        linear[:3, 3] += linear[:3, :3] @ corner
+        affine[:3, 3] += affine[:3, :3] @ corner
+        x, y, z = (spline[part] for spline, part in zip(self.splines, box, strict=True))
+        return SamplingGrid((len(x), len(y), len(z)), linear, self.control, (x, y, z), affine)
+
+    def coarse(self, factor: int) -> "SamplingGrid":
+        """Return the grid whose voxels each hold ``factor`` voxels of this one along every axis."""
+        if factor == 1:
+            return self
+        grow = torch.diag(torch.tensor([factor, factor, factor, 1.0], dtype=torch.float64))
+        grow[:3, 3] = (factor - 1) / 2
+        x, y, z = (_pool_rows(spline, factor) for spline in self.splines)
+        return SamplingGrid(
+            (len(x), len(y), len(z)), self.linear @ grow, self.control, (x, y, z), self.affine @ grow
+        )
+
+    def around(self, points: Tensor, margin: float) -> Box | None:
+        """Find the voxels that may lie near given points.
+
+        Args:
+            points: (3, N) in the patient's RAS+ mm.
+            margin: Distance in mm.
+
+        Returns:
+            The smallest box with all voxels that are within the margin of the points' bounding box, whatever
+            the displacement; None if there is none.
+        """
+        reach = margin + float(self.control.abs().amax())
+        low, high = points.double().amin(1) - reach, points.double().amax(1) + reach
+        corners = torch.cartesian_prod(*torch.stack([low, high], dim=1))
+        inverse = torch.linalg.inv(self.linear)
+        index = corners @ inverse[:3, :3].T + inverse[:3, 3]
+        first = index.amin(0).floor().long().clamp(min=0)
+        last = torch.minimum(index.amax(0).ceil().long() + 1, torch.tensor(self.shape))
+        if bool((last <= first).any()):
+            return None
+        x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
         return x, y, z
+
+
+def _pool_rows(matrix: Tensor, factor: int) -> Tensor:
+    groups = -(-len(matrix) // factor)
+    padded = torch.cat([matrix, matrix[-1:].expand(groups * factor - len(matrix), -1)])
+    return padded.reshape(groups, factor, -1).mean(1)
+
+
+def still_grid(shape: GridShape, linear: Tensor) -> SamplingGrid:
+    """Return a grid without displacement.
+
+    Args:
+        shape: Output voxels.
+        linear: (4, 4) output voxel -> the patient's RAS+ mm, which is the output's affine too.
+    """
+    x, y, z = (spline_matrix(n, 4) for n in shape)
+    return SamplingGrid(shape, linear.double(), torch.zeros((3, 4, 4, 4)), (x, y, z), linear.double())
 
 
 def rotation_matrix(degrees: tuple[float, float, float]) -> Tensor:
@@ -106,21 +181,16 @@ def sampling_grid(
         rng: Random stream.
 
     Returns:
-        The grid, on the device of ``rng``.
+        The grid, its displacement on the device of ``rng``.
     """
-    device = rng.device
     to_world = grid_affine(shape, spacing)
     total = random_affine(settings, rng) @ to_world
-    axes = [torch.arange(n, device=device, dtype=torch.float32) for n in shape]
-    points = torch.empty((3, *shape), device=device)
-    for k in range(3):
-        x, y, z = (float(total[k, j]) * axes[j] for j in range(3))
-        points[k] = x[:, None, None] + y[None, :, None] + (z + float(total[k, 3] + centre[k]))[None, None, :]
+    total[:3, 3] += centre.double()
     sd = uniform(rng, 0.0, settings.elastic)
     control = integer(rng, 5, 9)
-    if sd > 0:
-        points += sd * smooth_noise(shape, (control,) * 3, rng=rng, channels=3)
-    return SamplingGrid(points, to_world)
+    displacement = sd * torch.randn((3, control, control, control), generator=rng, device=rng.device)
+    x, y, z = (spline_matrix(n, control) for n in shape)
+    return SamplingGrid(shape, total, displacement, (x, y, z), to_world)
 
 
 def sample_at(image: Tensor, affine: Tensor, points: Tensor, *, mode: str = "bilinear") -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn.functional import avg_pool3d
 
 from anystroke.anatomy.anatomies import Anatomy
 from anystroke.anatomy.labels import TISSUES, coarse_affine
+from anystroke.anatomy.mixing import ShareField
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def mni_anatomy(spacing: float = 2.0) -> Anatomy:
     and ventricles are told from cortex and sulci by rough boxes in MNI space.
 
     Args:
-        spacing: Voxel size of the fractions in mm, a whole number.
+        spacing: Voxel size of the shares in mm, a whole number.
 
     Returns:
         The anatomy; ``to_mni`` is the identity. Calls with the same spacing share it.
@@ -61,7 +62,7 @@ def mni_anatomy(spacing: float = 2.0) -> Anatomy:
         ValueError: If ``spacing`` is not a whole number of at least 1.
 
     Example:
-        >>> mni_anatomy(4.0).fractions.shape
+        >>> mni_anatomy(4.0).tissues.shares.shape
         torch.Size([17, 50, 59, 48])
     """
     factor = round(spacing)
@@ -86,7 +87,8 @@ def mni_anatomy(spacing: float = 2.0) -> Anatomy:
             whole -= inside
             add(region.tissue, inside)
         add(rest, whole)
-    return Anatomy("mni152", fractions, coarse_affine(affine, factor), torch.eye(4, dtype=torch.float64))
+    field = ShareField(fractions, coarse_affine(affine, factor))
+    return Anatomy("mni152", field, torch.eye(4, dtype=torch.float64))
 
 
 def _sharpened(*shares: Tensor) -> list[Tensor]:

@@ -45,7 +45,7 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
         number = self.first + offset
         while True:
             sample = simulate_case(generator, anatomies, seed=self.seed, number=number)
-            yield normalise_intensity(sample.image)[None], sample.target
+            yield normalise_intensity(sample.image)[None], sample.target.long()
             number += step
 
 

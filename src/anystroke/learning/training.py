@@ -53,6 +53,7 @@ class DataSettings(StrictModel):
         lesions: Folders of lesion masks in MNI space.
         held_out_anatomies: Stems of label maps that training never sees.
         held_out_lesions: Share of lesion masks, by a hash of the stem, that training never sees.
+        split: Name that the hash begins with; another name holds out other masks.
         largest_lesion_ml: Masks above this volume are taken for errors and left out.
     """
 
@@ -60,6 +61,7 @@ class DataSettings(StrictModel):
     lesions: tuple[Path, ...]
     held_out_anatomies: tuple[str, ...] = ()
     held_out_lesions: float = Field(default=0.15, ge=0, lt=1)
+    split: str = ""
     largest_lesion_ml: float = Field(default=400.0, gt=0)
 
 
@@ -148,8 +150,8 @@ def pack_data(data: DataSettings, folder: Path) -> dict[str, list[str]]:
             f"expected anatomies and lesion masks to train on, got {len(seen)} and {len(masks)}"
         )
     masks = [m for m in masks if m.volume_ml <= data.largest_lesion_ml]
-    kept = [m for m in masks if not is_held_out(m.name, data.held_out_lesions)]
-    held = [m for m in masks if is_held_out(m.name, data.held_out_lesions)]
+    held = [m for m in masks if is_held_out(m.name, data.held_out_lesions, data.split)]
+    kept = [m for m in masks if not is_held_out(m.name, data.held_out_lesions, data.split)]
     save_anatomies(seen, folder / "anatomies.safetensors")
     save_anatomies(unseen, folder / "held_out_anatomies.safetensors")
     save_bank(held, folder / "held_out_lesions.safetensors")
