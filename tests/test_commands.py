@@ -26,7 +26,7 @@ steps = 5
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (demo, simulation):
-        monkeypatch.setattr(module, "mni_anatomy", lambda _spacing: ellipsoid_anatomy(head=False))
+        monkeypatch.setattr(module, "mni_anatomy", lambda: ellipsoid_anatomy(head=False))
     monkeypatch.setattr("anystroke.memory.keep_pages", lambda: True)
 
 

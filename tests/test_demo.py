@@ -18,7 +18,7 @@ SHAPE = (56, 64, 56)
 
 @pytest.fixture(autouse=True)
 def _small_brain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "mni_anatomy", lambda _spacing: ellipsoid_anatomy(head=False))
+    monkeypatch.setattr(demo, "mni_anatomy", lambda: ellipsoid_anatomy(head=False))
 
 
 def test_the_page_holds_all_and_its_numbers_are_those_of_the_files(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ REQUEST = Request(synthesis=SETTINGS, count=2)
 
 @pytest.fixture(autouse=True)
 def _small_brain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(simulation, "mni_anatomy", lambda _spacing: ellipsoid_anatomy(head=False))
+    monkeypatch.setattr(simulation, "mni_anatomy", lambda: ellipsoid_anatomy(head=False))
 
 
 def _run(request: Request, folder: Path, *, overwrite: bool = False) -> list[Outcome]:

@@ -144,7 +144,7 @@ def simulate_patient(seed: int, *, shape: GridShape = SHAPE) -> Sample:
         cut=0.0,
     )
     stage = _STAGES[choice(rng, [1.0] * len(_STAGES))]
-    return Generator(settings)(mni_anatomy(settings.spacing), [lesion], rng=rng, stage=stage)
+    return Generator(settings)(mni_anatomy(), [lesion], rng=rng, stage=stage)
 
 
 def _write_page(
