@@ -1,9 +1,11 @@
+import json
+
 import pytest
 import torch
 
 from anystroke.acquisition.protocols import from_dict
 from anystroke.rng import stream
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((40, 48, 40),), cut=0.0, thick_slices=0.0)
@@ -104,3 +106,36 @@ def test_the_field_of_view_can_end_within_the_head() -> None:
         cut += int(empty.any())
         assert not bool((sample.target[:, :, empty] > 0).any())
     assert cut >= 8
+
+
+def test_a_record_regenerates_its_sample_after_a_round_trip_through_json() -> None:
+    anatomies, masks = [ellipsoid_anatomy()], [sphere_lesion(), sphere_lesion((-30.0, 0.0, 20.0), 9)]
+    generator = Generator(SETTINGS, masks)
+    for lesions in (None, masks[1:], []):
+        for sample in generator.session(
+            anatomies[0], lesions, weightings=["FLAIR", None], rng=stream(5, "session")
+        ):
+            again = regenerate(json.loads(json.dumps(sample.record)), anatomies, masks)
+            assert torch.equal(again.image, sample.image)
+            assert torch.equal(again.target, sample.target)
+
+
+def test_regenerating_from_other_sources_is_refused() -> None:
+    masks = [sphere_lesion()]
+    sample = Generator(SETTINGS, masks)(ellipsoid_anatomy(), masks, rng=stream(1, "case"))
+    with pytest.raises(ValueError, match="one anatomy called 'ellipsoids', got 0"):
+        regenerate(sample.record, [], masks)
+    with pytest.raises(ValueError, match="called 'sphere', but"):
+        regenerate(sample.record, [ellipsoid_anatomy()], [])
+
+
+def test_a_session_shares_the_patient_and_not_the_protocol() -> None:
+    settings = SETTINGS.model_copy(update={"skull_strip": 0.0})
+    generator = Generator(settings, [sphere_lesion()])
+    weightings = ["T1w", "T2w", "FLAIR", "DWI"]
+    scans = generator.session(ellipsoid_anatomy(), weightings=weightings, rng=stream(8, "session"))
+    assert [scan.protocol.weighting for scan in scans] == weightings
+    for scan in scans[1:]:
+        assert torch.equal(scan.target, scans[0].target)
+        assert scan.record["stage"] == scans[0].record["stage"]
+        assert not torch.equal(scan.image, scans[0].image)

@@ -1,7 +1,7 @@
 """Labels and lesions -> quantitative maps -> protocol -> signal -> corruption -> image and target."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -168,6 +168,38 @@ class Generator:
         key = integer(rng, 0, 2**62)
         return self.generate(anatomy, lesions, key=key, stage=stage, device=rng.device)
 
+    def session(
+        self,
+        anatomy: Anatomy,
+        lesions: Sequence[LesionMask] | None = None,
+        *,
+        weightings: Sequence[str | None],
+        rng: torch.Generator,
+        stage: Stage | None = None,
+    ) -> list[Sample]:
+        """Simulate several scans of one patient: the same anatomy, position, lesion and tissue.
+
+        Args:
+            anatomy: The patient.
+            lesions: Masks to put in; None draws them from the generator's own.
+            weightings: One scan for each, such as ``["T1w", "FLAIR"]``; None draws any protocol.
+            rng: Random stream; one number is taken from it and becomes the samples' key.
+            stage: Age of the lesion; None draws it.
+        """
+        key = integer(rng, 0, 2**62)
+        return [
+            self.generate(
+                anatomy,
+                lesions,
+                key=key,
+                stage=stage,
+                scan=number,
+                weighting=weighting or self.settings.weighting,
+                device=rng.device,
+            )
+            for number, weighting in enumerate(weightings)
+        ]
+
     def generate(
         self,
         anatomy: Anatomy,
@@ -175,13 +207,30 @@ class Generator:
         *,
         key: int,
         stage: Stage | None = None,
+        scan: int = 0,
+        weighting: str | None = None,
         device: torch.device | str = "cpu",
     ) -> Sample:
-        """Simulate the scan that belongs to a key; the same arguments give the same scan to the bit."""
+        """Simulate the scan that belongs to a key; the same arguments give the same scan to the bit.
+
+        Args:
+            anatomy: The patient.
+            lesions: Masks to put in; None draws them from the generator's own.
+            key: Decides all that is random.
+            stage: Age of the lesion; None draws it.
+            scan: Number of the scan within the patient's session; only protocol and corruption depend on it.
+            weighting: Restricts the protocol; that of the settings if None.
+            device: Where to compute.
+        """
         settings = self.settings
+        weighting = weighting or settings.weighting
+        drawn = lesions is None
 
         def rng(name: str) -> torch.Generator:
             return stream(key, name, device=device)
+
+        def scan_rng(name: str) -> torch.Generator:
+            return stream(key, name, *([scan] if scan else []), device=device)
 
         shape = settings.shapes[choice(rng("shape"), list(settings.shape_weights))]
         if lesions is None:
@@ -198,7 +247,7 @@ class Generator:
         )
         tissues = anatomy.tissues.to(device)
         placed, box = self._place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
-        protocol = self.preset.sample(rng("protocol"), weighting=settings.weighting)
+        protocol = self.preset.sample(scan_rng("protocol"), weighting=weighting)
         draw = self._draw_tissues(placed.stage, protocol, rng("tissue"))
         inclusions = [Inclusion(box, _shares(placed))] if box is not None else []
         maps = PatientMaps(tissues, grid, draw, inclusions=inclusions, key=key, texture=settings.texture)
@@ -206,16 +255,19 @@ class Generator:
         white = target == CLASSES.index("white_matter")
         if box is not None:
             target[box][placed.membership > 0.5] = _LESION
-        b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng("transmit"))
+        b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=scan_rng("transmit"))
         image = protocol.signal(maps, b1_plus=b1_plus)
-        image = self._corrupt(image, white, protocol, rng("corruption"))
-        self._strip(image, anatomy, tissues, grid, rng("strip"))
-        self._cut(image, target, rng("cut"))
+        image = self._corrupt(image, white, protocol, scan_rng("corruption"))
+        self._strip(image, anatomy, tissues, grid, scan_rng("strip"))
+        self._cut(image, target, scan_rng("cut"))
         record = {
             "key": key,
+            "scan": scan,
             "anatomy": anatomy.name,
             "lesions": list(placed.names),
+            "lesions_drawn": drawn,
             "stage": placed.stage,
+            "weighting": weighting,
             "protocol": protocol.to_dict(),
             "settings": settings.model_dump(mode="json"),
         }
@@ -231,13 +283,26 @@ class Generator:
         stage: Stage | None,
     ) -> tuple[PlacedLesion, Box | None]:
         """Put lesions on tissue that can have them; nothing is computed outside the box that holds them."""
-        settings = self.settings.lesions
         box = _lesion_box(anatomy, grid, lesions)
         part = grid.crop(box or (slice(0, 0),) * 3)
-        placed = place_lesions(lesions, _to_mni(anatomy, part), settings=settings, rng=rng, stage=stage)
+        factor = self._coarse_factor
+        coarse = part.coarse(factor)
+        placed = place_lesions(
+            lesions, _to_mni(anatomy, coarse), settings=self.settings.lesions, rng=rng, stage=stage
+        )
         if box is not None:
-            placed.membership.mul_(_allowed(tissues, part, self.settings.spacing))
+            placed.membership.mul_(_allowed(tissues, coarse, self.settings.spacing * factor))
+            placed = replace(
+                placed,
+                membership=_refine(placed.membership, part.shape, factor),
+                inner=_refine(placed.inner, part.shape, factor),
+            )
         return placed, box
+
+    @property
+    def _coarse_factor(self) -> int:
+        """How many voxels make one of about 2 mm, where what is smooth is computed."""
+        return max(round(2 / self.settings.spacing), 1)
 
     def _draw_tissues(self, stage: Stage, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
         names = (*TISSUES[1:], *dict.fromkeys(TISSUES_OF_STAGE[stage]))
@@ -287,7 +352,7 @@ class Generator:
         clear = chance(rng, settings.clear_air)
         if not (strip or clear):
             return
-        factor = max(round(2 / settings.spacing), 1)
+        factor = self._coarse_factor
         coarse = grid.coarse(factor)
         if strip:
             keep = _allowed(tissues, coarse, settings.spacing * factor)
@@ -297,10 +362,7 @@ class Generator:
         else:
             keep = mix(tissues, coarse, _columns(TISSUES[1:]))[0][0]
             threshold = uniform(rng, 0.2, 0.8)
-        if factor > 1:
-            x, y, z = (linear_matrix(n, m, factor) for n, m in zip(image.shape, keep.shape, strict=True))
-            keep = apply_separable(keep, (x, y, z))
-        image *= keep > threshold
+        image *= _refine(keep, grid.shape, factor) > threshold
 
     def _cut(self, image: Tensor, target: Tensor, rng: torch.Generator) -> None:
         if not chance(rng, self.settings.cut):
@@ -309,6 +371,48 @@ class Generator:
         for array in (image, target):
             array[:, :, :bottom] = 0
             array[:, :, array.shape[2] - top :] = 0
+
+
+def regenerate(
+    record: Mapping[str, Any],
+    anatomies: Iterable[Anatomy],
+    masks: Sequence[LesionMask],
+    *,
+    device: torch.device | str = "cpu",
+) -> Sample:
+    """Make a sample again from its record, to the bit on the same kind of device.
+
+    Args:
+        record: ``Sample.record``, or what was read back from JSON.
+        anatomies: Hold the patient, found by name.
+        masks: Those that the generator drew from, in the same order; or those that it was given.
+        device: Where to compute.
+
+    Raises:
+        ValueError: If the anatomy or a lesion is not there.
+    """
+    found = [anatomy for anatomy in anatomies if anatomy.name == record["anatomy"]]
+    if len(found) != 1:
+        raise ValueError(f"expected one anatomy called {record['anatomy']!r}, got {len(found)}")
+    generator = Generator(SynthesisSettings.model_validate(record["settings"]), masks)
+    lesions = None
+    if not record["lesions_drawn"]:
+        by_name = {mask.name: mask for mask in masks}
+        if missing := [name for name in record["lesions"] if name not in by_name]:
+            raise ValueError(f"expected a lesion mask called {missing[0]!r}, but it is not among those given")
+        lesions = [by_name[name] for name in record["lesions"]]
+    sample = generator.generate(
+        found[0],
+        lesions,
+        key=record["key"],
+        stage=record["stage"],
+        scan=record["scan"],
+        weighting=record["weighting"],
+        device=device,
+    )
+    if sample.record != dict(record):
+        raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
+    return sample
 
 
 def _to_mni(anatomy: Anatomy, grid: SamplingGrid) -> Tensor:
@@ -327,11 +431,19 @@ def _lesion_box(anatomy: Anatomy, grid: SamplingGrid, lesions: Sequence[LesionMa
         mni = lesion.affine[:3, :3] @ ends.T + lesion.affine[:3, 3:]
         centre = mni.mean(1, keepdim=True)
         # Random turns, growth and shifts of a mask about its own centre.
-        corners.append(centre + 1.5 * (mni - centre) + 15 * torch.sign(mni - centre))
+        corners.append(centre + 1.3 * (mni - centre) + 10 * torch.sign(mni - centre))
     if not corners:
         return None
     inverse = torch.linalg.inv(anatomy.to_mni)
     return grid.around(inverse[:3, :3] @ torch.cat(corners, 1) + inverse[:3, 3:], 0.0)
+
+
+def _refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:
+    """Interpolate a field on a grid ``factor`` times finer."""
+    if factor == 1:
+        return field
+    x, y, z = (linear_matrix(n, m, factor) for n, m in zip(shape, field.shape, strict=True))
+    return apply_separable(field, (x, y, z))
 
 
 def _allowed(tissues: TissueField, grid: SamplingGrid, spacing: float) -> Tensor:

@@ -85,6 +85,13 @@ class SamplingGrid:
             (len(x), len(y), len(z)), self.linear @ grow, self.control, (x, y, z), self.affine @ grow
         )
 
+    def largest_displacement(self) -> float:
+        """Return a bound in mm on how far the displacement moves any voxel along any axis."""
+        x, y, z = (spline[::4].to(self.control) for spline in self.splines)
+        seen = float(apply_separable(self.control, (x, y, z)).abs().amax())
+        # Between the points looked at, a field this smooth gains little.
+        return min(1.2 * seen + 0.5, float(self.control.abs().amax()))
+
     def around(self, points: Tensor, margin: float) -> Box | None:
         """Find the voxels that may lie near given points.
 
@@ -96,7 +103,7 @@ class SamplingGrid:
             The smallest box with all voxels that are within the margin of the points' bounding box, whatever
             the displacement; None if there is none.
         """
-        reach = margin + float(self.control.abs().amax())
+        reach = margin + self.largest_displacement()
         low, high = points.double().amin(1) - reach, points.double().amax(1) + reach
         corners = torch.cartesian_prod(*torch.stack([low, high], dim=1))
         inverse = torch.linalg.inv(self.linear)

@@ -20,6 +20,7 @@ MAXIMUM_EXTENT = 1500.0
 # Air left around the head [mm], and how far below the vertex the box reaches: no brain is that tall.
 HEAD_MARGIN = 10.0
 HEAD_HEIGHT = 220.0
+LARGEST_SAMPLE = 2_000_000
 CLIP_QUANTILES = (0.005, 0.995)
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
@@ -87,7 +88,8 @@ def normalise_intensity(image: Tensor) -> Tensor:
     """Standardise the intensities of one scan.
 
     Voxels above the minimum are the foreground. All voxels are clipped to the foreground's 0.5 and 99.5 %
-    quantiles and brought to mean 0 and standard deviation 1 over the foreground.
+    quantiles and brought to mean 0 and standard deviation 1 over the foreground. These numbers are taken of
+    every n-th voxel where there are more than two million.
 
     Args:
         image: Intensities in any unit, any shape.
@@ -103,7 +105,8 @@ def normalise_intensity(image: Tensor) -> Tensor:
         tensor(True)
     """
     image = image.to(torch.float32)
-    foreground = image[image > image.min()]
+    looked_at = image.flatten()[:: 1 + image.numel() // LARGEST_SAMPLE]
+    foreground = looked_at[looked_at > image.min()]
     if foreground.numel() == 0:
         raise ValueError("the image is constant, expected at least three different intensities")
     last = foreground.numel() - 1
@@ -112,7 +115,7 @@ def normalise_intensity(image: Tensor) -> Tensor:
     sd = foreground.std(correction=0)
     if not bool(sd > 0):
         raise ValueError("the image has two values only, expected at least three different intensities")
-    return (image.clamp(low, high) - foreground.mean()) / sd
+    return image.clamp(low, high).sub_(foreground.mean()).div_(sd)
 
 
 def check_scan(scan: Volume, name: str = "the scan") -> None:

@@ -12,7 +12,7 @@ from anystroke.anatomy.mixing import Texture, TissueField, mix, texture_tile
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import integer, stream, uniform
 
-_LARGEST_TILE = 96
+_LARGEST_TILE = 64
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PatientMaps(Mapping[str, Tensor]):
 
     A voxel has the mean of the tissues it covers, plus a texture whose standard deviation is the tissues'
     own. Each map has its own random stream, so it is the same whichever others are made. The texture repeats
-    every 96 voxels.
+    every 64 voxels.
 
     Args:
         tissues: The healthy anatomy.
