@@ -27,6 +27,8 @@ TISSUES = [
     "mucosa",
     "vitreous",
     "venous_blood",
+    "arterial_blood",
+    "choroid_plexus",
     "chronic_core",
     "gliotic_rim",
     "acute_infarct",
@@ -38,6 +40,10 @@ TISSUES = [
     "haemorrhage_late_subacute",
     "haemosiderin_rim",
     "haemorrhage_cleft",
+    "tumour_enhancing",
+    "tumour_enhancing_gadolinium",
+    "tumour_oedema",
+    "tumour_necrosis",
 ]
 
 PD, R1, R2, R2STAR, MT, ADC = range(6)

@@ -1,13 +1,16 @@
 """Tissue priors: how the quantitative maps of each tissue are spread over and within people.
 
-The numbers are in ``tissue_priors.toml``, each tissue with its source. A draw is hierarchical: first a
-subject's tissue means and within-tissue SDs, then (elsewhere) the voxels around them.
+The numbers are in tables: ``tissue_priors.toml`` from the literature, ``paper_priors.toml`` as published with
+qSynth, each tissue with its source. A draw is hierarchical: first a subject's tissue means and within-tissue
+SDs, then (elsewhere) the voxels around them.
 """
 
+import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anystroke.files import atomic_path
+
 MAPS = ("proton_density", "r1", "r2", "r2star", "mt_saturation", "adc")
 """The quantitative maps, in the order of every maps axis: p.u., 1/s, 1/s, 1/s, p.u., mm^2/s."""
 
 _R1, _R2, _R2STAR = MAPS.index("r1"), MAPS.index("r2"), MAPS.index("r2star")
 _R2_FIELDS = ("tissue", "fluid")
 _TAGS = ("V", "M", "E")
+_SHIPPED = {"literature": "tissue_priors.toml", "paper": "paper_priors.toml"}
+_TABLE_KEYS = {"reference_field", "field_scaling", "correlations", "tissues"}
+_TISSUE_KEYS = {*MAPS, "source", "tag", "t1_field_exponent", "r2_field"}
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class PriorError(ValueError):
@@ -62,6 +71,11 @@ class TissuePriors:
             float64 (6, 6).
         sources: Where each tissue's numbers come from.
         tags: What they rest on: V read or computed, M literature, E estimate.
+        map_tags: For some tissues, maps whose central values rest on something else than the tissue's tag.
+        spread_tags: What the spreads rest on, where that is not E.
+        aliases: Other names for tissues of the table. Aliases of one tissue share its draw.
+        sd_temperature: Factor on the SDs within a tissue and on their spread.
+        subjects: For fitted tissues, the number of subjects behind each map.
     """
 
     names: tuple[str, ...]
@@ -76,12 +90,42 @@ class TissuePriors:
     correlation_factor: Tensor
     sources: Mapping[str, str]
     tags: Mapping[str, str]
+    map_tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    spread_tags: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    sd_temperature: float = 1.0
+    subjects: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def tag(self, tissue: str, map_name: str, *, spread: bool = False) -> str:
+        """Tell what a number of the table rests on.
+
+        Args:
+            tissue: Tissue name or alias.
+            map_name: One of ``MAPS``.
+            spread: Ask for the three spreads instead of the central value.
+
+        Returns:
+            V (read in the source or computed), M (literature) or E (engineering estimate).
+
+        Raises:
+            PriorError: If there is no such tissue or map.
+
+        Example:
+            >>> load_table().tag("fat", "r1"), load_table().tag("fat", "r1", spread=True)
+            ('M', 'E')
+        """
+        if map_name not in MAPS:
+            raise PriorError(f"there is no map {map_name!r}; the maps are {', '.join(MAPS)}")
+        name = self.names[self.rows([tissue])[0]]
+        if spread:
+            return self.spread_tags.get(name, "E")
+        return self.map_tags.get(name, {}).get(map_name, self.tags[name])
 
     def rows(self, names: Sequence[str]) -> list[int]:
         """Find the table rows of tissues.
 
         Args:
-            names: Tissue names.
+            names: Tissue names or aliases.
 
         Returns:
             Row of each.
@@ -94,10 +138,10 @@ class TissuePriors:
             [0]
         """
         index = {name: row for row, name in enumerate(self.names)}
+        index |= {alias: index[name] for alias, name in self.aliases.items()}
         if missing := [name for name in names if name not in index]:
             raise PriorError(
-                f"the prior table has no tissue {', '.join(map(repr, missing))}; "
-                f"it has {', '.join(self.names)}"
+                f"the prior table has no tissue {', '.join(map(repr, missing))}; it has {', '.join(index)}"
             )
         return [index[name] for name in names]
 
@@ -149,9 +193,10 @@ class TissuePriors:
         """Draw one subject's tissue means and within-tissue SDs.
 
         Each tissue deviates from its population mean by its own normal vector over the six maps, correlated
-        as the table says: R1 with MT (+) and R2* (+), PD with R1 (-). Tissues are independent of each other.
-        Means and SDs that come out negative are reflected at 0; rates are then scaled to the field, and R2*
-        is raised to R2 where it fell below. A tissue without spread (background) comes out as in the table.
+        as the table says: R1 with MT (+) and R2* (+), PD with R1 (-). Tissues are independent of each other,
+        but aliases of one tissue are the same tissue. SDs are scaled by the table's temperature. Means and
+        SDs that come out negative are reflected at 0; rates are then scaled to the field, and R2* is raised
+        to R2 where it fell below. A tissue without spread (background) comes out as in the table.
 
         Args:
             rng: The random stream.
@@ -175,11 +220,13 @@ class TissuePriors:
         rows = self.rows(names)
         factors = self.field_factors(names, field_strength)
         draws = torch.randn(2, len(rows), len(MAPS), generator=rng, device=rng.device, dtype=torch.float64)
-        deviation, uncertainty = draws.cpu()
+        first: dict[int, int] = {}
+        own = [first.setdefault(r, i) if names[i] in self.aliases else i for i, r in enumerate(rows)]
+        deviation, uncertainty = draws.cpu()[:, own]
         deviation = (deviation[:, None] * self.correlation_factor).sum(-1)
         mean = (self.mean[rows] + spread * deviation * self.sd_of_means[rows]).abs() * factors
         mean[:, _R2STAR] = torch.maximum(mean[:, _R2STAR], mean[:, _R2])
-        sd = (self.sd[rows] + uncertainty * self.sd_of_sds[rows]).abs() * factors
+        sd = (self.sd[rows] + uncertainty * self.sd_of_sds[rows]).abs() * (self.sd_temperature * factors)
         return TissueDraw(
             names=tuple(names),
             field_strength=field_strength,
@@ -192,7 +239,9 @@ def load_table(path: str | Path | None = None) -> TissuePriors:
     """Load a prior table.
 
     Args:
-        path: A TOML file laid out like ``tissue_priors.toml``; the package's own table if None.
+        path: A TOML file laid out like ``tissue_priors.toml``, or the name of a table of the package:
+            ``"literature"`` (the default) or ``"paper"`` (the classes c01 to c09 published with qSynth, at
+            one field, with tissue names as aliases).
 
     Returns:
         The priors.
@@ -201,21 +250,119 @@ def load_table(path: str | Path | None = None) -> TissuePriors:
         PriorError: If the file is missing, is not TOML, or has unknown, missing or impossible entries.
 
     Example:
-        >>> "white_matter" in load_table().names
-        True
+        >>> "white_matter" in load_table().names, load_table("paper").names[1]
+        (True, 'c01')
     """
-    source = resources.files("anystroke.qmri") / "tissue_priors.toml" if path is None else Path(path)
+    name = "literature" if path is None else str(path)
+    source = resources.files("anystroke.qmri") / _SHIPPED[name] if name in _SHIPPED else Path(name)
     try:
         data = tomllib.loads(source.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise PriorError(f"there is no prior table at {str(path)!r}; give a TOML file") from error
+        raise PriorError(
+            f"there is no prior table at {name!r}; give a TOML file or one of {', '.join(_SHIPPED)}"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PriorError(f"{source} is not valid TOML: {error}") from error
-    _check_keys(data, {"reference_field", "field_scaling", "correlations", "tissues"}, where=str(source))
+    return _read_table(data, where=str(source))
+
+
+def save_table(priors: TissuePriors, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write a prior table that ``load_table`` reads back, to six digits.
+
+    Args:
+        priors: The table.
+        path: TOML file to make; its folder must exist.
+        overwrite: Whether an existing file may be replaced.
+
+    Raises:
+        FileExistsError: If the file exists and ``overwrite`` is False.
+        FileNotFoundError: If its folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "priors.toml"
+        >>> save_table(load_table(), file)
+        >>> bool((load_table(file).mean == load_table().mean).all())
+        True
+    """
+    lines = [
+        "# Each map: [mean over subjects, SD of that mean between subjects, SD within a tissue, SD of that SD];",
+        "# proton_density and mt_saturation in p.u., r1, r2, r2star in 1/s, adc in mm^2/s.",
+        f"reference_field = {_number(priors.reference_field)}",
+        *_section("field_scaling", {key: list(line) for key, line in priors.field_lines.items()}),
+        *_section("sampling", {"sd_temperature": priors.sd_temperature}),
+    ]
+    if priors.aliases:
+        lines += _section("aliases", priors.aliases)
+    lines += _section("correlations", _pairs(priors.correlation_factor))
+    table = torch.stack([priors.mean, priors.sd_of_means, priors.sd, priors.sd_of_sds], -1).tolist()
+    for row, name in enumerate(priors.names):
+        entry: dict[str, Any] = {
+            "source": priors.sources[name],
+            "tag": priors.tags[name],
+            "spread_tag": priors.spread_tags.get(name, "E"),
+        }
+        if tags := priors.map_tags.get(name):
+            entry["map_tags"] = tags
+        if counts := priors.subjects.get(name):
+            entry["subjects"] = list(counts)
+        entry["t1_field_exponent"] = float(priors.t1_field_exponent[row])
+        entry["r2_field"] = priors.r2_field[row]
+        lines += _section(f"tissues.{_key(name)}", entry | dict(zip(MAPS, table[row], strict=True)))
+    with atomic_path(path, overwrite=overwrite) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _section(name: str, entries: Mapping[str, Any]) -> list[str]:
+    return ["", f"[{name}]", *(f"{_key(key)} = {_value(value)}" for key, value in entries.items())]
+
+
+def _key(name: str) -> str:
+    return name if _BARE_KEY.fullmatch(name) else _value(name)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())} }}"
+    return str(value) if isinstance(value, int) else _number(value)
+
+
+def _number(value: float) -> str:
+    return repr(float(f"{value:.6g}"))
+
+
+def _pairs(factor: Tensor) -> dict[str, dict[str, float]]:
+    """Name the pairs of maps that a Cholesky factor correlates."""
+    matrix = (factor @ factor.T).round(decimals=6).tolist()
+    pairs: dict[str, dict[str, float]] = {}
+    for row, first in enumerate(MAPS):
+        others = {name: matrix[row][i] for i, name in enumerate(MAPS) if i > row and matrix[row][i]}
+        if others:
+            pairs[first] = others
+    return pairs
+
+
+def _read_table(data: Mapping[str, Any], *, where: str) -> TissuePriors:
+    _check_keys(data, _TABLE_KEYS, where=where, optional={"aliases", "sampling"})
     tissues: dict[str, dict[str, Any]] = data["tissues"]
     for name, entry in tissues.items():
         _check_tissue(entry, where=f"tissue {name!r}")
     _check_keys(data["field_scaling"], {"r2_tissue", "r2_fluid", "r2star"}, where="field_scaling")
+    sampling = data.get("sampling", {})
+    _check_keys(sampling, set(), where="sampling", optional={"sd_temperature"})
+    temperature = sampling.get("sd_temperature", 1.0)
+    if not (isinstance(temperature, (int, float)) and 0.0 <= temperature < math.inf):
+        raise PriorError(f"sampling, sd_temperature: expected a number of at least 0, got {temperature!r}")
+    aliases = data.get("aliases", {})
+    for alias, name in aliases.items():
+        if name not in tissues or alias in tissues:
+            raise PriorError(
+                f"aliases: expected another name for one of {', '.join(tissues)}, got {alias} = {name!r}"
+            )
     table = torch.tensor([[entry[key] for key in MAPS] for entry in tissues.values()], dtype=torch.float64)
     exponents = [entry["t1_field_exponent"] for entry in tissues.values()]
     mean, sd_of_means, sd, sd_of_sds = table.unbind(-1)
@@ -232,18 +379,26 @@ def load_table(path: str | Path | None = None) -> TissuePriors:
         correlation_factor=_correlation_factor(data["correlations"]),
         sources={name: entry["source"] for name, entry in tissues.items()},
         tags={name: entry["tag"] for name, entry in tissues.items()},
+        map_tags={name: entry["map_tags"] for name, entry in tissues.items() if "map_tags" in entry},
+        spread_tags={name: entry["spread_tag"] for name, entry in tissues.items() if "spread_tag" in entry},
+        aliases=aliases,
+        sd_temperature=float(temperature),
+        subjects={name: tuple(entry["subjects"]) for name, entry in tissues.items() if "subjects" in entry},
     )
 
 
-def _check_keys(data: Mapping[str, Any], expected: set[str], *, where: str) -> None:
-    if unknown := sorted(set(data) - expected):
-        raise PriorError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(expected))}")
+def _check_keys(
+    data: Mapping[str, Any], expected: set[str], *, where: str, optional: set[str] | None = None
+) -> None:
+    known = expected | (optional or set())
+    if unknown := sorted(set(data) - known):
+        raise PriorError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(known))}")
     if missing := sorted(expected - set(data)):
         raise PriorError(f"{where}: missing {', '.join(missing)}")
 
 
 def _check_tissue(entry: Mapping[str, Any], *, where: str) -> None:
-    _check_keys(entry, {*MAPS, "source", "tag", "t1_field_exponent", "r2_field"}, where=where)
+    _check_keys(entry, _TISSUE_KEYS, where=where, optional={"map_tags", "spread_tag", "subjects"})
     for key in MAPS:
         numbers = entry[key]
         valid = isinstance(numbers, list) and len(numbers) == 4
@@ -257,6 +412,15 @@ def _check_tissue(entry: Mapping[str, Any], *, where: str) -> None:
             f"{where}: tag must be one of {', '.join(_TAGS)} and r2_field one of {', '.join(_R2_FIELDS)}, "
             f"got {entry['tag']!r} and {entry['r2_field']!r}"
         )
+    map_tags = entry.get("map_tags", {})
+    if not (set(map_tags) <= set(MAPS) and {*map_tags.values(), entry.get("spread_tag", "E")} <= set(_TAGS)):
+        raise PriorError(
+            f"{where}: map_tags must give some of {', '.join(MAPS)} a tag and spread_tag be one, each of "
+            f"{', '.join(_TAGS)}; got {map_tags!r} and {entry.get('spread_tag')!r}"
+        )
+    counts = entry.get("subjects", [0] * len(MAPS))
+    if len(counts) != len(MAPS) or not all(isinstance(n, int) and n >= 0 for n in counts):
+        raise PriorError(f"{where}: subjects must be {len(MAPS)} counts, one per map, got {counts!r}")
     if not str(entry["source"]).strip():
         raise PriorError(f"{where}: source is empty; say where the numbers come from")
 
