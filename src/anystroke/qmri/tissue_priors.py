@@ -286,7 +286,7 @@ def save_table(priors: TissuePriors, path: str | Path, *, overwrite: bool = Fals
         True
     """
     lines = [
-        "# Each map: [mean over subjects, SD of that mean between subjects, SD within a tissue, SD of that SD];",
+        "# Each map: [mean over subjects, SD of that mean between them, SD within a tissue, SD of that SD];",
         "# proton_density and mt_saturation in p.u., r1, r2, r2star in 1/s, adc in mm^2/s.",
         f"reference_field = {_number(priors.reference_field)}",
         *_section("field_scaling", {key: list(line) for key, line in priors.field_lines.items()}),
