@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from anystroke.qmri.tissue_priors import MAPS, PriorError, TissuePriors
+from anystroke.qmri.tissue_priors import MAPS, TAGS, PriorError, TissuePriors
 
 Statistic = Literal["sd", "robust", "paper"]
 """How centre and spread over subjects are taken.
@@ -223,6 +223,8 @@ def fit_population(
         PriorError: If there are fewer subjects than ``minimum_subjects``, or a number was not measured and
             the stand-in table lacks its tissue.
     """
+    if tag not in TAGS or not source.strip():
+        raise PriorError(f"expected a source and a tag out of {', '.join(TAGS)}, got {source!r} and {tag!r}")
     if minimum_subjects < 2:
         raise PriorError(f"a spread between subjects needs at least 2 of them, got {minimum_subjects}")
     if len(subjects) < minimum_subjects:

@@ -25,7 +25,8 @@ MAPS = ("proton_density", "r1", "r2", "r2star", "mt_saturation", "adc")
 
 _R1, _R2, _R2STAR = MAPS.index("r1"), MAPS.index("r2"), MAPS.index("r2star")
 _R2_FIELDS = ("tissue", "fluid")
-_TAGS = ("V", "M", "E")
+TAGS = ("V", "M", "E")
+"""What a number rests on: read in the source or computed, literature, engineering estimate."""
 _SHIPPED = {"literature": "tissue_priors.toml", "paper": "paper_priors.toml"}
 _TABLE_KEYS = {"reference_field", "field_scaling", "correlations", "tissues"}
 _TISSUE_KEYS = {*MAPS, "source", "tag", "t1_field_exponent", "r2_field"}
@@ -407,16 +408,16 @@ def _check_tissue(entry: Mapping[str, Any], *, where: str) -> None:
             raise PriorError(
                 f"{where}, {key}: expected [mean, SD of means, SD, SD of SDs], all >= 0, got {numbers!r}"
             )
-    if entry["tag"] not in _TAGS or entry["r2_field"] not in _R2_FIELDS:
+    if entry["tag"] not in TAGS or entry["r2_field"] not in _R2_FIELDS:
         raise PriorError(
-            f"{where}: tag must be one of {', '.join(_TAGS)} and r2_field one of {', '.join(_R2_FIELDS)}, "
+            f"{where}: tag must be one of {', '.join(TAGS)} and r2_field one of {', '.join(_R2_FIELDS)}, "
             f"got {entry['tag']!r} and {entry['r2_field']!r}"
         )
     map_tags = entry.get("map_tags", {})
-    if not (set(map_tags) <= set(MAPS) and {*map_tags.values(), entry.get("spread_tag", "E")} <= set(_TAGS)):
+    if not (set(map_tags) <= set(MAPS) and {*map_tags.values(), entry.get("spread_tag", "E")} <= set(TAGS)):
         raise PriorError(
             f"{where}: map_tags must give some of {', '.join(MAPS)} a tag and spread_tag be one, each of "
-            f"{', '.join(_TAGS)}; got {map_tags!r} and {entry.get('spread_tag')!r}"
+            f"{', '.join(TAGS)}; got {map_tags!r} and {entry.get('spread_tag')!r}"
         )
     counts = entry.get("subjects", [0] * len(MAPS))
     if len(counts) != len(MAPS) or not all(isinstance(n, int) and n >= 0 for n in counts):
