@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anystroke.fields import GridShape, smooth_noise
+from anystroke.fields import GridShape, apply_separable, smooth_noise, spline_matrix
 from anystroke.rng import integer, uniform
 
 
@@ -43,3 +43,33 @@ def transmit_field(shape: GridShape, *, field_strength: float, rng: torch.Genera
     field -= field.mean()
     field *= uniform(rng, 0.0, spread) / float(field.abs().amax().clamp(min=1e-6))
     return 1 + field
+
+
+def control_point_field(
+    shape: GridShape, *, amplitude: float, control_points: GridShape, rng: torch.Generator
+) -> Tensor:
+    """Draw a multiplicative field from independent control points.
+
+    Args:
+        shape: Grid.
+        amplitude: Largest distance of the field from one, 0 to below 1.
+        control_points: Points per axis that span the grid, each at least 2.
+        rng: Random stream.
+
+    Returns:
+        (X, Y, Z), between ``1 - amplitude`` and ``1 + amplitude``; a cubic spline through few points.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Source: the form of the field in SynthStroke (L. Chalcroft et al., 2024), with an approximating spline.
+    """
+    if not 0 <= amplitude < 1:
+        raise ValueError(f"expected an amplitude from 0 to below 1, got {amplitude}")
+    for points in control_points:
+        if points < 2:
+            raise ValueError(f"expected at least 2 control points per axis, got {points}")
+    outer = [points + 2 for points in control_points]
+    control = torch.rand(outer, generator=rng, device=rng.device).mul_(2 * amplitude).add_(1 - amplitude)
+    x, y, z = (spline_matrix(n, c).to(rng.device) for n, c in zip(shape, outer, strict=True))
+    return apply_separable(control, (x, y, z))

@@ -1,0 +1,132 @@
+"""Changes of grey values: percentiles clipped and scaled, gamma."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from anystroke.corruption.limits import check_within
+
+_SAMPLES = 1 << 20
+
+
+def percentiles(image: Tensor, *, lower: float, upper: float, nonzero: bool = False) -> tuple[float, float]:
+    """Return two percentiles of the voxels of an image.
+
+    An image of more than two million voxels is read at regular distances, which moves the rank of a result
+    by about 0.01 %; 0 and 100 are always those of all voxels.
+
+    Args:
+        image: Any shape; must be finite and not constant.
+        lower: The lower percentile, 0 to 100.
+        upper: The upper one, above the lower.
+        nonzero: Look at voxels other than zero alone, unless all are zero.
+
+    Raises:
+        ValueError: If the image is not finite or is constant, or the percentiles do not increase.
+    """
+    check_within("a lower percentile", lower, 0.0, 100.0)
+    check_within("an upper percentile", upper, 0.0, 100.0)
+    if not lower < upper:
+        raise ValueError(f"expected percentiles that increase, got {lower} and {upper}")
+    smallest, largest = _range(image)
+    values = image.detach().reshape(-1)
+    values = values[:: _step(image)].to(torch.promote_types(image.dtype, torch.float32))
+    if nonzero:
+        values = values[values != 0]
+        if not len(values):
+            raise ValueError("expected voxels other than zero, but none of those looked at is")
+        if lower == 0 or upper == 100:
+            kept = image[image != 0].aminmax()
+            smallest, largest = float(kept.min), float(kept.max)
+    low = smallest if lower == 0 else _percentile(values, lower)
+    high = largest if upper == 100 else _percentile(values, upper)
+    return low, high
+
+
+def scale_to_percentiles(
+    image: Tensor,
+    *,
+    lower: float = 1.0,
+    upper: float = 99.0,
+    clip: bool = True,
+    nonzero: bool = False,
+) -> Tensor:
+    """Take one percentile to 0 and another to 1.
+
+    Args:
+        image: Any shape; must be finite and not constant.
+        lower: The percentile that becomes 0, 0 to 100.
+        upper: The percentile that becomes 1.
+        clip: Cut values off at 0 and 1; without it an image may leave that range on both sides.
+        nonzero: Take the percentiles of voxels other than zero alone.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Raises:
+        ValueError: If the image is not finite or is constant, if the percentiles do not increase, or if they
+            have the same value.
+
+    Example:
+        >>> scale_to_percentiles(torch.arange(101.0), lower=25, upper=75)[[0, 50, 100]]
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+    low, high = percentiles(image, lower=lower, upper=upper, nonzero=nonzero)
+    if not high > low:
+        raise ValueError(
+            f"expected percentiles {lower} and {upper} of different value, but both are {low:g}; "
+            "widen them or look at nonzero voxels alone"
+        )
+    scaled = (image - low).mul_(1 / (high - low))
+    return scaled.clamp_(0, 1) if clip else scaled
+
+
+def gamma(image: Tensor, *, exponent: float) -> Tensor:
+    """Raise grey values to a power between the smallest and the largest, which stay what they are.
+
+    Args:
+        image: Any shape; must be finite and not constant.
+        exponent: Above 0; below 1 brightens the middle, above 1 darkens it.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Raises:
+        ValueError: If the exponent is not positive, or the image is not finite or is constant.
+    """
+    if not 0 < exponent < math.inf:
+        raise ValueError(f"expected an exponent above 0, got {exponent}")
+    low, high = _range(image)
+    if exponent == 1:
+        return image.clone()
+    scaled = (image - low).mul_(1 / (high - low)).clamp_(0, 1)
+    # Twice as fast as a general power; a logarithm of zero comes back as zero.
+    return scaled.log_().mul_(exponent).exp_().mul_(high - low).add_(low)
+
+
+def _range(image: Tensor) -> tuple[float, float]:
+    smallest, largest = (float(value) for value in image.detach().aminmax())
+    if not (math.isfinite(smallest) and math.isfinite(largest)):
+        raise ValueError(f"expected finite grey values, but they range from {smallest} to {largest}")
+    if smallest == largest:
+        raise ValueError(f"expected an image with contrast, but every voxel is {smallest:g}")
+    return smallest, largest
+
+
+def _step(image: Tensor) -> int:
+    """Return how far apart the voxels that are looked at lie; it divides no axis, so no plane is favoured."""
+    step = image.numel() // _SAMPLES
+    while step > 1 and any(math.gcd(step, n) > 1 for n in image.shape):
+        step -= 1
+    return max(step, 1)
+
+
+def _percentile(values: Tensor, percentile: float) -> float:
+    rank = percentile / 100 * (len(values) - 1)
+    lower = min(int(rank), max(len(values) - 2, 0))
+    below = float(values.kthvalue(lower + 1).values)
+    if rank == lower:
+        return below
+    above = float(values.kthvalue(lower + 2).values)
+    return below + (rank - lower) * (above - below)
