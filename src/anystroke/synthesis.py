@@ -28,14 +28,13 @@ from anystroke.anatomy.lesions import (
     place_lesions,
 )
 from anystroke.anatomy.mixing import TissueField, mix
-from anystroke.config import StrictModel
-from anystroke.corruption.bias_field import receive_field, transmit_field
-from anystroke.corruption.noise import rician
-from anystroke.corruption.resolution import along_axis, slice_grid
+from anystroke.corruption.bias_field import transmit_field
+from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.fields import GridShape, apply_separable, linear_matrix, smooth
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import TissueDraw, TissuePriors, load_table
-from anystroke.rng import chance, choice, integer, log_uniform, stream, uniform
+from anystroke.rng import chance, choice, integer, stream, uniform
+from anystroke.scanner import ScannerSettings, acquire_scan
 
 CLASSES = ("background", "grey_matter", "white_matter", "csf", "lesion")
 """Classes of the target, in the order of its numbers."""
@@ -53,8 +52,8 @@ def _columns(*groups: tuple[str, ...]) -> Tensor:
     return torch.tensor([[float(tissue in group) for group in groups] for tissue in TISSUES])
 
 
-class SynthesisSettings(StrictModel):
-    """Everything that decides what simulated scans look like.
+class SynthesisSettings(ScannerSettings):
+    """Everything that decides what simulated scans look like, beside what ``ScannerSettings`` say.
 
     Attributes:
         preset: Distribution over protocols.
@@ -70,11 +69,7 @@ class SynthesisSettings(StrictModel):
         prior_spread: Widens the spread of tissue properties between patients.
         skull_strip: Probability that nothing but the brain is left.
         clear_air: Probability that air is exactly zero in a whole-head scan.
-        thick_slices: Probability of thick slices for weightings other than T1w; T1w has half of it.
-        slice_thickness: Range in mm.
-        blur: Largest point-spread SD in voxels.
-        receive_strength: Largest SD of the receive field's logarithm.
-        snr: Range of the signal-to-noise ratio of white matter, drawn log-uniformly.
+        defaced: Probability that the face of a whole-head scan was removed or blurred.
         cut: Probability that the field of view ends within the head.
         fat_suppression: Probability, by weighting, that fat gives almost no signal.
     """
@@ -91,11 +86,7 @@ class SynthesisSettings(StrictModel):
     prior_spread: float = 1.0
     skull_strip: float = 0.3
     clear_air: float = 0.3
-    thick_slices: float = 0.5
-    slice_thickness: tuple[float, float] = (2.5, 7.0)
-    blur: float = Field(default=0.5, ge=0)
-    receive_strength: float = 0.15
-    snr: tuple[float, float] = (12.0, 80.0)
+    defaced: float = 0.1
     cut: float = 0.15
     fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.05})
 
@@ -257,8 +248,16 @@ class Generator:
             target[box][placed.membership > 0.5] = _LESION
         b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=scan_rng("transmit"))
         image = protocol.signal(maps, b1_plus=b1_plus)
-        image = self._corrupt(image, white, protocol, scan_rng("corruption"))
-        self._strip(image, anatomy, tissues, grid, scan_rng("strip"))
+        scan_key = integer(scan_rng("scanner"), 0, 2**62)
+        acquired = acquire_scan(
+            image,
+            white,
+            spacing=settings.spacing,
+            weighting=protocol.weighting,
+            settings=settings,
+            key=scan_key,
+        )
+        image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"))
         self._cut(image, target, scan_rng("cut"))
         record = {
             "key": key,
@@ -269,6 +268,7 @@ class Generator:
             "stage": placed.stage,
             "weighting": weighting,
             "protocol": protocol.to_dict(),
+            "scanner": acquired.facts,
             "settings": settings.model_dump(mode="json"),
         }
         return Sample(image, target, grid_affine(shape, settings.spacing), maps, protocol, record)
@@ -316,28 +316,6 @@ class Generator:
                 draw.sd[row, 0] *= remaining
         return draw
 
-    def _corrupt(self, image: Tensor, white: Tensor, protocol: Protocol, rng: torch.Generator) -> Tensor:
-        settings = self.settings
-        shape = (image.shape[0], image.shape[1], image.shape[2])
-        image *= receive_field(shape, strength=settings.receive_strength, rng=rng)
-        image = smooth(image, uniform(rng, 0.0, settings.blur))
-        level = float((image * white).sum() / white.sum().clamp(min=1))
-        sd = level / log_uniform(rng, *settings.snr)
-        thick = settings.thick_slices * (0.5 if protocol.weighting == "T1w" else 1.0)
-        if not chance(rng, thick):
-            return rician(image, sd=sd, rng=rng)
-        axis = choice(rng, [0.1, 0.15, 0.75])
-        thickness = uniform(rng, *settings.slice_thickness)
-        slices = slice_grid(
-            shape[axis],
-            spacing=settings.spacing,
-            thickness=thickness,
-            distance=max(thickness * uniform(rng, 1.0, 1.25), settings.spacing),
-            offset=uniform(rng, 0.0, 1.0),
-        )
-        image = rician(along_axis(image, slices.acquire, axis), sd=sd, rng=rng)
-        return along_axis(image, slices.restore, axis).contiguous()
-
     def _strip(
         self,
         image: Tensor,
@@ -345,24 +323,40 @@ class Generator:
         tissues: TissueField,
         grid: SamplingGrid,
         rng: torch.Generator,
-    ) -> None:
-        """At times take away the skull, as tools do, now too little, now too much; or the noise in air."""
+    ) -> Tensor:
+        """Take away the skull at times; or the face, or the noise in air."""
         settings = self.settings
         strip = chance(rng, settings.skull_strip) or not anatomy.has_head
-        clear = chance(rng, settings.clear_air)
-        if not (strip or clear):
-            return
+        clear, defaced = chance(rng, settings.clear_air), chance(rng, settings.defaced)
         factor = self._coarse_factor
-        coarse = grid.coarse(factor)
+        coarse, spacing = grid.coarse(factor), settings.spacing * factor
+        if strip or defaced:
+            brain = _allowed(tissues, coarse, spacing)
+            brain += mix(tissues, coarse, _columns(("ventricular_csf",)))[0][0]
         if strip:
-            keep = _allowed(tissues, coarse, settings.spacing * factor)
-            keep += mix(tissues, coarse, _columns(("ventricular_csf",)))[0][0]
-            keep = smooth(keep, uniform(rng, 1.6, 4.0) / (settings.spacing * factor))
-            threshold = uniform(rng, 0.15, 0.5)
-        else:
-            keep = mix(tissues, coarse, _columns(TISSUES[1:]))[0][0]
-            threshold = uniform(rng, 0.2, 0.8)
-        image *= _refine(keep, grid.shape, factor) > threshold
+            smoothing = uniform(rng, 1.6, 4.0)
+            keep = brain_mask(
+                brain,
+                spacing=spacing,
+                smoothing=smoothing,
+                margin=smoothing * uniform(rng, 0.0, 1.0),
+                unevenness=smoothing * uniform(rng, 0.0, 0.6),
+                rng=rng,
+            )
+            image *= _refine(keep.float(), grid.shape, factor) > 0.5
+            return image
+        if defaced and bool((brain > 0.5).any()):
+            angle, margin = uniform(rng, 25.0, 60.0), uniform(rng, 2.0, 10.0)
+            face = face_region(brain, spacing=spacing, angle=angle, margin=margin)
+            face = _refine(face.float(), grid.shape, factor) > 0.5
+            if chance(rng, 0.75):
+                image = deface(image, face)
+            else:
+                image = blur_face(image, face, spacing=settings.spacing, smoothing=uniform(rng, 4.0, 10.0))
+        if clear:
+            head = mix(tissues, coarse, _columns(TISSUES[1:]))[0][0]
+            image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
+        return image
 
     def _cut(self, image: Tensor, target: Tensor, rng: torch.Generator) -> None:
         if not chance(rng, self.settings.cut):

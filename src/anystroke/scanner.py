@@ -1,0 +1,197 @@
+"""What scanner and patient do to the noise-free signal, drawn at random as settings say."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from anystroke.config import StrictModel
+from anystroke.corruption.bias_field import receive_field
+from anystroke.corruption.intensity import scale_to_percentiles
+from anystroke.corruption.kspace import Pose, Spike, Window, ghosting, rigid_motion, spikes
+from anystroke.corruption.noise import non_central_chi
+from anystroke.corruption.resolution import (
+    AcquiredGrids,
+    Profile,
+    SliceGrid,
+    at_acquired_resolution,
+    encoded_grid,
+    slice_grid,
+)
+from anystroke.fields import GridShape, smooth
+from anystroke.rng import chance, choice, integer, log_uniform, stream, uniform
+
+_WINDOWS: tuple[Window | None, ...] = (None, "tukey", "hamming")
+_PROFILES: tuple[Profile, ...] = ("box", "trapezoid", "gaussian")
+
+
+class ScannerSettings(StrictModel):
+    """How good scans are. Probabilities and ranges are engineering estimates of clinical practice.
+
+    Attributes:
+        blur: Largest point-spread SD in voxels.
+        receive_strength: Largest SD of the receive field's logarithm.
+        snr: Range of the signal-to-noise ratio of white matter, drawn log-uniformly: its mean signal over the
+            noise SD of one channel.
+        several_channels: Probability of root-sum-of-squares (non-central chi) instead of Rician noise.
+        thick_slices: Probability of thick slices for weightings other than T1w; T1w has half of it.
+        slice_thickness: Range in mm.
+        few_lines: Probability that k-space is encoded with few lines, which blurs and rings.
+        motion: Probability that the head moves during the scan.
+        largest_motion: Largest shift in mm, and turn in degrees, of a movement.
+        ghosts: Probability of ghosts along the phase-encoding axis.
+        spikes: Probability of false points in k-space.
+        clipped: Probability that the brightest voxels were clipped before the scan was stored.
+    """
+
+    blur: float = Field(default=0.5, ge=0)
+    receive_strength: float = Field(default=0.15, ge=0)
+    snr: tuple[float, float] = (12.0, 80.0)
+    several_channels: float = Field(default=0.2, ge=0, le=1)
+    thick_slices: float = Field(default=0.5, ge=0, le=1)
+    slice_thickness: tuple[float, float] = (2.5, 7.0)
+    few_lines: float = Field(default=0.15, ge=0, le=1)
+    motion: float = Field(default=0.06, ge=0, le=1)
+    largest_motion: float = Field(default=3.0, ge=0)
+    ghosts: float = Field(default=0.04, ge=0, le=1)
+    spikes: float = Field(default=0.02, ge=0, le=1)
+    clipped: float = Field(default=0.1, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan and what was done to it.
+
+    Attributes:
+        image: (X, Y, Z), non-negative.
+        facts: Plain values: ``snr`` always, the others where they happened.
+    """
+
+    image: Tensor
+    facts: dict[str, Any]
+
+
+def acquire_scan(
+    signal: Tensor,
+    white_matter: Tensor,
+    *,
+    spacing: float,
+    weighting: str,
+    settings: ScannerSettings,
+    key: int,
+) -> Scan:
+    """Make a scan of the noise-free signal.
+
+    Every effect has a random stream of its own, so that one does not change another's draws.
+
+    Args:
+        signal: (X, Y, Z); is changed.
+        white_matter: (X, Y, Z) bool, the reference of the signal-to-noise ratio; the whole image if it is
+            nowhere.
+        spacing: Voxel size in mm.
+        weighting: Of the protocol.
+        settings: What may happen.
+        key: Seed.
+    """
+
+    def rng(name: str) -> torch.Generator:
+        return stream(key, name, device=signal.device)
+
+    shape = (signal.shape[0], signal.shape[1], signal.shape[2])
+    image = signal
+    image *= receive_field(shape, strength=settings.receive_strength, rng=rng("receive"))
+    image = smooth(image, uniform(rng("blur"), 0.0, settings.blur))
+    facts: dict[str, Any] = {"snr": log_uniform(rng("snr"), *settings.snr)}
+    reference = white_matter if bool(white_matter.any()) else image > 0
+    sd = float((image * reference).sum() / reference.sum().clamp(min=1)) / facts["snr"]
+
+    image = _move(image, spacing, settings, rng("motion"), facts)
+    if chance(draws := rng("ghosts"), settings.ghosts):
+        facts["ghost_axis"], facts["ghost_period"] = choice(draws, [0.3, 0.7, 0.0]), integer(draws, 2, 5)
+        facts["ghost_strength"] = uniform(draws, 0.03, 0.25)
+        image = ghosting(
+            image,
+            axis=facts["ghost_axis"],
+            period=facts["ghost_period"],
+            strength=facts["ghost_strength"],
+        )
+    grids = _grids(shape, spacing, weighting, settings, rng("resolution"), facts)
+    draws = rng("noise")
+    channels = integer(draws, 2, 8) if chance(draws, settings.several_channels) else 1
+    if channels > 1:
+        facts["channels"] = channels
+
+    def noise(low: Tensor) -> Tensor:
+        return non_central_chi(low, sd=sd, channels=channels, rng=draws)
+
+    image = at_acquired_resolution(image, grids, noise=noise)
+    if chance(draws := rng("spikes"), settings.spikes):
+        facts["spikes"] = integer(draws, 1, 3)
+        image = spikes(image, [_spike(shape, draws) for _ in range(facts["spikes"])])
+    if chance(draws := rng("clipped"), settings.clipped) and float(image.max()) > float(image.min()):
+        facts["clipped_above_percentile"] = uniform(draws, 97.0, 99.9)
+        image = scale_to_percentiles(image, lower=0.0, upper=facts["clipped_above_percentile"])
+    return Scan(image, facts)
+
+
+def _move(
+    image: Tensor, spacing: float, settings: ScannerSettings, rng: torch.Generator, facts: dict[str, Any]
+) -> Tensor:
+    if not chance(rng, settings.motion):
+        return image
+    size = uniform(rng, 0.1, 1.0) * settings.largest_motion
+    moves = integer(rng, 1, 3)
+    # Away from the centre of k-space, so that the head appears where its labels are.
+    late = chance(rng, 0.5)
+    moments = sorted(uniform(rng, 0.55, 0.95) if late else uniform(rng, 0.05, 0.4) for _ in range(moves))
+    poses = [
+        Pose(
+            (uniform(rng, -size, size), uniform(rng, -size, size), uniform(rng, -size, size)),
+            (uniform(rng, -size, size), uniform(rng, -size, size), uniform(rng, -size, size)),
+        )
+        for _ in range(moves)
+    ]
+    if not late:
+        moments.append(0.45)
+        poses.append(Pose())
+    facts["motion_mm_and_degrees"], facts["motion_times"] = size, moments
+    axis = choice(rng, [0.3, 0.6, 0.1])
+    return rigid_motion(image, poses, starts=moments, axis=axis, spacing=spacing)
+
+
+def _grids(
+    shape: GridShape,
+    spacing: float,
+    weighting: str,
+    settings: ScannerSettings,
+    rng: torch.Generator,
+    facts: dict[str, Any],
+) -> AcquiredGrids:
+    grids: list[SliceGrid | None] = [None, None, None]
+    across = choice(rng, [0.1, 0.15, 0.75])
+    if chance(rng, settings.few_lines):
+        window = _WINDOWS[choice(rng, [0.4, 0.3, 0.3])]
+        facts["encoded_share"] = uniform(rng, 0.5, 0.95)
+        for axis in {0, 1, 2} - {across}:
+            lines = max(round(shape[axis] * facts["encoded_share"]), 8)
+            grids[axis] = encoded_grid(shape[axis], lines=min(lines, shape[axis]), window=window)
+    if chance(rng, settings.thick_slices * (0.5 if weighting == "T1w" else 1.0)):
+        thickness = uniform(rng, *settings.slice_thickness)
+        distance = max(thickness * uniform(rng, 1.0, 1.25), spacing)
+        facts |= {"slice_axis": across, "slice_thickness": thickness, "slice_distance": distance}
+        grids[across] = slice_grid(
+            shape[across],
+            spacing=spacing,
+            thickness=thickness,
+            distance=distance,
+            offset=uniform(rng, 0.0, 1.0),
+            profile=_PROFILES[choice(rng, [0.4, 0.3, 0.3])],
+        )
+    return grids[0], grids[1], grids[2]
+
+
+def _spike(shape: GridShape, rng: torch.Generator) -> Spike:
+    x, y, z = (integer(rng, 1, max(n // 2 - 1, 1)) * (1 if chance(rng, 0.5) else -1) for n in shape)
+    return Spike((x, y, z), uniform(rng, 0.05, 0.4), uniform(rng, 0.0, 360.0))
