@@ -171,7 +171,7 @@ def _names_file(segmentation: Path, root: Path) -> Path | None:
 
 
 def _may_name(path: Path) -> bool:
-    """Tell whether a JSON file is about labels; one that cannot be read may be, and is complained of later."""
+    """Tell whether a JSON file is about labels; one that cannot be read is taken for one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

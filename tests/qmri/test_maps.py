@@ -50,3 +50,45 @@ def test_a_tissue_without_properties_is_an_error() -> None:
     draw = load_table().sample(stream(1, "tissue"), NAMES)
     with pytest.raises(ValueError, match="properties of 3 tissues, but got 2"):
         QuantitativeMaps(torch.zeros(3, 4, 4, 4), draw, key=1)
+
+
+@pytest.mark.parametrize("smoothness", [0.0, 0.3, 0.7, 1.5, 3.0])
+@pytest.mark.parametrize("texture", [0.5, 1.0])
+def test_smoothing_keeps_the_variance(smoothness: float, texture: float) -> None:
+    fractions = torch.zeros(2, 24, 24, 24)
+    fractions[0] = 1
+    draw = load_table().sample(stream(1, "tissue"), NAMES)
+    roughness = []
+    for key in range(3):
+        maps = QuantitativeMaps(fractions, draw, key=key, smoothness=smoothness, texture=texture)
+        for column, name in ((0, "proton_density"), (1, "r1"), (5, "adc")):
+            expected = texture * float(draw.sd[0, column])
+            assert float(maps[name].std()) == pytest.approx(expected, rel=0.03)
+            roughness.append(float(maps[name].diff(dim=0).std()) / float(maps[name].std()))
+    mean = sum(roughness) / len(roughness)
+    assert mean == pytest.approx(2**0.5, rel=0.03) if smoothness == 0 else mean < 1.35
+
+
+def test_smoother_textures_are_smoother() -> None:
+    fractions = torch.zeros(2, 24, 24, 24)
+    fractions[0] = 1
+    draw = load_table().sample(stream(1, "tissue"), NAMES)
+    steps = []
+    for smoothness in (0.0, 0.7, 1.5, 3.0):
+        made = [QuantitativeMaps(fractions, draw, key=key, smoothness=smoothness)["r1"] for key in range(6)]
+        steps.append(sum(float(r1.diff(dim=0).std()) for r1 in made) / len(made))
+    assert steps == sorted(steps, reverse=True)
+    assert steps[-1] < 0.5 * steps[0]
+
+
+def test_one_hot_fractions_are_hard_labels() -> None:
+    labels = torch.randint(0, 2, (20, 20, 20), generator=stream(2, "labels"))
+    fractions = torch.stack([(labels == tissue).float() for tissue in range(2)])
+    draw = load_table().sample(stream(1, "tissue"), NAMES)
+    maps = _maps(fractions)
+    for tissue in range(2):
+        inside = maps["mt_saturation"][labels == tissue]
+        if tissue == 0:
+            assert float(inside.mean()) == pytest.approx(float(draw.mean[tissue, 4]), rel=0.01)
+            assert float(inside.std()) == pytest.approx(float(draw.sd[tissue, 4]), rel=0.05)
+        assert float(inside.min()) >= 0

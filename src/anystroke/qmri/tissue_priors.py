@@ -23,10 +23,11 @@ from anystroke.files import atomic_path
 MAPS = ("proton_density", "r1", "r2", "r2star", "mt_saturation", "adc")
 """The quantitative maps, in the order of every maps axis: p.u., 1/s, 1/s, 1/s, p.u., mm^2/s."""
 
-_R1, _R2, _R2STAR = MAPS.index("r1"), MAPS.index("r2"), MAPS.index("r2star")
-_R2_FIELDS = ("tissue", "fluid")
 TAGS = ("V", "M", "E")
 """What a number rests on: read in the source or computed, literature, engineering estimate."""
+
+_R1, _R2, _R2STAR = MAPS.index("r1"), MAPS.index("r2"), MAPS.index("r2star")
+_R2_FIELDS = ("tissue", "fluid")
 _SHIPPED = {"literature": "tissue_priors.toml", "paper": "paper_priors.toml"}
 _TABLE_KEYS = {"reference_field", "field_scaling", "correlations", "tissues"}
 _TISSUE_KEYS = {*MAPS, "source", "tag", "t1_field_exponent", "r2_field"}
