@@ -65,12 +65,12 @@ def slice_grid(
         raise ValueError(f"slices {distance} mm apart need a finer model grid than {spacing} mm")
     check_positive("a slice thickness", thickness, "mm")
     check_within("an offset of the first slice", offset, 0.0, 1.0)
-    centres = torch.arange(offset * distance, n * spacing, distance, dtype=torch.float64)
-    if not len(centres):
+    if not offset * distance < n * spacing:
         raise ValueError(
             f"expected a slice within {n * spacing:g} mm, but the first one is at {offset * distance:g} mm; "
             "lower the offset or the distance"
         )
+    centres = torch.arange(offset * distance, n * spacing, distance, dtype=torch.float64)
     position = (torch.arange(n, dtype=torch.float64) + 0.5) * spacing
     width = max(thickness, spacing)
     from_centre = (position - centres[:, None]) / width
