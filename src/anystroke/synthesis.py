@@ -39,9 +39,10 @@ from anystroke.scanner import ScannerSettings, acquire_scan
 CLASSES = ("background", "grey_matter", "white_matter", "csf", "lesion")
 """Classes of the target, in the order of its numbers."""
 
-_CLASS_OF_TISSUE = torch.tensor(
+CLASS_OF_TISSUE = torch.tensor(
     [CLASSES.index(segmentation_class(tissue)) for tissue in TISSUES], dtype=torch.uint8
 )
+"""(T,) the class of each tissue."""
 _LESION = CLASSES.index("lesion")
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
 _SURROUNDINGS_MM = 3.0
@@ -237,12 +238,12 @@ class Generator:
             rng=rng("deformation"),
         )
         tissues = anatomy.tissues.to(device)
-        placed, box = self._place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
+        placed, box = self.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
         protocol = self.preset.sample(scan_rng("protocol"), weighting=weighting)
         draw = self._draw_tissues(placed.stage, protocol, rng("tissue"))
         inclusions = [Inclusion(box, _shares(placed))] if box is not None else []
         maps = PatientMaps(tissues, grid, draw, inclusions=inclusions, key=key, texture=settings.texture)
-        target = maps.make(protocol.needs, _CLASS_OF_TISSUE)
+        target = maps.make(protocol.needs, CLASS_OF_TISSUE)
         white = target == CLASSES.index("white_matter")
         if box is not None:
             target[box][placed.membership > 0.5] = _LESION
@@ -273,7 +274,7 @@ class Generator:
         }
         return Sample(image, target, grid_affine(shape, settings.spacing), maps, protocol, record)
 
-    def _place(
+    def place(
         self,
         anatomy: Anatomy,
         tissues: TissueField,
@@ -291,7 +292,7 @@ class Generator:
             lesions, _to_mni(anatomy, coarse), settings=self.settings.lesions, rng=rng, stage=stage
         )
         if box is not None:
-            placed.membership.mul_(_allowed(tissues, coarse, self.settings.spacing * factor))
+            placed.membership.mul_(lesion_area(tissues, coarse, self.settings.spacing * factor))
             placed = replace(
                 placed,
                 membership=_refine(placed.membership, part.shape, factor),
@@ -331,8 +332,7 @@ class Generator:
         factor = self._coarse_factor
         coarse, spacing = grid.coarse(factor), settings.spacing * factor
         if strip or defaced:
-            brain = _allowed(tissues, coarse, spacing)
-            brain += mix(tissues, coarse, _columns(("ventricular_csf",)))[0][0]
+            brain = lesion_area(tissues, coarse, spacing, ventricles=True)
         if strip:
             smoothing = uniform(rng, 1.6, 4.0)
             keep = brain_mask(
@@ -440,11 +440,25 @@ def _refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:
     return apply_separable(field, (x, y, z))
 
 
-def _allowed(tissues: TissueField, grid: SamplingGrid, spacing: float) -> Tensor:
-    """Where lesions may be: brain tissue, and the fluid of sulci that brain tissue surrounds."""
-    shares, _ = mix(tissues, grid, _columns(BRAIN_TISSUES, ("sulcal_csf",)))
-    surrounded = smooth(shares[0], _SURROUNDINGS_MM / spacing).sub_(0.45).mul_(5).clamp_(0, 1)
-    return shares[0].addcmul_(shares[1], surrounded).clamp_(0, 1)
+def lesion_area(
+    tissues: TissueField, grid: SamplingGrid, spacing: float, *, ventricles: bool = False
+) -> Tensor:
+    """Return where lesions may be: brain tissue, and the fluid of sulci that brain tissue surrounds.
+
+    Args:
+        tissues: Of the patient.
+        grid: Output voxels.
+        spacing: Their size in mm.
+        ventricles: Count the ventricles in, which makes it the brain.
+
+    Returns:
+        (X, Y, Z) in [0, 1].
+    """
+    shares, _ = mix(tissues, grid, _columns(BRAIN_TISSUES, ("sulcal_csf",), ("ventricular_csf",)))
+    tissue, sulcus, ventricle = shares.unbind()
+    surrounded = smooth(tissue, _SURROUNDINGS_MM / spacing).sub_(0.45).mul_(5).clamp_(0, 1)
+    area = tissue.addcmul_(sulcus, surrounded)
+    return (area.add_(ventricle) if ventricles else area).clamp_(0, 1)
 
 
 def _shares(placed: PlacedLesion) -> dict[str, Tensor]:

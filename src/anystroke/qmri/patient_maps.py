@@ -13,6 +13,7 @@ from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import integer, stream, uniform
 
 _LARGEST_TILE = 64
+_LARGEST_SMOOTHING = 1.4
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class PatientMaps(Mapping[str, Tensor]):
             inclusions.
         inclusions: Pasted in this order.
         key: Seed of the textures.
-        smoothness: Mean standard deviation in voxels of the texture's smoothing; its variance is kept.
+        smoothing: Standard deviation in voxels of the texture's smoothing, which keeps its variance; None
+            draws one from 0 to 1.4 for each map.
         texture: Scales the texture; below one for voxels larger than those the spreads were measured on.
 
     Raises:
@@ -59,7 +61,7 @@ class PatientMaps(Mapping[str, Tensor]):
         *,
         inclusions: Sequence[Inclusion] = (),
         key: int,
-        smoothness: float = 0.7,
+        smoothing: float | None = None,
         texture: float = 1.0,
     ) -> None:
         expected = TISSUES[1:]
@@ -70,7 +72,7 @@ class PatientMaps(Mapping[str, Tensor]):
                 raise ValueError(f"expected properties of every included tissue, but {missing[0]} has none")
         self._tissues, self._grid, self._draw = tissues, grid, draw
         self._inclusions = inclusions
-        self._key, self._smoothness, self._texture = key, smoothness, texture
+        self._key, self._smoothing, self._texture = key, smoothing, texture
         self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -126,7 +128,10 @@ class PatientMaps(Mapping[str, Tensor]):
         tiles = []
         for name in names:
             rng = stream(self._key, "texture", name, device=device)
-            tiles.append(texture_tile(1, side, uniform(rng, 0.0, 2 * self._smoothness), rng=rng))
+            drawn = uniform(rng, 0.0, _LARGEST_SMOOTHING)
+            tiles.append(
+                texture_tile(1, side, drawn if self._smoothing is None else self._smoothing, rng=rng)
+            )
         rng = stream(self._key, "texture")
         start = (integer(rng, 0, side - 1), integer(rng, 0, side - 1), integer(rng, 0, side - 1))
         return Texture(sd, torch.cat(tiles), start)
