@@ -100,9 +100,11 @@ def gamma(image: Tensor, *, exponent: float) -> Tensor:
     low, high = _range(image)
     if exponent == 1:
         return image.clone()
-    scaled = (image - low).mul_(1 / (high - low)).clamp_(0, 1)
-    # Twice as fast as a general power; a logarithm of zero comes back as zero.
-    return scaled.log_().mul_(exponent).exp_().mul_(high - low).add_(low)
+    # Logarithms of zero are slow, and so is a general power. Down to this exponent the power of the smallest
+    # normal number is as good as zero.
+    floor = torch.finfo(image.dtype).tiny if exponent >= 0.25 else 0.0
+    scaled = (image - low).mul_(1 / (high - low)).clamp_(floor, 1)
+    return scaled.log2_().mul_(exponent).exp2_().mul_(high - low).add_(low)
 
 
 def _range(image: Tensor) -> tuple[float, float]:
