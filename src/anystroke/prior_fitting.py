@@ -219,24 +219,7 @@ def fit_priors_from_files(
         ... )  # doctest: +SKIP
     """
     settings = settings or FitSettings()
-    names = [subject.name for subject in subjects]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise PriorFittingError(f"expected each subject once, but {repeated[0]} comes more than once")
-    measured: dict[str, _Measured] = {}
-    skipped: dict[str, str] = {}
-    for subject in subjects:
-        if on_subject is not None:
-            on_subject(subject.name)
-        try:
-            measured[subject.name] = _measure(subject, field_strength, tissues, settings)
-        except (VolumeError, UnitError, PriorError, PriorFittingError, OSError) as error:
-            skipped[subject.name] = str(error)
-    if len(measured) < settings.minimum_subjects:
-        reasons = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
-        raise PriorFittingError(
-            f"expected at least {settings.minimum_subjects} subjects that can be used, got {len(measured)} "
-            f"of {len(subjects)}{reasons}"
-        )
+    measured, skipped = _measure_all(subjects, field_strength, tissues, settings, on_subject)
     fit = fit_population(
         [entry.statistics for entry in measured.values()],
         field_strength=field_strength,
@@ -266,6 +249,35 @@ class _Measured:
     units: tuple[UnitFinding, ...]
     r2_estimated: bool
     notes: tuple[str, ...]
+
+
+def _measure_all(
+    subjects: Sequence[SubjectFiles],
+    field_strength: float,
+    tissues: TissueNames | None,
+    settings: FitSettings,
+    on_subject: Callable[[str], None] | None,
+) -> tuple[dict[str, _Measured], dict[str, str]]:
+    """Measure the subjects that can be used, and say why the others cannot."""
+    names = [subject.name for subject in subjects]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise PriorFittingError(f"expected each subject once, but {repeated[0]} comes more than once")
+    measured: dict[str, _Measured] = {}
+    skipped: dict[str, str] = {}
+    for subject in subjects:
+        if on_subject is not None:
+            on_subject(subject.name)
+        try:
+            measured[subject.name] = _measure(subject, field_strength, tissues, settings)
+        except (VolumeError, UnitError, PriorError, PriorFittingError, OSError) as error:
+            skipped[subject.name] = str(error)
+    if len(measured) < settings.minimum_subjects:
+        reasons = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
+        raise PriorFittingError(
+            f"expected at least {settings.minimum_subjects} subjects that can be used, got {len(measured)} "
+            f"of {len(subjects)}{reasons}"
+        )
+    return measured, skipped
 
 
 def _measure(

@@ -5,7 +5,7 @@ subjects. What was not measured is taken from a stand-in table and marked so.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ the raw median absolute deviation, as in qSynth, a third narrower than the SD.
 _MAD_TO_SD = 1.4826
 _DEFAULT_T1_EXPONENT = 0.35
 _SMALLEST_EIGENVALUE = 1e-2
+_CHUNK = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,54 +98,109 @@ def measure_subject(
         >>> round(float(statistics.mean[0, 1]), 3), float(statistics.sd[0, 1])
         (0.9, 0.0)
     """
-    shape = tuple(segmentation.shape[-3:])
+    _check_maps(maps, tuple(segmentation.shape[-3:]))
+    names = tuple(dict.fromkeys(tissues.values()))
+    size = (len(names), len(MAPS))
+    mean = torch.full(size, math.nan, dtype=torch.float64, device=segmentation.device)
+    sd, total, excluded = mean.clone(), torch.zeros_like(mean), torch.zeros_like(mean)
+    products, squares = mean.new_zeros(2, len(MAPS), len(MAPS))
+    columns = torch.tensor([MAPS.index(name) for name in maps], device=segmentation.device)
+    pairs = (columns[:, None], columns)
+    flat = [values.reshape(-1) for values in maps.values()]
+    for row, (voxels, weight) in enumerate(_members(segmentation, tissues, names)):
+        if len(voxels) == 0:
+            continue
+        found = _moments(flat, voxels, weight)
+        mean[row, columns], sd[row, columns], total[row, columns] = found.mean, found.sd, found.total
+        excluded[row, columns] = found.excluded
+        products[pairs] += found.products
+        squares[pairs] += found.squares
+    too_small = total < minimum_voxels
+    return SubjectStatistics(
+        names=names,
+        mean=mean.masked_fill_(too_small, math.nan),
+        sd=sd.masked_fill_(too_small, math.nan),
+        weight=total,
+        excluded=excluded.long(),
+        correlation=products / (squares * squares.T).sqrt(),
+    )
+
+
+def _check_maps(maps: Mapping[str, Tensor], shape: tuple[int, ...]) -> None:
     for name, values in maps.items():
         if name not in MAPS:
             raise PriorError(f"there is no map {name!r}; the maps are {', '.join(MAPS)}")
         if tuple(values.shape) != shape:
             raise PriorError(f"{name}: expected the segmentation's shape {shape}, got {tuple(values.shape)}")
-    names = tuple(dict.fromkeys(tissues.values()))
-    row, voxel, weight = _members(segmentation, tissues, names)
-    size = (len(names), len(MAPS))
-    mean = torch.full(size, math.nan, dtype=torch.float64, device=segmentation.device)
-    sd, total, excluded = mean.clone(), torch.zeros_like(mean), torch.zeros_like(mean)
-    residuals: dict[int, Tensor] = {}
-    for name, values in maps.items():
-        column = MAPS.index(name)
-        taken = values.reshape(-1)[voxel].double()
-        finite = torch.isfinite(taken)
-        excluded[:, column] = _sum_by(row, (~finite).double(), len(names))
-        mean[:, column], sd[:, column], total[:, column], deviation = _moments(taken, row, weight, len(names))
-        too_small = total[:, column] < minimum_voxels
-        mean[too_small, column] = sd[too_small, column] = math.nan
-        residuals[column] = deviation / sd[row, column]
-    return SubjectStatistics(
-        names=names,
-        mean=mean,
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Moments:
+    """Of one tissue, per map: mean, SD, weight, voxels left out; per pair of maps as in `_cross`."""
+
+    mean: Tensor
+    sd: Tensor
+    total: Tensor
+    excluded: Tensor
+    products: Tensor
+    squares: Tensor
+
+
+def _moments(flat: Sequence[Tensor], voxels: Tensor, weight: Tensor) -> _Moments:
+    """Sum over the voxels of a tissue in one pass, around a value near the mean."""
+    middle = torch.stack([one[voxels[:_CHUNK]] for one in flat]).double().nanmedian(1, keepdim=True).values
+    shift = middle.where(torch.isfinite(middle), 0.0)
+    excluded = shift.new_zeros(len(flat))
+    sums = shift.new_zeros(4, len(flat), len(flat))
+    for start in range(0, len(voxels), _CHUNK):
+        part, shares = voxels[start : start + _CHUNK], weight[start : start + _CHUNK]
+        values = torch.stack([one[part] for one in flat]).double()
+        there = torch.isfinite(values)
+        excluded += (~there).sum(1)
+        centred, mask = (values - shift).where(there, 0.0), there.double()
+        weighted = centred * shares
+        sums[0] += weighted @ centred.T
+        sums[1] += (weighted * centred) @ mask.T
+        sums[2] += weighted @ mask.T
+        sums[3] += (mask * shares) @ mask.T
+    product, square, linear, count = sums
+    total = count.diagonal()
+    offset = linear.diagonal() / total
+    sd = (square.diagonal() / total - offset**2).clamp_(min=0).sqrt()
+    first, second = offset[:, None], offset
+    product = product - first * linear.T - second * linear + first * second * count
+    square = square - 2 * first * linear + first**2 * count
+    usable = (sd > 0)[:, None] & (sd > 0)
+    return _Moments(
+        mean=shift[:, 0] + offset,
         sd=sd,
-        weight=total,
-        excluded=excluded.long(),
-        correlation=_correlate(residuals, weight),
+        total=total,
+        excluded=excluded,
+        products=(product / (sd[:, None] * sd)).where(usable, 0.0),
+        squares=(square / sd[:, None] ** 2).where(usable, 0.0),
     )
 
 
-def _moments(
-    values: Tensor, row: Tensor, weight: Tensor, count: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Give mean, SD and total weight per row, and each value's deviation; NaN for what is not finite."""
-    finite = torch.isfinite(values)
-    used = weight * finite
-    total = _sum_by(row, used, count)
-    mean = _sum_by(row, used * values.where(finite, 0.0), count) / total
-    deviation = (values - mean[row]).where(finite, 0.0)
-    sd = (_sum_by(row, used * deviation**2, count) / total).sqrt()
-    return mean, sd, total, deviation.masked_fill_(~finite, math.nan)
+def _cross(residuals: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum the products of residuals of each pair of rows, and the squares of the first where both are there.
+
+    Args:
+        residuals: (rows, n), not finite where missing.
+        weight: (n,).
+
+    Returns:
+        Two matrices (rows, rows); the correlation is ``products / sqrt(squares * squares.T)``.
+    """
+    there = torch.isfinite(residuals)
+    known = residuals.where(there, 0.0)
+    weighted = known * weight
+    return weighted @ known.T, (weighted * known) @ there.to(known.dtype).T
 
 
 def _members(
     segmentation: Tensor, tissues: Mapping[int, str], names: Sequence[str]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """List (tissue, voxel, weight) for every voxel that a tissue has a share in."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give for each tissue the voxels that it has a share in, and the shares."""
     if segmentation.ndim == 4:
         if bool((segmentation < 0).any()):
             raise PriorError(f"expected shares of at least 0, got {float(segmentation.min()):g}")
@@ -152,43 +208,19 @@ def _members(
             raise PriorError(
                 f"expected channels 0 to {segmentation.shape[0] - 1} of the segmentation, got {outside[0]}"
             )
-        channels = sorted(tissues)
-        channel, voxel = segmentation[channels].flatten(1).nonzero(as_tuple=True)
-        weight = segmentation[channels].flatten(1)[channel, voxel].double()
-        rows = torch.tensor([names.index(tissues[c]) for c in channels], device=segmentation.device)
-        return rows[channel], voxel, weight
-    if segmentation.ndim != 3:
+    elif segmentation.ndim != 3:
         raise PriorError(
             f"expected labels (X, Y, Z) or shares (C, X, Y, Z), got shape {tuple(segmentation.shape)}"
         )
-    labels = segmentation.reshape(-1).long()
-    known = torch.tensor(sorted(tissues), device=labels.device)
-    rows = torch.tensor([names.index(tissues[int(i)]) for i in known], device=labels.device)
-    place = torch.searchsorted(known, labels).clamp_(max=len(known) - 1)
-    voxel = (known[place] == labels).nonzero(as_tuple=True)[0]
-    return rows[place[voxel]], voxel, torch.ones(len(voxel), dtype=torch.float64, device=labels.device)
-
-
-def _sum_by(row: Tensor, values: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=torch.float64, device=values.device).index_add_(0, row, values)
-
-
-def _correlate(residuals: Mapping[int, Tensor], weight: Tensor) -> Tensor:
-    """Correlate standardised residuals of maps, each pair over the voxels that have both."""
-    result = torch.full((len(MAPS), len(MAPS)), math.nan, dtype=torch.float64, device=weight.device)
-    columns = sorted(residuals)
-    for i, a in enumerate(columns):
-        for b in columns[i:]:
-            product = residuals[a] * residuals[b]
-            both = torch.isfinite(product)
-            if int(both.sum()) < 3:
-                continue
-            w = weight[both]
-            first, second = residuals[a][both], residuals[b][both]
-            scale = ((w * first**2).sum() * (w * second**2).sum()).sqrt()
-            if float(scale) > 0:
-                result[a, b] = result[b, a] = (w * product[both]).sum() / scale
-    return result
+    for name in names:
+        labels = [label for label, tissue in tissues.items() if tissue == name]
+        if segmentation.ndim == 4:
+            share = segmentation[labels].sum(0).reshape(-1)
+        else:
+            wanted = torch.tensor(labels, dtype=segmentation.dtype, device=segmentation.device)
+            share = torch.isin(segmentation, wanted).reshape(-1)
+        voxels = share.nonzero(as_tuple=True)[0]
+        yield voxels, share[voxels].double()
 
 
 def fit_population(
@@ -210,25 +242,18 @@ def fit_population(
         source: Where the numbers come from, for the table.
         tag: What they rest on: V, M or E.
         statistic: How centre and spread over subjects are taken.
-        correlations: Whether maps correlate as the subjects' means do (around each tissue's own, pooled over
-            tissues), as the voxels within tissues do, or as in the stand-in table. Pairs of maps that were
-            not measured are taken from the stand-in table.
-        stand_in: Table for what was not measured, scaled to the field, and for how tissues change with it.
-        minimum_subjects: Fewer subjects than these make a number count as not measured; at least 2.
+        correlations: Whether maps correlate as the subjects' means do (pooled over tissues), as the voxels
+            within tissues do, or as in the stand-in table, where pairs come from that were not measured.
+        stand_in: Table for what was not measured, and for how tissues change with the field.
+        minimum_subjects: Fewer make a number count as not measured; at least 2.
 
     Returns:
         The table and how it came about.
 
     Raises:
-        PriorError: If there are fewer subjects than ``minimum_subjects``, or a number was not measured and
-            the stand-in table lacks its tissue.
+        PriorError: If there are too few subjects, or the stand-in table lacks what was not measured.
     """
-    if tag not in TAGS or not source.strip():
-        raise PriorError(f"expected a source and a tag out of {', '.join(TAGS)}, got {source!r} and {tag!r}")
-    if minimum_subjects < 2:
-        raise PriorError(f"a spread between subjects needs at least 2 of them, got {minimum_subjects}")
-    if len(subjects) < minimum_subjects:
-        raise PriorError(f"expected at least {minimum_subjects} subjects, got {len(subjects)}")
+    _check_request(len(subjects), minimum_subjects, source, tag)
     names = tuple(dict.fromkeys(name for subject in subjects for name in subject.names))
     means, sds = _stack(subjects, names, "mean"), _stack(subjects, names, "sd")
     counts = torch.isfinite(means).sum(0)
@@ -240,12 +265,9 @@ def fit_population(
     table = torch.stack([*_summarise(means, statistic), *_summarise(sds, statistic)])
     filled, notes = _fill(table, measured, names, stand_in, field_strength)
     factor, shrinkage = _correlation_factor(subjects, means, correlations, stand_in)
-    if shrinkage > 0:
-        notes.append(
-            f"correlations were shrunk by {shrinkage:.0%}: those of {len(subjects)} subjects cannot be drawn "
-            "from as they are"
-        )
     exponents, r2_field = _field_behaviour(names, stand_in, notes)
+    if shrinkage > 0:
+        notes.append(f"correlations were shrunk by {shrinkage:.0%} to make a matrix that can be drawn from")
     priors = TissuePriors(
         names=names,
         mean=filled[0],
@@ -261,6 +283,15 @@ def fit_population(
         subjects={name: tuple(counts[i].tolist()) for i, name in enumerate(names)},
     )
     return PopulationFit(priors=priors, measured=measured, shrinkage=shrinkage, notes=tuple(notes))
+
+
+def _check_request(subjects: int, minimum_subjects: int, source: str, tag: str) -> None:
+    if tag not in TAGS or not source.strip():
+        raise PriorError(f"expected a source and a tag out of {', '.join(TAGS)}, got {source!r} and {tag!r}")
+    if minimum_subjects < 2:
+        raise PriorError(f"a spread between subjects needs at least 2 of them, got {minimum_subjects}")
+    if subjects < minimum_subjects:
+        raise PriorError(f"expected at least {minimum_subjects} subjects, got {subjects}")
 
 
 def _stack(subjects: Sequence[SubjectStatistics], names: Sequence[str], what: str) -> Tensor:
@@ -379,5 +410,6 @@ def _correlate_means(means: Tensor) -> Tensor:
     spread = (deviation**2).nanmean(0).sqrt()
     enough = (torch.isfinite(means).sum(0) >= 3) & (spread > 0)
     standardised = (deviation / spread).where(enough, torch.full_like(deviation, math.nan))
-    flat = {column: standardised[..., column].flatten() for column in range(len(MAPS))}
-    return _correlate(flat, torch.ones(flat[0].numel(), dtype=torch.float64))
+    flat = standardised.flatten(0, 1).T
+    products, squares = _cross(flat, torch.ones_like(flat[0]))
+    return products / (squares * squares.T).sqrt()
