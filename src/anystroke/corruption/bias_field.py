@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anystroke.fields import GridShape, apply_separable, smooth_noise, spline_matrix
+from anystroke.fields import GridShape, apply_separable, spline_matrix
 from anystroke.rng import integer, uniform
 
 
@@ -18,10 +18,16 @@ def receive_field(shape: GridShape, *, strength: float, rng: torch.Generator) ->
     Returns:
         (X, Y, Z), positive, dimensionless.
     """
-    control = (integer(rng, 4, 6), integer(rng, 4, 6), integer(rng, 4, 6))
-    field = smooth_noise(shape, control, rng=rng)[0]
-    field -= field.mean()
-    return torch.exp(field * (uniform(rng, 0.0, strength) / float(field.std().clamp(min=1e-6))))
+    points = (integer(rng, 4, 6), integer(rng, 4, 6), integer(rng, 4, 6))
+    control = torch.randn(points, generator=rng, device=rng.device)
+    control -= _mean(control, shape)
+    # Of a field with mean zero, what the mean of its square would be is known from the control points.
+    grams = [matrix.T @ matrix / len(matrix) for matrix in _matrices(control, shape)]
+    sd = (
+        float((control * apply_separable(control, (grams[0], grams[1], grams[2]))).sum().clamp(min=1e-12))
+        ** 0.5
+    )
+    return _spline(control * (uniform(rng, 0.0, strength) / sd), shape).exp_()
 
 
 def transmit_field(shape: GridShape, *, field_strength: float, rng: torch.Generator) -> Tensor:
@@ -39,10 +45,12 @@ def transmit_field(shape: GridShape, *, field_strength: float, rng: torch.Genera
         (X, Y, Z), positive, dimensionless.
     """
     spread = 0.05 if field_strength < 2 else 0.15 if field_strength < 5 else 0.35
-    field = smooth_noise(shape, (4, 4, 4), rng=rng)[0]
-    field -= field.mean()
-    field *= uniform(rng, 0.0, spread) / float(field.abs().amax().clamp(min=1e-6))
-    return 1 + field
+    control = torch.randn((4, 4, 4), generator=rng, device=rng.device)
+    # The spline's weights sum to one, so what is done to its control points is done to the field.
+    control -= _mean(control, shape)
+    x, y, z = (min(n, 32) for n in shape)
+    largest = float(_spline(control, (x, y, z)).abs().amax().clamp(min=1e-6))
+    return _spline(control * (uniform(rng, 0.0, spread) / largest) + 1, shape)
 
 
 def control_point_field(
@@ -73,3 +81,18 @@ def control_point_field(
     control = torch.rand(outer, generator=rng, device=rng.device).mul_(2 * amplitude).add_(1 - amplitude)
     x, y, z = (spline_matrix(n, c).to(rng.device) for n, c in zip(shape, outer, strict=True))
     return apply_separable(control, (x, y, z))
+
+
+def _matrices(control: Tensor, shape: GridShape) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, z = (spline_matrix(n, c).to(control.device) for n, c in zip(shape, control.shape, strict=True))
+    return x, y, z
+
+
+def _spline(control: Tensor, shape: GridShape) -> Tensor:
+    return apply_separable(control, _matrices(control, shape))
+
+
+def _mean(control: Tensor, shape: GridShape) -> Tensor:
+    """Return the mean of the field over the grid."""
+    x, y, z = (matrix.mean(0) for matrix in _matrices(control, shape))
+    return torch.einsum("abc,a,b,c->", control, x, y, z)
