@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from anystroke.cli import main
 from anystroke.prior_fitting import (
     FitSettings,
     PriorFittingError,
@@ -206,3 +207,20 @@ def test_bad_names_of_labels(study: Path, content: dict[str, object], message: s
     path.write_text(json.dumps(content))
     with pytest.raises(PriorFittingError, match=message):
         fit_priors_from_files(find_subjects(study), field_strength=3.0, source="x", tissues=path)
+
+
+def test_the_command_writes_a_table_and_names_who_was_left_out(
+    study: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path_factory.mktemp("tables") / "priors.toml"
+    arguments = ["fit-priors", str(study), "-o", str(table), "--source", "A simulated study"]
+    assert main(arguments) == 0
+    assert "4 subjects" in capsys.readouterr().out
+    assert load_table(table).sources["white_matter"] == "A simulated study"
+    assert main(arguments) == 2
+    assert "exists already" in capsys.readouterr().err
+    (study / "sub-02" / "anat" / "sub-02_dseg.nii.gz").unlink()
+    assert main([*arguments, "--overwrite"]) == 1
+    assert "error: sub-02: " in capsys.readouterr().err
+    assert main(["fit-priors", str(study / "nowhere"), "-o", str(table) + "x", "--source", "x"]) == 1
+    assert main(["fit-priors", str(study), "-o", str(study / "no" / "t.toml"), "--source", "x"]) == 2

@@ -144,14 +144,30 @@ def simulate(
         Path | None,
         typer.Option(metavar="DIR", help="Lesion masks in MNI space.", show_default="made-up lesions"),
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Scans of each label map.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Patients of each label map.")] = 1,
     weighting: Annotated[
-        str | None, typer.Option(help="T1w, T2w, PDw, FLAIR, DWI or T2starw.", show_default="any")
+        list[str] | None,
+        typer.Option(
+            metavar="W[,W]...",
+            help="T1w, T2w, PDw, FLAIR, DWI or T2starw; several give one scan each of the same patient.",
+            show_default="any",
+        ),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None,
     shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of 2 mm.")] = "96,112,96",
     seed: Annotated[int, typer.Option(help="Another seed gives other scans.")] = 1,
     maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="bids|nnunet",
+            help="Files named as in BIDS, or an nnU-Net raw data set in DIR, named like Dataset501_Stroke.",
+        ),
+    ] = "bids",
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="Give nnU-Net the tissue classes too, not lesion alone.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scans of another run.")] = False,
     _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
 ) -> int:
@@ -159,29 +175,37 @@ def simulate(
 
     Writes images, lesion masks, tissue classes and protocols. A run that was cut short goes on where it was.
 
-    Example: anystroke simulate -o simulated --weighting FLAIR --count 3
+    Example: anystroke simulate -o simulated --weighting T1w,FLAIR --count 3
     """
     _check_folder(output)
     voxels = _parse_shape(shape)
     from anystroke.acquisition.protocols import WEIGHTINGS
-    from anystroke.anatomy.lesions import STAGES
+    from anystroke.anatomy.lesion_tissues import STAGES
     from anystroke.datasets import DatasetError
-    from anystroke.simulation import Request, simulate_files
+    from anystroke.nnunet import NnunetError
+    from anystroke.simulation import FORMATS, Request, SimulationError, simulate_files
     from anystroke.synthesis import SynthesisSettings
 
-    settings = SynthesisSettings(weighting=_among("--weighting", weighting, WEIGHTINGS), shapes=(voxels,))
-    request = Request(
-        label_maps=tuple(labels or ()),
-        lesions=lesions,
-        count=count,
-        stage=_among("--stage", stage, STAGES),
-        seed=seed,
-        maps=maps,
-        synthesis=settings,
-    )
+    names = [name.strip() for text in weighting or [] for name in text.split(",")]
+    try:
+        request = Request(
+            label_maps=tuple(labels or ()),
+            lesions=lesions,
+            count=count,
+            stage=_among("--stage", stage, STAGES),
+            seed=seed,
+            maps=maps,
+            synthesis=SynthesisSettings(shapes=(voxels,)),
+            weightings=tuple(_one_of("--weighting", name, WEIGHTINGS) for name in names),
+            format=_one_of("--format", layout, FORMATS),
+            all_classes=all_classes,
+        )
+    except SimulationError as error:
+        raise ArgumentError(str(error)) from error
     failed = False
+    scans = count * max(len(request.label_maps), 1) * len(request.channels)
     with _progress() as progress:
-        task = progress.add_task("simulating", total=count * max(len(request.label_maps), 1))
+        task = progress.add_task("simulating", total=scans)
         try:
             for outcome in simulate_files(request, output, overwrite=overwrite):
                 progress.advance(task, outcome.samples)
@@ -195,6 +219,8 @@ def simulate(
                 typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
         except DatasetError as error:
             raise ArgumentError(f"--lesions: {error}") from error
+        except NnunetError as error:
+            raise ArgumentError(f"--output: {error}") from error
     return FAILED if failed else OK
 
 
@@ -268,6 +294,56 @@ def train(
     return OK
 
 
+@app.command("fit-priors")
+def fit_priors(
+    maps: Annotated[
+        list[Path],
+        typer.Argument(metavar="MAPS...", help="Folders of maps and segmentations, named as in BIDS."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The prior table (TOML).")],
+    source: Annotated[str, typer.Option(help="Where the numbers come from; written into the table.")],
+    field_strength: Annotated[float, typer.Option(metavar="TESLA", help="Static field of the maps.")] = 3.0,
+    tissues: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME|JSON", help="Meaning of the labels.", show_default="each segmentation's JSON"
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier table.")] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+) -> int:
+    """Estimate tissue priors from quantitative maps and segmentations.
+
+    Reads PDmap, R1map, R2map, R2starmap, MTsat and ADC with a dseg or probseg of each subject. What was not
+    measured comes from the package's own table, and the result says so.
+
+    Example: anystroke fit-priors study -o priors.toml --source "Our study" --tissues synthseg
+    """
+    if output.exists() and not overwrite:
+        raise ArgumentError(f"{output} exists already; name another file or use --overwrite")
+    if not output.parent.is_dir():
+        raise ArgumentError(f"expected a folder at {output.parent} to write {output.name} to; make it first")
+    from anystroke.prior_fitting import find_subjects, fit_priors_from_files
+
+    subjects = [subject for folder in maps for subject in find_subjects(folder)]
+    with _progress() as progress:
+        task = progress.add_task("measuring", total=len(subjects))
+        fitted = fit_priors_from_files(
+            subjects,
+            field_strength=field_strength,
+            source=source,
+            tissues=tissues,
+            on_subject=lambda name: progress.update(task, advance=1, description=f"measuring {name}"),
+        )
+    fitted.save(output, overwrite=overwrite)
+    for name, reason in fitted.skipped.items():
+        _complain(f"error: {name}: {reason}")
+    for note in fitted.notes:
+        _complain(f"note: {note}")
+    typer.echo(f"{output}: {len(fitted.subjects)} subjects, {len(fitted.priors.names)} tissues")
+    return FAILED if fitted.skipped else OK
+
+
 @app.command()
 def doctor(
     output: Annotated[
@@ -293,9 +369,11 @@ def _check_folder(path: Path) -> None:
 
 
 def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
-    """Find the choice that the user meant, whatever its case."""
-    if value is None:
-        return None
+    """Find the choice that the user meant, if any, whatever its case."""
+    return None if value is None else _one_of(option, value, known)
+
+
+def _one_of(option: str, value: str, known: Sequence[Choice]) -> Choice:
     for choice in known:
         if choice.lower() == value.lower():
             return choice

@@ -11,7 +11,8 @@ import torch
 from jinja2 import Environment, StrictUndefined
 
 from anystroke.anatomy.deformation import DeformationSettings
-from anystroke.anatomy.lesions import LesionSettings, Stage, blob_lesion
+from anystroke.anatomy.lesion_tissues import Stage
+from anystroke.anatomy.lesions import LesionSettings, blob_lesion
 from anystroke.anatomy.mni import mni_anatomy
 from anystroke.batch import Outcome, segment_files
 from anystroke.evaluation.comparison import comparison

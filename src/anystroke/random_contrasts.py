@@ -20,7 +20,8 @@ from anystroke.acquisition.protocols import Protocol
 from anystroke.anatomy.anatomies import Anatomy
 from anystroke.anatomy.deformation import DeformationSettings, SamplingGrid, grid_affine, random_affine
 from anystroke.anatomy.labels import TISSUES
-from anystroke.anatomy.lesions import LesionMask, LesionSettings, Stage, draw_masks
+from anystroke.anatomy.lesion_tissues import Stage
+from anystroke.anatomy.lesions import LesionMask, LesionSettings, draw_masks
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import control_point_field
 from anystroke.corruption.head import brain_mask
@@ -56,9 +57,9 @@ _GREY_VALUE_CLASSES: tuple[tuple[str, ...], ...] = (
     ("ventricular_csf", "sulcal_csf"),
     ("fat", "bone_marrow"),
     ("muscle",),
-    ("skin", "mucosa"),
+    ("skin", "mucosa", "choroid_plexus"),
     ("cortical_bone",),
-    ("vitreous", "venous_blood"),
+    ("vitreous", "venous_blood", "arterial_blood"),
 )
 """Tissues that share a grey value, as the nine classes of the published label maps do."""
 
@@ -181,7 +182,9 @@ class RandomContrastGenerator:
         self.settings = settings
         self.masks = list(masks)
         # Where a lesion may be does not depend on the contrast.
-        self._placing = Generator(SynthesisSettings(spacing=settings.spacing, lesions=settings.lesions))
+        self._placing = Generator(
+            SynthesisSettings(spacing=settings.spacing, lesions=settings.lesions, mass_effect=0.0)
+        )
 
     def __call__(
         self,
@@ -213,7 +216,7 @@ class RandomContrastGenerator:
             lesions = draw_masks(self.masks, settings.lesions, rng("choice"))
         grid = self._grid(anatomy, rng("deformation"))
         tissues = anatomy.tissues.to(device)
-        placed, box = self._placing.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
+        placed, box, grid = self._placing.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
         contrast, draw = self._grey_values(rng("contrast"))
         inclusions = [Inclusion(box, {_LESION_TISSUE: placed.membership})] if box is not None else []
         maps = PatientMaps(

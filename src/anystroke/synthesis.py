@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anystroke.acquisition.protocols import Preset, Protocol, load_preset
 from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
+from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY, draw_confounders
 from anystroke.anatomy.deformation import (
     Box,
     DeformationSettings,
@@ -18,15 +19,15 @@ from anystroke.anatomy.deformation import (
     sampling_grid,
 )
 from anystroke.anatomy.labels import TISSUES, segmentation_class
+from anystroke.anatomy.lesion_tissues import LESION_TISSUES, Stage
 from anystroke.anatomy.lesions import (
-    TISSUES_OF_STAGE,
     LesionMask,
     LesionSettings,
     PlacedLesion,
-    Stage,
     draw_masks,
     place_lesions,
 )
+from anystroke.anatomy.mass_effect import displaced
 from anystroke.anatomy.mixing import TissueField, mix
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
@@ -68,6 +69,10 @@ class SynthesisSettings(ScannerSettings):
         texture: Scales the texture within tissues. Published spreads come from maps of about 1 mm, noise
             included; voxels of 2 mm average much of it away. The default is an engineering estimate.
         prior_spread: Widens the spread of tissue properties between patients.
+        leukoaraiosis: Probability of white matter hyperintensities, which are no lesion.
+        lacunes: Probability of old lacunes, which are no lesion either.
+        microbleeds: Probability of microbleeds, likewise.
+        mass_effect: Probability that a lesion pushes what is around it away, or if chronic, pulls it in.
         skull_strip: Probability that nothing but the brain is left.
         clear_air: Probability that air is exactly zero in a whole-head scan.
         defaced: Probability that the face of a whole-head scan was removed or blurred.
@@ -85,6 +90,10 @@ class SynthesisSettings(ScannerSettings):
     lesions: LesionSettings = LesionSettings()
     texture: float = Field(default=0.4, ge=0)
     prior_spread: float = 1.0
+    leukoaraiosis: float = 0.35
+    lacunes: float = 0.15
+    microbleeds: float = 0.1
+    mass_effect: float = 0.15
     skull_strip: float = 0.3
     clear_air: float = 0.3
     defaced: float = 0.1
@@ -238,10 +247,12 @@ class Generator:
             rng=rng("deformation"),
         )
         tissues = anatomy.tissues.to(device)
-        placed, box = self.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
+        placed, box, grid = self.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
         protocol = self.preset.sample(scan_rng("protocol"), weighting=weighting)
-        draw = self._draw_tissues(placed.stage, protocol, rng("tissue"))
-        inclusions = [Inclusion(box, _shares(placed))] if box is not None else []
+        draw = self._draw_tissues(protocol, rng("tissue"))
+        inclusions = self._confounders(tissues, grid, rng("confounders"))
+        if box is not None:
+            inclusions.append(Inclusion(box, placed.shares))
         maps = PatientMaps(tissues, grid, draw, inclusions=inclusions, key=key, texture=settings.texture)
         target = maps.make(protocol.needs, CLASS_OF_TISSUE)
         white = target == CLASSES.index("white_matter")
@@ -282,31 +293,81 @@ class Generator:
         lesions: Sequence[LesionMask],
         rng: torch.Generator,
         stage: Stage | None,
-    ) -> tuple[PlacedLesion, Box | None]:
-        """Put lesions on tissue that can have them; nothing is computed outside the box that holds them."""
+    ) -> tuple[PlacedLesion, Box | None, SamplingGrid]:
+        """Put lesions on tissue that can have them; nothing is computed outside the box that holds them.
+
+        Args:
+            anatomy: The patient.
+            tissues: Of the patient, on the device of the grid.
+            grid: Output voxels.
+            lesions: Zero or more masks.
+            rng: Random stream.
+            stage: Age of the lesions; None draws it.
+
+        Returns:
+            The lesions within the box, the box, and the grid with the space that the lesions take or leave.
+        """
+        settings = self.settings
         box = _lesion_box(anatomy, grid, lesions)
-        part = grid.crop(box or (slice(0, 0),) * 3)
-        factor = self._coarse_factor
-        coarse = part.coarse(factor)
+        coarse = grid.crop(box or (slice(0, 0),) * 3).coarse(self._coarse_factor)
         placed = place_lesions(
-            lesions, _to_mni(anatomy, coarse), settings=self.settings.lesions, rng=rng, stage=stage
+            lesions, _to_mni(anatomy, coarse), settings=settings.lesions, rng=rng, stage=stage
         )
-        if box is not None:
-            placed.membership.mul_(lesion_area(tissues, coarse, self.settings.spacing * factor))
-            placed = replace(
-                placed,
-                membership=_refine(placed.membership, part.shape, factor),
-                inner=_refine(placed.inner, part.shape, factor),
+        if box is None:
+            return placed, None, grid
+        spacing = settings.spacing * self._coarse_factor
+        if chance(rng, settings.mass_effect):
+            amount = uniform(rng, -2.0, 0.0) if placed.stage == "chronic" else uniform(rng, 0.0, 4.0)
+            grid = displaced(
+                grid, placed.membership, box, spacing=spacing, largest_mm=amount, reach_mm=uniform(rng, 8, 14)
             )
-        return placed, box
+        part = grid.crop(box)
+        area = lesion_area(tissues, part.coarse(self._coarse_factor), spacing)
+        membership, *shares = (
+            _refine(field.mul_(area), part.shape, self._coarse_factor)
+            for field in (placed.membership.clone(), *placed.shares.values())
+        )
+        return (
+            replace(placed, membership=membership, shares=dict(zip(placed.shares, shares, strict=True))),
+            box,
+            grid,
+        )
+
+    def _confounders(self, tissues: TissueField, grid: SamplingGrid, rng: torch.Generator) -> list[Inclusion]:
+        settings = self.settings
+        present = [
+            float(chance(rng, each))
+            for each in (settings.leukoaraiosis, settings.lacunes, settings.microbleeds)
+        ]
+        if not any(present):
+            return []
+        factor = self._coarse_factor
+        deep = ("thalamus", "caudate", "putamen", "pallidum")
+        shares, _ = mix(tissues, grid.coarse(factor), _columns(("white_matter",), deep, ("ventricular_csf",)))
+        drawn = draw_confounders(
+            *shares.unbind(),
+            spacing=settings.spacing * factor,
+            leukoaraiosis=present[0],
+            lacunes=present[1],
+            microbleeds=present[2],
+            rng=rng,
+        )
+        found = sum(drawn.values(), torch.zeros_like(shares[0])) > 0
+        if not bool(found.any()):
+            return []
+        coarse_box, box = _boxes(found, factor, grid.shape)
+        size = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
+        return [
+            Inclusion(box, {name: _refine(share[coarse_box], size, factor) for name, share in drawn.items()})
+        ]
 
     @property
     def _coarse_factor(self) -> int:
         """How many voxels make one of about 2 mm, where what is smooth is computed."""
         return max(round(2 / self.settings.spacing), 1)
 
-    def _draw_tissues(self, stage: Stage, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
-        names = (*TISSUES[1:], *dict.fromkeys(TISSUES_OF_STAGE[stage]))
+    def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
+        names = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
         draw = self.priors.sample(
             rng, names, field_strength=protocol.field_strength, spread=self.settings.prior_spread
         )
@@ -461,9 +522,12 @@ def lesion_area(
     return (area.add_(ventricle) if ventricles else area).clamp_(0, 1)
 
 
-def _shares(placed: PlacedLesion) -> dict[str, Tensor]:
-    inner, outer = TISSUES_OF_STAGE[placed.stage]
-    if inner == outer:
-        return {inner: placed.membership}
-    core = placed.membership * placed.inner
-    return {inner: core, outer: placed.membership - core}
+def _boxes(found: Tensor, factor: int, shape: GridShape) -> tuple[Box, Box]:
+    """Return the box of a coarse mask's voxels, and the same on the fine grid."""
+    places = torch.nonzero(found)
+    spans = list(zip(places.amin(0).tolist(), (places.amax(0) + 1).tolist(), strict=True))
+    x, y, z = (slice(first, last) for first, last in spans)
+    fine = [
+        slice(first * factor, min(last * factor, n)) for (first, last), n in zip(spans, shape, strict=True)
+    ]
+    return (x, y, z), (fine[0], fine[1], fine[2])

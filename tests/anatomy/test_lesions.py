@@ -79,8 +79,9 @@ def test_lesions_of_a_patient_share_a_stage_and_unite() -> None:
     assert float((placed.membership > 0.5).sum()) * 8 / 1000 == pytest.approx(
         2 * masks[0].volume_ml, rel=0.05
     )
-    assert float(placed.inner.min()) >= 0
-    assert float(placed.inner.max()) <= 1
+    total = sum(placed.shares.values(), torch.zeros_like(placed.membership))
+    assert min(float(share.min()) for share in placed.shares.values()) >= 0
+    assert bool((total <= placed.membership + 1e-5).all())
     nothing = place_lesions([], _points(half=5), settings=UNCHANGED, rng=stream(5, "none"))
     assert float(nothing.membership.abs().sum()) == 0
 
@@ -95,3 +96,15 @@ def test_larger_masks_are_chosen_more_often_and_some_patients_have_none() -> Non
     counts = [len(draw_masks(masks, settings, stream(k, "draw"))) for k in range(400)]
     assert counts.count(0) / 400 == pytest.approx(0.25, abs=0.07)
     assert counts.count(2) / 400 == pytest.approx(0.375, abs=0.08)
+
+
+def test_elastic_change_keeps_about_the_volume_and_bends_the_mask() -> None:
+    mask, points = sphere_lesion(radius=20), _points()
+    volumes = []
+    for seed in range(12):
+        settings = UNCHANGED.model_copy(update={"shape": UNCHANGED.shape.model_copy(update={"elastic": 4.0})})
+        member, _ = place_mask(mask, points, settings=settings, rng=stream(seed, "elastic"))
+        plain, _ = place_mask(mask, points, settings=UNCHANGED, rng=stream(seed, "elastic"))
+        volumes.append(float((member > 0.5).sum()) * 8 / 1000)
+        assert float((member - plain).abs().max()) > 0.1
+    assert sum(volumes) / 12 == pytest.approx(mask.volume_ml, rel=0.15)

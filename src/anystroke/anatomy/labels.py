@@ -34,6 +34,8 @@ TISSUES: tuple[str, ...] = (
     "mucosa",
     "vitreous",
     "venous_blood",
+    "arterial_blood",
+    "choroid_plexus",
 )
 """Names of the healthy tissues; a tissue map holds indices into this tuple."""
 
@@ -138,10 +140,9 @@ _PAIRED: tuple[tuple[int, int, str, str], ...] = (
     (28, 60, "ventral_diencephalon", "grey_white_partial_volume"),
     # A thread under the putamen: a space around the lenticulostriate arteries, filled with fluid.
     (30, 62, "perivascular_space", "sulcal_csf"),
-    # No prior of its own; mucosa is the nearest vascular epithelium.
-    (31, 63, "choroid_plexus", "mucosa"),
-    (136, 163, "lateral_choroid_plexus", "mucosa"),
-    (137, 164, "inferior_choroid_plexus", "mucosa"),
+    (31, 63, "choroid_plexus", "choroid_plexus"),
+    (136, 163, "lateral_choroid_plexus", "choroid_plexus"),
+    (137, 164, "inferior_choroid_plexus", "choroid_plexus"),
 )
 
 _UNPAIRED_BRAIN: tuple[tuple[int, str, str], ...] = (
@@ -161,7 +162,7 @@ _AROUND_BRAIN: tuple[tuple[int, str, str], ...] = (
     (258, "soft_tissue", "muscle"),
     (259, "eye", "vitreous"),
     # No prior of its own; blood is blood, and vessels are background to the network.
-    (502, "artery", "venous_blood"),
+    (502, "artery", "arterial_blood"),
     (506, "eye", "vitreous"),
     (507, "soft_tissue", "muscle"),
     (508, "eye_muscle", "muscle"),

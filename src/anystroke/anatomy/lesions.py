@@ -3,11 +3,10 @@
 import json
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -16,22 +15,14 @@ from scipy.ndimage import label as label_components
 from torch import Tensor
 
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
+from anystroke.anatomy.lesion_tissues import STAGES, Stage, lesion_shares, mix_tissue
 from anystroke.config import StrictModel
 from anystroke.fields import smooth, smooth_noise
 from anystroke.files import atomic_path
-from anystroke.rng import chance, choice, integer, uniform
+from anystroke.rng import chance, choice, uniform
 from anystroke.volume import Volume
 
 log = logging.getLogger(__name__)
-
-Stage = Literal["chronic", "acute", "subacute"]
-STAGES: tuple[Stage, ...] = ("chronic", "acute", "subacute")
-TISSUES_OF_STAGE: dict[Stage, tuple[str, str]] = {
-    "chronic": ("chronic_core", "gliotic_rim"),
-    "acute": ("acute_infarct", "acute_infarct"),
-    "subacute": ("subacute_infarct", "subacute_infarct"),
-}
-"""The inner and outer tissue of a lesion, names of the prior table."""
 
 _MARGIN = 6
 
@@ -77,8 +68,10 @@ class LesionSettings(StrictModel):
         size_power: A mask is chosen with probability proportional to its volume to this power.
         size_limits_ml: Volumes outside are counted as the limit when choosing.
         mirror: Probability of moving a mask to the other hemisphere.
-        shape: Affine changes of each mask about its own centre.
+        shape: Affine and elastic changes of each mask about its own centre.
         level: Largest shift of the mask's iso-level: erosion or dilation by up to a few mm.
+        penumbra: Probability that the border of an acute lesion is affected in part only.
+        haemorrhage: Probability that a lesion has bled.
     """
 
     absent: float = 0.08
@@ -88,9 +81,11 @@ class LesionSettings(StrictModel):
     size_limits_ml: tuple[float, float] = (0.1, 40.0)
     mirror: float = 0.5
     shape: DeformationSettings = DeformationSettings(
-        rotation=12, scaling=0.2, shear=0.1, translation=6, elastic=0, mirror=0
+        rotation=12, scaling=0.2, shear=0.1, translation=6, elastic=2.5, mirror=0
     )
     level: float = 0.2
+    penumbra: float = 0.3
+    haemorrhage: float = 0.06
 
 
 def crop_mask(volume: Volume, name: str) -> LesionMask:
@@ -180,26 +175,20 @@ def place_mask(
     centre = torch.eye(4, dtype=torch.float64)
     centre[:3, 3] = lesion.centre
     moved = centre @ change @ torch.linalg.inv(centre) @ affine
+    if settings.shape.elastic > 0 and mni_points.numel():
+        mni_points = mni_points + _elastic(mni_points, settings.shape.elastic, rng)
     height = sample_at(smoothed[None], moved, mni_points)[0] - level
     edge = uniform(rng, 0.1, 0.3)
     return (height / edge + 0.5).clamp(0, 1), height
 
 
-def mix_tissue(depth: Tensor, *, rng: torch.Generator) -> Tensor:
-    """Return the share of inner tissue (cystic core) in each voxel of a lesion, smooth and irregular.
-
-    Args:
-        depth: (X, Y, Z) as ``place_mask`` returns it.
-        rng: Random stream.
-
-    Returns:
-        (X, Y, Z) in [0, 1]; the remainder is outer tissue (gliotic rim).
-    """
-    shape = (depth.shape[0], depth.shape[1], depth.shape[2])
-    control = integer(rng, 8, 18)
-    patches = smooth_noise(shape, (control,) * 3, rng=rng)[0]
-    start = uniform(rng, -0.1, 0.45)
-    return ((depth - start + uniform(rng, 0.0, 0.25) * patches) / uniform(rng, 0.1, 0.3)).clamp(0, 1)
+def _elastic(points: Tensor, largest: float, rng: torch.Generator) -> Tensor:
+    """Return a smooth random displacement in mm, its control points about 20 mm apart."""
+    shape = (points.shape[1], points.shape[2], points.shape[3])
+    extent = float((points[:, -1, 0, 0] - points[:, 0, 0, 0]).norm())
+    spacing = max(extent / max(shape[0] - 1, 1), 0.1)
+    x, y, z = (max(4, min(16, round(n * spacing / 20) + 3)) for n in shape)
+    return uniform(rng, 0.0, largest) * smooth_noise(shape, (x, y, z), rng=rng, channels=3)
 
 
 @dataclass(frozen=True)
@@ -208,13 +197,13 @@ class PlacedLesion:
 
     Attributes:
         membership: (X, Y, Z) in [0, 1].
-        inner: (X, Y, Z) in [0, 1], share of the inner tissue within the lesion.
+        shares: Tissue of the prior table -> (X, Y, Z), its share of the voxel; together at most the membership.
         stage: Age of the lesion.
         names: Masks used.
     """
 
     membership: Tensor
-    inner: Tensor
+    shares: Mapping[str, Tensor]
     stage: Stage
     names: tuple[str, ...]
 
@@ -238,13 +227,22 @@ def place_lesions(
     """
     drawn = STAGES[choice(rng, list(settings.stages))]
     membership = mni_points.new_zeros(mni_points.shape[1:])
-    inner = membership.clone()
+    inner, depth = membership.clone(), membership - 1
     for lesion in masks:
-        member, depth = place_mask(lesion, mni_points, settings=settings, rng=rng)
-        share = mix_tissue(depth, rng=rng)
+        member, height = place_mask(lesion, mni_points, settings=settings, rng=rng)
+        share = mix_tissue(height, rng=rng)
         inner = torch.where(member > membership, share, inner)
-        membership = torch.maximum(membership, member)
-    return PlacedLesion(membership, inner, stage or drawn, tuple(m.name for m in masks))
+        membership, depth = torch.maximum(membership, member), torch.maximum(depth, height)
+    shares = lesion_shares(
+        membership,
+        depth,
+        inner,
+        stage=stage or drawn,
+        penumbra=settings.penumbra,
+        haemorrhage=settings.haemorrhage,
+        rng=rng,
+    )
+    return PlacedLesion(membership, shares, stage or drawn, tuple(m.name for m in masks))
 
 
 def draw_masks(
@@ -294,7 +292,7 @@ def blob_lesion(
     count, mask = wanted, score > 0
     for _ in range(6):
         level = score.flatten().kthvalue(score.numel() - count + 1).values
-        mask = _largest_part(score >= level)
+        mask = largest_part(score >= level)
         found = int(mask.sum())
         if abs(found - wanted) < 0.01 * wanted:
             break
@@ -304,7 +302,8 @@ def blob_lesion(
     return crop_mask(Volume(mask[None].cpu(), affine, 4), name)
 
 
-def _largest_part(mask: Tensor) -> Tensor:
+def largest_part(mask: Tensor) -> Tensor:
+    """Return the largest connected part of a mask (X, Y, Z), faces joined."""
     parts = torch.from_numpy(label_components(mask.cpu().numpy())[0]).to(mask.device)
     sizes = torch.bincount(parts.flatten())
     sizes[0] = 0

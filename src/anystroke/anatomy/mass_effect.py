@@ -1,0 +1,85 @@
+"""Swelling around fresh lesions and shrinkage around old ones."""
+
+import torch
+from torch import Tensor
+
+from anystroke.anatomy.deformation import Box, SamplingGrid
+from anystroke.fields import apply_separable, smooth, spline_matrix
+
+_LATTICE_MM = 8.0
+
+
+def displaced(
+    grid: SamplingGrid, membership: Tensor, box: Box, *, spacing: float, largest_mm: float, reach_mm: float
+) -> SamplingGrid:
+    """Return a grid on which the tissue around a lesion is pushed away, or pulled in.
+
+    The push points down the gradient of the smoothed lesion, so it is strongest at the lesion's border and
+    fades within a few times the reach.
+
+    Args:
+        grid: Output voxels.
+        membership: (x, y, z) of the lesion in the box, on a grid of ``spacing``.
+        box: Where on the output grid, in output voxels.
+        spacing: Voxel size of the membership in mm; the output's or a whole multiple of it.
+        largest_mm: Largest displacement: positive for swelling, negative for shrinkage.
+        reach_mm: SD of the smoothing. A reach of at least 1.7 times the displacement keeps the map one-to-one.
+
+    Returns:
+        The grid with a finer spline; at the lesion's own place nothing else changes.
+
+    Raises:
+        ValueError: If the reach is too short for the displacement.
+    """
+    if reach_mm < 1.7 * abs(largest_mm):
+        raise ValueError(
+            f"expected a reach of at least 1.7 times the displacement of {largest_mm} mm, got {reach_mm} mm"
+        )
+    voxel = float(torch.linalg.det(grid.affine[:3, :3]).abs()) ** (1 / 3)
+    counts = [max(round(n * voxel / _LATTICE_MM) + 3, 7) for n in grid.shape]
+    # Control point k of a uniform spline sits (k - 1) intervals from the first voxel.
+    steps = [(n - 1) / (c - 3) for n, c in zip(grid.shape, counts, strict=True)]
+    positions = [(torch.arange(c) - 1) * step for c, step in zip(counts, steps, strict=True)]
+    weights = [
+        _interpolation(position, part.start, membership.shape[axis], spacing / voxel)
+        for axis, (position, part) in enumerate(zip(positions, box, strict=True))
+    ]
+    lattice = apply_separable(membership, (weights[0], weights[1], weights[2]))
+    sizes = [step * voxel for step in steps]
+    bump = smooth(lattice, (reach_mm / sizes[0], reach_mm / sizes[1], reach_mm / sizes[2]))
+    push = torch.stack(torch.gradient(bump, spacing=sizes))
+    # Output axes to the patient's: rows of the linear part, without its scale.
+    turn = (grid.linear[:3, :3] / voxel).to(push)
+    push = torch.einsum("ij,jabc->iabc", turn, push)
+    longest = float(push.norm(dim=0).amax())
+    if longest < 1e-9:
+        return grid
+    splines = [spline_matrix(n, c) for n, c in zip(grid.shape, counts, strict=True)]
+    base = [
+        _at(spline, position, n)
+        for spline, position, n in zip(grid.splines, positions, grid.shape, strict=True)
+    ]
+    control = apply_separable(grid.control, (base[0], base[1], base[2]))
+    return SamplingGrid(
+        grid.shape,
+        grid.linear,
+        control + push * (largest_mm / longest),
+        (splines[0], splines[1], splines[2]),
+        grid.affine,
+    )
+
+
+def _interpolation(position: Tensor, start: int, count: int, factor: float) -> Tensor:
+    """Return (len(position), count), the weights of a box's voxels around each lattice position."""
+    centres = start + (torch.arange(count) + 0.5) * factor - 0.5
+    step = float(position[1] - position[0])
+    near = (1 - (position[:, None] - centres).abs() / step).clamp(min=0)
+    return near * (factor / step)
+
+
+def _at(spline: Tensor, position: Tensor, n: int) -> Tensor:
+    """Read the rows of a spline matrix at positions between voxels; beyond the ends, the last row."""
+    position = position.clamp(0, n - 1)
+    lower = position.floor().long().clamp(max=max(n - 2, 0))
+    weight = (position - lower)[:, None]
+    return spline[lower] * (1 - weight) + spline[(lower + 1).clamp(max=n - 1)] * weight
