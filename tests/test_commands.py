@@ -61,10 +61,44 @@ def test_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    "weightings", [["--weighting", "t1w, flair"], ["--weighting", "T1w", "--weighting", "FLAIR"]]
+)
+def test_simulate_several_weightings(
+    weightings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "-o", str(tmp_path), "--shape", "32,32,32", *weightings]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert [Path(line.split(":")[0]).name for line in printed.out.splitlines()] == [
+        "sim-0001_T1w.nii.gz",
+        "sim-0001_FLAIR.nii.gz",
+    ]
+
+
+def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "Dataset501_Stroke"
+    arguments = ["simulate", "-o", str(out), "--shape", "32,32,32", "--format", "nnunet", "--all-classes"]
+    assert main([*arguments, "--weighting", "T1w"]) == 0
+    assert str(out / "imagesTr" / "sim-0001_0000.nii.gz") in capsys.readouterr().out
+    assert "grey_matter" in (out / "dataset.json").read_text()
+    assert main([*arguments, "--weighting", "T2w"]) == 1
+    assert "--overwrite" in _error(capsys)
+    (out / "simulation.json").unlink()
+    assert main([*arguments, "--weighting", "T2w", "--overwrite"]) == 1
+    assert "name another folder" in _error(capsys)
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "--output"),
         (["-o", "OUT", "--weighting", "T3w"], "'T3w'"),
+        (["-o", "OUT", "--weighting", "T1w,"], "--weighting must be one of"),
+        (["-o", "OUT", "--weighting", "T1w,FLAIR,t1W"], "T1w, FLAIR, T1w"),
+        (["-o", "OUT", "--format", "nifti"], "bids, nnunet"),
+        (["-o", "OUT", "--format", "nnunet"], "Dataset501_Stroke, got 'out'"),
+        (["-o", "OUT", "--format", "nnunet", "--maps"], "no place for maps"),
+        (["-o", "OUT", "--all-classes"], "always written"),
         (["-o", "OUT", "--stage", "old"], "chronic, acute, subacute"),
         (["-o", "OUT", "--shape", "96,112"], "96,112"),
         (["-o", "OUT", "--shape", "96,112,4"], "16 to 320"),

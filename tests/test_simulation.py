@@ -1,27 +1,30 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from anystroke import simulation
+from anystroke import patient_files, simulation
 from anystroke.acquisition.protocols import from_dict
 from anystroke.anatomy import registration
-from anystroke.anatomy.lesions import LesionSettings
+from anystroke.anatomy.lesions import LesionSettings, load_masks
 from anystroke.anatomy.registration import Registration, RegistrationError
 from anystroke.datasets import DatasetError
+from anystroke.nnunet import NnunetError
 from anystroke.rng import stream
-from anystroke.simulation import Outcome, Request, SimulationError, random_blob, simulate_files
-from anystroke.synthesis import CLASSES, SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.simulation import Format, Outcome, Request, SimulationError, random_blob, simulate_files
+from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
+from anystroke.volume import Volume, VolumeError
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((40, 48, 40),), cut=0.0, lesions=LesionSettings(absent=0.0))
 REQUEST = Request(synthesis=SETTINGS, count=2)
+SESSION = Request(synthesis=SETTINGS, weightings=("T1w", "FLAIR", "DWI"))
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +39,11 @@ def _run(request: Request, folder: Path, *, overwrite: bool = False) -> list[Out
 def _table(folder: Path) -> list[dict[str, str]]:
     with (folder / "samples.tsv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _sidecar(folder: Path, row: Mapping[str, str]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / row["image"].replace(".nii.gz", ".json")).read_text())
+    return content
 
 
 def _label_map(path: Path, *, label: int = 2) -> Path:
@@ -79,10 +87,12 @@ def test_files_table_and_sidecars_belong_together(tmp_path: Path) -> None:
         assert torch.equal(mask.data == 1, classes.data == CLASSES.index("lesion"))
         assert float(row["lesion_ml"]) == pytest.approx(float(mask.data.sum()) * 0.064, abs=1e-3)
         assert float(row["lesion_ml"]) > 0
-        sidecar = json.loads((tmp_path / row["image"].replace(".nii.gz", ".json")).read_text())
+        sidecar = _sidecar(tmp_path, row)
         protocol = from_dict(sidecar["Record"]["protocol"])
         assert protocol.weighting == row["weighting"]
         assert sidecar["RepetitionTime"] == sidecar["Record"]["protocol"]["repetition_time"]
+        assert sidecar["SignalToNoiseRatio"] == sidecar["Record"]["scanner"]["snr"]
+        assert {"EchoTime", "FlipAngle", "MagneticFieldStrength"} <= set(sidecar)
         assert sidecar["LesionVolume"] == pytest.approx(float(row["lesion_ml"]), abs=1e-3)
         assert row["anatomy"] == "ellipsoids"
         assert row["stage"] in ("chronic", "acute", "subacute")
@@ -141,10 +151,154 @@ def test_a_sample_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     def fail() -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(simulation, "_class_table", fail)
+    monkeypatch.setattr(patient_files, "class_table", fail)
     with pytest.raises(KeyboardInterrupt):
         _run(REQUEST, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["simulation.json"]
+
+
+def test_several_weightings_show_one_patient(tmp_path: Path) -> None:
+    outcomes = _run(replace(SESSION, count=2), tmp_path)
+    assert [(o.name, o.row["image"]) for o in outcomes] == [
+        (name, f"{name}_{suffix}.nii.gz")
+        for name in ("sim-0001", "sim-0002")
+        for suffix in ("T1w", "FLAIR", "dwi")
+    ]
+    assert _table(tmp_path) == [dict(o.row) for o in outcomes]
+    assert len(list(tmp_path.glob("*_mask.nii.gz"))) == len(list(tmp_path.glob("*_dseg.nii.gz"))) == 2
+    for name in ("sim-0001", "sim-0002"):
+        rows = [row for row in _table(tmp_path) if row["sample"] == name]
+        same = ("mask", "segmentation", "anatomy", "lesions", "stage", "lesion_ml")
+        assert len({tuple(row[key] for key in same) for row in rows}) == 1
+        records = [_sidecar(tmp_path, row)["Record"] for row in rows]
+        assert len({record["key"] for record in records}) == 1
+        assert [record["scan"] for record in records] == [0, 1, 2]
+        assert len({record["scanner"]["snr"] for record in records}) == 3
+        images = [Volume.load(tmp_path / row["image"]).data for row in rows]
+        assert not torch.equal(images[0], images[1])
+
+
+def test_a_session_that_was_cut_short_is_completed(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    _run(SESSION, whole)
+    _run(SESSION, cut)
+    (cut / "sim-0001_FLAIR.nii.gz").unlink()
+    assert [o.status for o in _run(SESSION, cut)] == ["written"] * 3
+    assert _table(whole) == _table(cut)
+    first, second = (Volume.load(folder / "sim-0001_FLAIR.nii.gz") for folder in (whole, cut))
+    assert torch.equal(first.data, second.data)
+    assert [o.status for o in _run(SESSION, cut)] == ["kept"] * 3
+    with pytest.raises(SimulationError, match="Weightings differ"):
+        _run(replace(SESSION, weightings=("T1w",)), cut)
+
+
+def test_the_truth_is_what_at_least_one_scan_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Sample] = []
+    session = Generator.session
+
+    def remember(*arguments: Any, **options: Any) -> list[Sample]:
+        drawn[:] = session(*arguments, **options)
+        return drawn
+
+    monkeypatch.setattr(Generator, "session", remember)
+    request = replace(SESSION, synthesis=SETTINGS.model_copy(update={"cut": 1.0}))
+    row = _run(request, tmp_path)[0].row
+    assert not torch.equal(drawn[0].target, drawn[1].target)
+    truth = torch.stack([sample.target for sample in drawn]).amax(0)
+    assert torch.equal(Volume.load(tmp_path / row["segmentation"], dtype=torch.uint8).data[0], truth)
+
+
+@pytest.mark.parametrize("layout", ["bids", "nnunet"])
+def test_a_scan_can_be_made_again_from_its_files(layout: Format, tmp_path: Path) -> None:
+    masks, out = tmp_path / "masks", tmp_path / "Dataset501_Stroke"
+    masks.mkdir()
+    sphere = sphere_lesion()
+    Volume(sphere.mask[None], sphere.affine).save(masks / "sphere.nii.gz")
+    rows = [o.row for o in _run(replace(SESSION, lesions=masks, format=layout), out)]
+    if layout == "nnunet":
+        channels = json.loads((out / "records" / "sim-0001.json").read_text())["Channels"]
+        records = [channel["Record"] for channel in channels]
+    else:
+        records = [_sidecar(out, row)["Record"] for row in rows]
+    for row, record in zip(rows, records, strict=True):
+        sample = regenerate(record, [ellipsoid_anatomy(head=False)], load_masks([masks / "sphere.nii.gz"]))
+        assert torch.equal(Volume.load(out / row["image"]).data[0], sample.image)
+
+
+def test_an_nnunet_data_set_is_complete_at_any_time(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset501_Stroke"
+    request = replace(SESSION, format="nnunet", count=2)
+    for number, outcome in enumerate(simulate_files(request, folder)):
+        description = json.loads((folder / "dataset.json").read_text())
+        assert description["numTraining"] == len(list((folder / "labelsTr").iterdir())) == 1 + number // 3
+        assert outcome.row["image"] == f"imagesTr/{outcome.name}_{number % 3:04d}.nii.gz"
+    assert description["channel_names"] == {"0": "T1w", "1": "FLAIR", "2": "DWI"}
+    assert len(list((folder / "imagesTr").iterdir())) == 6
+    (folder / "imagesTr" / "sim-0002_0001.nii.gz").unlink()
+    assert [o.status for o in _run(request, folder)] == ["kept"] * 3 + ["written"] * 3
+    assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
+
+
+def test_overwriting_leaves_no_case_of_the_earlier_run(tmp_path: Path) -> None:
+    folder = tmp_path / "Dataset501_Stroke"
+    request = replace(SESSION, format="nnunet", count=2)
+    _run(request, folder)
+    other = replace(request, count=1, weightings=("T2w",))
+    with pytest.raises(SimulationError, match=r"Weightings differ.*--overwrite"):
+        _run(other, folder)
+    assert len(list((folder / "imagesTr").iterdir())) == 6
+    _run(other, folder, overwrite=True)
+    assert [p.name for p in (folder / "imagesTr").iterdir()] == ["sim-0001_0000.nii.gz"]
+    assert [p.name for p in (folder / "labelsTr").iterdir()] == ["sim-0001.nii.gz"]
+    _run(replace(other, format="bids"), folder, overwrite=True)
+    assert not any((folder / name).exists() for name in ("imagesTr", "labelsTr", "records", "dataset.json"))
+
+
+def test_a_data_set_of_others_is_never_mixed_with_ours(tmp_path: Path) -> None:
+    request = replace(SESSION, format="nnunet")
+    folder = tmp_path / "Dataset501_Stroke"
+    folder.mkdir()
+    (folder / "dataset.json").write_text("{}")
+    for overwrite in (False, True):
+        with pytest.raises(SimulationError, match=r"did not make \(dataset.json\)"):
+            _run(request, folder, overwrite=overwrite)
+    assert [p.name for p in folder.iterdir()] == ["dataset.json"]
+    with pytest.raises(NnunetError, match="has the number 501 already"):
+        _run(request, tmp_path / "Dataset501_Other")
+    assert not (tmp_path / "Dataset501_Other").exists()
+
+
+@pytest.mark.parametrize("layout", ["bids", "nnunet"])
+def test_a_full_disk_leaves_what_was_finished(
+    layout: Format, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "Dataset501_Stroke"
+    request = replace(SESSION, format=layout, count=2)
+    _run(replace(request, count=1), folder)
+    before = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    save = Volume.save
+
+    def fail(self: Volume, path: Path, *, dtype: torch.dtype | None = None) -> None:
+        save(self, path, dtype=dtype)
+        if "sim-0002" in path.name and self.data.dtype == torch.float32:
+            raise VolumeError(f"cannot write {path}") from OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Volume, "save", fail)
+    with pytest.raises(SimulationError, match=r"cannot write sim-0002 .*\(No space left on device\)"):
+        _run(request, folder)
+    assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
+    monkeypatch.undo()
+    monkeypatch.setattr(simulation, "mni_anatomy", lambda: ellipsoid_anatomy(head=False))
+    assert [o.status for o in _run(request, folder)] == ["kept"] * 3 + ["written"] * 3
+
+
+def test_values_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(SimulationError, match="T1w, FLAIR, T1w"):
+        replace(REQUEST, weightings=("T1w", "FLAIR", "T1w"))
+    with pytest.raises(SimulationError, match="no place for maps"):
+        replace(REQUEST, format="nnunet", maps=True)
+    with pytest.raises(SimulationError, match="always written"):
+        replace(REQUEST, all_classes=True)
 
 
 def test_maps_are_written_with_their_units(tmp_path: Path) -> None:
@@ -209,6 +363,8 @@ def test_an_unknown_weighting_is_refused_before_anything_is_written(tmp_path: Pa
     request = replace(REQUEST, synthesis=SETTINGS.model_copy(update={"weighting": "T3w"}))
     with pytest.raises(ValueError, match=r"'T3w'.*FLAIR"):
         _run(request, tmp_path / "out")
+    with pytest.raises(ValueError, match="'T3w'"):
+        _run(replace(SESSION, weightings=("T1w", "T3w")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -2,45 +2,51 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from anystroke.acquisition.protocols import load_preset
-from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
 from anystroke.anatomy.anatomies import Anatomy, build_anatomy
 from anystroke.anatomy.label_maps import load_label_map
-from anystroke.anatomy.lesions import LesionMask, LesionSettings, Stage, blob_lesion, load_masks
+from anystroke.anatomy.lesion_tissues import Stage
+from anystroke.anatomy.lesions import LesionMask, LesionSettings, blob_lesion, load_masks
 from anystroke.anatomy.mni import mni_anatomy
 from anystroke.datasets import DatasetError, images_in
 from anystroke.files import atomic_path, sha256
+from anystroke.nnunet import (
+    DESCRIPTION,
+    ENDING,
+    IMAGES,
+    LABELS,
+    RECORDS,
+    check_dataset_folder,
+    write_case,
+    write_description,
+)
+from anystroke.patient_files import COLUMNS, write_json, write_scans
 from anystroke.rng import chance, log_uniform, stream, uniform
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.synthesis import Generator, Sample, SynthesisSettings
+from anystroke.volume import VolumeError
 
 TABLE = "samples.tsv"
 RUN_FILE = "simulation.json"
-COLUMNS = ("sample", "image", "mask", "segmentation", "anatomy", "lesions", "stage", "weighting", "lesion_ml")
+Format = Literal["bids", "nnunet"]
+FORMATS: tuple[Format, ...] = ("bids", "nnunet")
 
-_ABBREVIATIONS = {"background": "BG", "grey_matter": "GM", "white_matter": "WM", "csf": "CSF", "lesion": "L"}
-_MAPS = {
-    "proton_density": ("PDmap", "%", "Proton density, percent of that of water"),
-    "r1": ("R1map", "1/s", "Longitudinal relaxation rate"),
-    "r2": ("R2map", "1/s", "Transverse relaxation rate"),
-    "r2star": ("R2starmap", "1/s", "Effective transverse relaxation rate"),
-    "mt_saturation": ("MTsat", "%", "Magnetisation transfer saturation, percent units"),
-}
 # Made-up lesions: where their centres are in MNI mm (left or right), and their volume in ml.
 _BLOB_CENTRE = ((22.0, 52.0), (-45.0, 35.0), (-8.0, 42.0))
 _BLOB_VOLUME = (1.0, 120.0)
 _POOR_REGISTRATION = 0.8
+_ANY = "any"
+_STEM = re.compile(r"sim-\d{4,}")
+_Rows = dict[str, list[dict[str, str]]]
 
 
 class SimulationError(ValueError):
@@ -54,11 +60,18 @@ class Request:
     Attributes:
         label_maps: Label maps to make patients of; the MNI152 brain if there is none.
         lesions: Folder of lesion masks in MNI space; made-up lesions if None.
-        count: Scans of each label map.
+        count: Patients of each label map.
         stage: Age of the lesions; None draws it.
-        seed: Sample number n depends on the seed, n and the inputs alone.
+        seed: Patient number n depends on the seed, n and the inputs alone.
         maps: Whether to write the quantitative maps too.
         synthesis: What scans look like.
+        weightings: One scan of each patient for each of them; one of the weighting of ``synthesis`` if empty.
+        format: ``"bids"``, files side by side with BIDS suffixes; or ``"nnunet"``, an nnU-Net raw data set
+            whose channels are the weightings.
+        all_classes: Whether the labels of nnU-Net are tissue classes and lesion, not lesion alone.
+
+    Raises:
+        SimulationError: Values that do not go together.
     """
 
     label_maps: tuple[Path, ...] = ()
@@ -68,6 +81,28 @@ class Request:
     seed: int = 1
     maps: bool = False
     synthesis: SynthesisSettings = field(default_factory=SynthesisSettings)
+    weightings: tuple[str, ...] = ()
+    format: Format = "bids"
+    all_classes: bool = False
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise SimulationError(f"the format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        if doubles := sorted({name for name in self.weightings if self.weightings.count(name) > 1}):
+            raise SimulationError(
+                f"each weighting can be named once, got {', '.join(self.weightings)}; name {doubles[0]} once"
+            )
+        if self.maps and self.format == "nnunet":
+            raise SimulationError("an nnU-Net data set has no place for maps; use the format bids for them")
+        if self.all_classes and self.format == "bids":
+            raise SimulationError(
+                "all classes are always written in the format bids; use nnunet or leave it out"
+            )
+
+    @property
+    def channels(self) -> tuple[str | None, ...]:
+        """The weighting of each scan of a patient; None is any."""
+        return self.weightings or (self.synthesis.weighting,)
 
     @cached_property
     def lesion_files(self) -> tuple[Path, ...]:
@@ -88,6 +123,9 @@ class Request:
             "Seed": self.seed,
             "Stage": self.stage,
             "Maps": self.maps,
+            "Weightings": list(self.weightings),
+            "Format": self.format,
+            "AllClasses": self.all_classes,
             "LabelMaps": [
                 {"File": path.name, "SHA256": sha256(path) if path.is_file() else None}
                 for path in self.label_maps
@@ -99,14 +137,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one sample, or of a label map that could not be used.
+    """What became of one scan, or of a label map that could not be used.
 
     Attributes:
-        name: Stem of the sample's files, or the label map.
+        name: Stem of the patient's files, or the label map.
         status: ``"written"``, ``"kept"`` (it was there already) or ``"failed"``.
-        row: The sample's row of the table; empty if it failed.
+        row: The scan's row of the table; empty if it failed.
         message: Why it failed, or what else there is to say.
-        samples: Number of samples that this outcome stands for.
+        samples: Number of scans that this outcome stands for.
     """
 
     name: str
@@ -117,40 +155,44 @@ class Outcome:
 
 
 def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = False) -> Iterator[Outcome]:
-    """Simulate scans, one after the other; a label map that cannot be used does not stop the others.
+    """Simulate patients, one after the other; a label map that cannot be used does not stop the others.
 
-    The table ``samples.tsv`` lists the finished samples. A folder that holds some samples of the very same
+    The table ``samples.tsv`` lists the finished scans. A folder that holds some patients of the very same
     run is completed.
 
     Args:
         request: What to simulate.
-        folder: Where to write; made if missing.
-        overwrite: Whether to throw away the samples of another run.
+        folder: Where to write; made if missing. For nnU-Net it is the data set, such as Dataset501_Stroke.
+        overwrite: Whether to throw away the patients of another run.
 
     Yields:
-        The outcome of each sample, label map by label map, as soon as its files and its row are written.
+        The outcome of each scan, label map by label map, as soon as its patient's files and rows are written.
 
     Raises:
-        SimulationError: The folder holds other samples, and ``overwrite`` is False.
+        SimulationError: The folder holds other samples, and ``overwrite`` is False; or it cannot be written.
+        NnunetError: nnU-Net could not read a data set in a folder of that name.
         DatasetError: The folder of lesions is missing or holds no lesion.
         ValueError: The preset has no such weighting.
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be made.
 
     Example:
-        >>> request = Request(synthesis=SynthesisSettings(weighting="FLAIR"))
+        >>> request = Request(weightings=("T1w", "FLAIR"))
         >>> list(simulate_files(request, "simulated"))  # doctest: +SKIP
     """
     folder = Path(folder)
     preset = load_preset(request.synthesis.preset)
-    preset.sample(stream(request.seed, "check"), weighting=request.synthesis.weighting)
+    for weighting in request.channels:
+        preset.sample(stream(request.seed, "check"), weighting=weighting)
+    if request.format == "nnunet":
+        check_dataset_folder(folder)
     rows = _open_folder(request, folder, overwrite)
     generator: Generator | None = None
     sources: Sequence[Path | None] = request.label_maps or (None,)
     for place, source in enumerate(sources):
         numbers = [1 + place + k * len(sources) for k in range(request.count)]
-        missing = [n for n in numbers if not _complete(folder, rows.get(_stem(n)))]
+        missing = [n for n in numbers if _stem(n) not in rows]
         for name in (_stem(n) for n in numbers if n not in missing):
-            yield Outcome(name, "kept", rows[name])
+            yield from (Outcome(name, "kept", row) for row in rows[name])
         if not missing:
             continue
         generator = generator or Generator(request.synthesis, _load_lesions(request))
@@ -159,14 +201,14 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             message = text if str(source) in text else f"{source}: {text}"
-            yield Outcome(str(source), "failed", {}, message, len(missing))
+            yield Outcome(str(source), "failed", {}, message, len(missing) * len(request.channels))
             continue
         for number in missing:
-            sample = _simulate(generator, anatomy, request, number)
-            rows[_stem(number)] = write_sample(sample, folder, _stem(number), maps=request.maps)
-            _write_table(folder / TABLE, rows)
-            yield Outcome(_stem(number), "written", rows[_stem(number)], note)
-            note = ""
+            scans = _simulate(generator, anatomy, request, number)
+            _publish(scans, request, folder, _stem(number), rows)
+            for row in rows[_stem(number)]:
+                yield Outcome(_stem(number), "written", row, note)
+                note = ""
 
 
 def write_sample(sample: Sample, folder: Path, stem: str, *, maps: bool = False) -> dict[str, str]:
@@ -188,45 +230,8 @@ def write_sample(sample: Sample, folder: Path, stem: str, *, maps: bool = False)
         >>> write_sample(sample, Path("simulated"), "sim-0001")["lesion_ml"]  # doctest: +SKIP
         '31.440'
     """
-    image = f"{stem}_{image_suffix(sample.protocol)}"
-    lesion = sample.target == CLASSES.index("lesion")
-    mask = Volume(lesion[None], sample.affine)
-    lesion_ml = float(lesion.sum()) * mask.voxel_volume
-    facts: dict[str, Any] = {
-        "Description": "Simulated scan; not of a person",
-        **acquisition_fields(sample.protocol),
-        "LesionVolume": round(lesion_ml, 6),
-        "LesionVolumeUnits": "ml",
-        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
-        "TorchVersion": torch.__version__,
-        "Record": sample.record,
-    }
-    staging = Path(tempfile.mkdtemp(prefix=".anystroke-", dir=folder))
-    try:
-        Volume(sample.image[None], sample.affine).save(staging / f"{image}.nii.gz")
-        mask.save(staging / f"{stem}_label-L_mask.nii.gz")
-        Volume(sample.target[None], sample.affine).save(staging / f"{stem}_dseg.nii.gz", dtype=torch.uint8)
-        (staging / f"{stem}_dseg.tsv").write_text(_class_table(), encoding="utf-8")
-        _write_json(staging / f"{image}.json", facts)
-        for name, (suffix, units, description) in _MAPS.items() if maps else ():
-            Volume(sample.maps[name][None], sample.affine).save(staging / f"{stem}_{suffix}.nii.gz")
-            _write_json(staging / f"{stem}_{suffix}.json", {"Units": units, "Description": description})
-        for path in sorted(staging.iterdir()):
-            path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    values = (
-        stem,
-        f"{image}.nii.gz",
-        f"{stem}_label-L_mask.nii.gz",
-        f"{stem}_dseg.nii.gz",
-        sample.record["anatomy"],
-        ",".join(sample.record["lesions"]) or "n/a",
-        sample.record["stage"] if sample.record["lesions"] else "n/a",
-        sample.protocol.weighting,
-        f"{lesion_ml:.3f}",
-    )
-    return dict(zip(COLUMNS, values, strict=True))
+    [row] = write_scans([sample], folder, stem, maps=maps)
+    return row
 
 
 def random_blob(settings: LesionSettings, *, rng: torch.Generator) -> list[LesionMask]:
@@ -256,16 +261,39 @@ def _stem(number: int) -> str:
     return f"sim-{number:04d}"
 
 
-def _simulate(generator: Generator, anatomy: Anatomy, request: Request, number: int) -> Sample:
-    """Simulate sample ``number``; a draw whose field of view misses the head is drawn anew."""
+def _simulate(generator: Generator, anatomy: Anatomy, request: Request, number: int) -> list[Sample]:
+    """Simulate patient ``number``; a draw in which a field of view misses the head is drawn anew."""
     rng = stream(request.seed, "simulate", number)
     while True:
         lesions = None
         if request.lesions is None:
             lesions = random_blob(request.synthesis.lesions, rng=rng)
-        sample = generator(anatomy, lesions, rng=rng, stage=request.stage)
-        if float(sample.image.max()) > float(sample.image.min()):
-            return sample
+        scans = generator.session(anatomy, lesions, weightings=request.channels, rng=rng, stage=request.stage)
+        if all(float(scan.image.max()) > float(scan.image.min()) for scan in scans):
+            return scans
+
+
+def _publish(scans: Sequence[Sample], request: Request, folder: Path, stem: str, rows: _Rows) -> None:
+    """Write a patient's files, then what lists them."""
+    try:
+        if request.format == "nnunet":
+            rows[stem] = write_case(scans, folder, stem, all_classes=request.all_classes)
+        else:
+            rows[stem] = write_scans(scans, folder, stem, maps=request.maps)
+        _write_table(folder / TABLE, rows)
+        _describe(request, folder, rows)
+    except (OSError, VolumeError) as error:
+        cause = error.__cause__ or error
+        reason = getattr(cause, "strerror", None) or str(cause)
+        raise SimulationError(
+            f"cannot write {stem} to {folder} ({reason}); what was finished is kept, mend that and run again"
+        ) from error
+
+
+def _describe(request: Request, folder: Path, rows: _Rows) -> None:
+    if request.format == "nnunet":
+        channels = [channel or _ANY for channel in request.channels]
+        write_description(folder, channels=channels, cases=len(rows), all_classes=request.all_classes)
 
 
 def _load_lesions(request: Request) -> list[LesionMask]:
@@ -306,11 +334,9 @@ def _open_anatomy(source: Path | None) -> tuple[Anatomy, str]:
     return Anatomy(name, anatomy.tissues, registration.affine), note
 
 
-def _open_folder(request: Request, folder: Path, overwrite: bool) -> dict[str, dict[str, str]]:
-    """Make the folder one of this run, and return the rows of the samples that it holds already."""
+def _open_folder(request: Request, folder: Path, overwrite: bool) -> _Rows:
+    """Make the folder one of this run, and return the rows of the patients that are there already, whole."""
     identity = request.identity()
-    folder.mkdir(parents=True, exist_ok=True)
-    found = sorted(path for path in folder.glob("sim-*") if path.is_file())
     started = folder / RUN_FILE
     if started.exists():
         try:
@@ -319,54 +345,85 @@ def _open_folder(request: Request, folder: Path, overwrite: bool) -> dict[str, d
             earlier = {}
         changed = [key for key, value in identity.items() if earlier.get(key) != value]
         if not changed and not overwrite:
-            return _read_table(folder / TABLE)
+            rows = {
+                name: row
+                for name, row in _read_table(folder / TABLE).items()
+                if _complete(folder, row, len(request.channels))
+            }
+            if rows:
+                _describe(request, folder, rows)
+            return rows
         if not overwrite:
             raise SimulationError(
                 f"{folder} holds samples of another run ({', '.join(changed)} differ); name another folder "
                 "or use --overwrite to replace them"
             )
-    elif found and not overwrite:
-        raise SimulationError(
-            f"{folder} holds files that simulated scans would replace ({found[0].name}) and no {RUN_FILE}; "
-            "name another folder or use --overwrite"
-        )
-    for row in _read_table(folder / TABLE).values():
-        for path in folder.glob(f"{row['sample']}_*"):
+        if earlier.get("Format") == "nnunet":
+            _clear_cases(folder)
+    else:
+        _refuse_foreign(request, folder, overwrite)
+    for name in _read_table(folder / TABLE):
+        for path in folder.glob(f"{name}_*"):
             path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / TABLE).unlink(missing_ok=True)
     with atomic_path(started, overwrite=True) as temporary:
-        _write_json(temporary, identity)
+        write_json(temporary, identity)
     return {}
 
 
-def _complete(folder: Path, row: Mapping[str, str] | None) -> bool:
-    return row is not None and all((folder / row[key]).is_file() for key in ("image", "mask", "segmentation"))
+def _refuse_foreign(request: Request, folder: Path, overwrite: bool) -> None:
+    """Refuse a folder without a run in which there is what a run would write."""
+    if request.format == "nnunet":
+        # Other cases among ours would be trained on, so that --overwrite is no cure.
+        names = (DESCRIPTION, IMAGES, LABELS, RECORDS)
+        if found := [name for name in names if (folder / name).exists()]:
+            raise SimulationError(
+                f"{folder} holds a data set that anystroke did not make ({found[0]}); name another folder"
+            )
+        return
+    files = sorted(path for path in folder.glob("sim-*") if path.is_file())
+    if files and not overwrite:
+        raise SimulationError(
+            f"{folder} holds files that simulated scans would replace ({files[0].name}) and no {RUN_FILE}; "
+            "name another folder or use --overwrite"
+        )
 
 
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
+def _clear_cases(folder: Path) -> None:
+    """Delete the cases of an earlier run as an nnU-Net data set."""
+    (folder / DESCRIPTION).unlink(missing_ok=True)
+    for name, ending in ((IMAGES, ENDING), (LABELS, ENDING), (RECORDS, ".json")):
+        for path in (folder / name).glob(f"sim-*{ending}"):
+            path.unlink()
+        if (folder / name).is_dir() and not any((folder / name).iterdir()):
+            (folder / name).rmdir()
+
+
+def _complete(folder: Path, rows: Sequence[Mapping[str, str]], images: int) -> bool:
+    files = {row[key] for row in rows for key in ("image", "mask", "segmentation")} - {"n/a"}
+    return len(rows) == images and all((folder / name).is_file() for name in files)
+
+
+def _read_table(path: Path) -> _Rows:
     if not path.exists():
         return {}
     header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    if tuple(header.split("\t")) != COLUMNS or any(line.count("\t") != len(COLUMNS) - 1 for line in lines):
+    found: _Rows = {}
+    cells = [line.split("\t") for line in lines]
+    if tuple(header.split("\t")) != COLUMNS or any(
+        len(line) != len(COLUMNS) or not _STEM.fullmatch(line[0]) for line in cells
+    ):
         raise SimulationError(
             f"{path} is not a table of simulated scans; move it away or name another folder"
         )
-    rows = (dict(zip(COLUMNS, line.split("\t"), strict=True)) for line in lines)
-    return {row["sample"]: row for row in rows}
+    for line in cells:
+        found.setdefault(line[0], []).append(dict(zip(COLUMNS, line, strict=True)))
+    return found
 
 
-def _write_table(path: Path, rows: Mapping[str, Mapping[str, str]]) -> None:
+def _write_table(path: Path, rows: _Rows) -> None:
     lines = ["\t".join(COLUMNS)]
-    lines += ["\t".join(row[key] for key in COLUMNS) for _, row in sorted(rows.items())]
+    lines += ["\t".join(row[key] for key in COLUMNS) for name in sorted(rows) for row in rows[name]]
     with atomic_path(path, overwrite=True) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _class_table() -> str:
-    lines = ["index\tname\tabbreviation"]
-    lines += [f"{index}\t{name}\t{_ABBREVIATIONS[name]}" for index, name in enumerate(CLASSES)]
-    return "\n".join(lines) + "\n"
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

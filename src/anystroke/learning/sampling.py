@@ -1,7 +1,11 @@
 """Endless, reproducible streams of training cases."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -15,13 +19,46 @@ from anystroke.rng import integer, stream
 from anystroke.synthesis import Generator, Sample, SynthesisSettings
 
 
+class MakesSamples(Protocol):
+    """Whatever makes scans of patients, such as `Generator`."""
+
+    def __call__(
+        self, anatomy: Anatomy, lesions: Sequence[LesionMask] | None = None, *, rng: torch.Generator
+    ) -> Sample:
+        """Simulate one scan."""
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A folder, read by each worker for itself."""
+
+    folder: Path
+    settings: SynthesisSettings
+
+    def open(self) -> tuple[list[Anatomy], MakesSamples]:
+        generator = Generator(self.settings, load_bank(self.folder / "lesions.safetensors"))
+        return load_anatomies(self.folder / "anatomies.safetensors"), generator
+
+
+@dataclass(frozen=True)
+class _Given:
+    """Objects, handed to each worker."""
+
+    anatomies: list[Anatomy]
+    generator: MakesSamples
+
+    def open(self) -> tuple[list[Anatomy], MakesSamples]:
+        return self.anatomies, self.generator
+
+
 class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
     """Simulated cases number ``first``, ``first + 1``, ...
 
-    Case n depends on the seed and n alone, not on the number of workers.
+    Case n depends on the seed and n alone. With `case_loader` (or a loader whose batches have the size that
+    `in_batches` was told) the cases come in the same order whatever the number of workers.
 
     Args:
-        pack: Folder with ``anatomies.safetensors`` and ``lesions.safetensors``.
+        pack: Folder with ``anatomies.safetensors`` and ``lesions.safetensors``; `of` takes objects instead.
         settings: What scans look like.
         seed: Seed of the run.
         first: Number of the first case.
@@ -31,7 +68,51 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, pack: Path, settings: SynthesisSettings, *, seed: int, first: int = 0) -> None:
-        self.pack, self.settings, self.seed, self.first = pack, settings, seed, first
+        self.seed, self.first, self.batch = seed, first, 1
+        self._source: _Packed | _Given = _Packed(pack, settings)
+
+    @classmethod
+    def of(cls, anatomies: Sequence[Anatomy], generator: MakesSamples, *, seed: int, first: int = 0) -> Self:
+        """Make cases of anatomies and a generator.
+
+        Args:
+            anatomies: Each case is of one of them.
+            generator: Makes the scans, of its own lesion masks.
+            seed: Seed of the run.
+            first: Number of the first case.
+
+        Raises:
+            ValueError: There is no anatomy.
+
+        Example:
+            >>> from anystroke.anatomy.mni import mni_anatomy
+            >>> generator = Generator(SynthesisSettings(shapes=((32, 32, 32),)))
+            >>> cases = SimulatedCases.of([mni_anatomy()], generator, seed=1)
+            >>> image, target = next(iter(cases))
+            >>> image.shape, target.shape
+            (torch.Size([1, 32, 32, 32]), torch.Size([32, 32, 32]))
+        """
+        if not anatomies:
+            raise ValueError("expected at least one anatomy to simulate cases of, got none")
+        cases = cls.__new__(cls)
+        cases.seed, cases.first, cases.batch = seed, first, 1
+        cases._source = _Given(list(anatomies), generator)
+        return cases
+
+    def in_batches(self, size: int) -> Self:
+        """Return the same cases for a loader with batches of this size: a worker makes whole batches.
+
+        Args:
+            size: Cases of a batch.
+
+        Raises:
+            ValueError: The size is below 1.
+        """
+        if size < 1:
+            raise ValueError(f"expected batches of at least 1 case, got {size}")
+        cases = copy.copy(self)
+        cases.batch = size
+        return cases
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this worker's share of the cases."""
@@ -40,17 +121,16 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
         if worker:
             torch.set_num_threads(1)
             keep_pages()
-        anatomies = load_anatomies(self.pack / "anatomies.safetensors")
-        generator = Generator(self.settings, load_bank(self.pack / "lesions.safetensors"))
-        number = self.first + offset
-        while True:
-            sample = simulate_case(generator, anatomies, seed=self.seed, number=number)
-            yield normalise_intensity(sample.image)[None], sample.target.long()
-            number += step
+        anatomies, generator = self._source.open()
+        for batch in count(offset, step):
+            start = self.first + batch * self.batch
+            for number in range(start, start + self.batch):
+                sample = simulate_case(generator, anatomies, seed=self.seed, number=number)
+                yield normalise_intensity(sample.image)[None], sample.target.long()
 
 
 def simulate_case(
-    generator: Generator,
+    generator: MakesSamples,
     anatomies: list[Anatomy],
     *,
     seed: int,
@@ -75,9 +155,15 @@ def simulate_case(
 
 
 def case_loader(cases: SimulatedCases, *, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Return an endless loader of batches in the order of the case numbers."""
+    """Return an endless loader of batches in the order of the case numbers, whatever the number of workers.
+
+    Args:
+        cases: What to load.
+        batch: Cases of a batch.
+        workers: Processes that simulate; 0 simulates in this one.
+    """
     return DataLoader(
-        cases,
+        cases.in_batches(batch),
         batch_size=batch,
         num_workers=workers,
         prefetch_factor=4 if workers else None,

@@ -1,0 +1,81 @@
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from anystroke.anatomy.anatomies import save_anatomies
+from anystroke.anatomy.lesions import save_bank
+from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.learning.sampling import SimulatedCases, case_loader, simulate_case
+from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
+from anystroke.synthesis import Generator, SynthesisSettings
+from phantoms import ellipsoid_anatomy, sphere_lesion
+
+SETTINGS = SynthesisSettings(spacing=4.0, shapes=((32, 32, 32),))
+
+
+def _cases(first: int = 0) -> SimulatedCases:
+    generator = Generator(SETTINGS, [sphere_lesion()])
+    anatomies = [ellipsoid_anatomy(), ellipsoid_anatomy(head=False)]
+    return SimulatedCases.of(anatomies, generator, seed=3, first=first)
+
+
+def _take(cases: SimulatedCases, number: int, *, batch: int, workers: int) -> list[tuple[Tensor, Tensor]]:
+    batches = itertools.islice(case_loader(cases, batch=batch, workers=workers), number)
+    return [(image, target) for image, target in batches]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_batches_do_not_depend_on_the_number_of_workers(batch: int) -> None:
+    alone, one, three = (_take(_cases(), 4, batch=batch, workers=workers) for workers in (0, 1, 3))
+    for expected, *others in zip(alone, one, three, strict=True):
+        for other in others:
+            assert torch.equal(expected[0], other[0])
+            assert torch.equal(expected[1], other[1])
+    images = torch.cat([image for image, _ in alone])
+    assert images.shape == (4 * batch, 1, 32, 32, 32)
+    assert len({float(image.sum()) for image in images}) == 4 * batch
+
+
+def test_a_loader_of_ones_own_gives_the_numbered_cases() -> None:
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(_cases(first=5), batch_size=None)
+    generator = Generator(SETTINGS, [sphere_lesion()])
+    anatomies = [ellipsoid_anatomy(), ellipsoid_anatomy(head=False)]
+    for number, (image, target) in zip((5, 6), loader, strict=False):
+        sample = simulate_case(generator, anatomies, seed=3, number=number)
+        assert torch.equal(image[0], normalise_intensity(sample.image))
+        assert torch.equal(target, sample.target.long())
+
+
+def test_objects_and_a_packed_folder_give_the_same_cases(tmp_path: Path) -> None:
+    anatomies = [ellipsoid_anatomy(), ellipsoid_anatomy(head=False)]
+    save_anatomies(anatomies, tmp_path / "anatomies.safetensors")
+    save_bank([sphere_lesion()], tmp_path / "lesions.safetensors")
+    packed = SimulatedCases(tmp_path, SETTINGS, seed=3)
+    for (image, target), (other, truth) in zip(itertools.islice(packed, 2), _cases(), strict=False):
+        assert torch.equal(image, other)
+        assert torch.equal(target, truth)
+
+
+def test_in_batches_leaves_the_original_alone() -> None:
+    cases = _cases()
+    assert cases.in_batches(4).batch == 4
+    assert cases.batch == 1
+    with pytest.raises(ValueError, match="at least 1 case, got 0"):
+        cases.in_batches(0)
+
+
+def test_no_anatomy_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one anatomy"):
+        SimulatedCases.of([], Generator(SETTINGS), seed=1)
+
+
+def test_random_contrasts_can_be_sampled_too() -> None:
+    generator = RandomContrastGenerator(RandomContrastSettings(spacing=4.0, shape=(32, 32, 32)))
+    image, target = next(iter(SimulatedCases.of([ellipsoid_anatomy()], generator, seed=1)))
+    assert image.shape == (1, 32, 32, 32)
+    assert int(target.max()) > 0
