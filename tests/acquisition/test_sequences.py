@@ -466,9 +466,6 @@ def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
 
     def signals(dtype: torch.dtype) -> list[float]:
         one = torch.ones((), dtype=dtype)
-        spin = sequences.spin_echo(
-            proton_density=one, r1=r1 * one, r2=one, repetition_time=0.5, echo_time=0.01
-        )
         gradient = sequences.spoiled_gradient_echo(
             proton_density=one,
             r1=r1 * one,
@@ -477,18 +474,29 @@ def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
             echo_time=0.002,
             flip_angle=8.0,
         )
-        train = sequences.turbo_spin_echo(
-            proton_density=one,
-            r1=r1 * one,
-            r2=one,
-            repetition_time=2.0,
-            echo_time=0.1,
-            echo_spacing=0.01,
-            echo_train_length=16,
+        balanced = sequences.balanced_ssfp(
+            proton_density=one, r1=r1 * one, r2=one, repetition_time=0.006, flip_angle=40.0
         )
-        return [spin.item(), gradient.item(), train.item()]
+        return [gradient.item(), balanced.item()]
 
     assert signals(torch.float32) == pytest.approx(signals(torch.float64), rel=2e-6)
+
+
+@pytest.mark.parametrize("r1", [1e-4, 1e-2, 0.24])
+def test_spin_echoes_are_right_to_3e_7_of_m0_in_float32(r1: float) -> None:
+    """They are sums of exponentials up to 2, so that is their last digit."""
+
+    def signals(dtype: torch.dtype) -> list[float]:
+        one = torch.ones((), dtype=dtype)
+        maps = {"proton_density": one, "r1": r1 * one, "r2": one}
+        train: dict[str, Any] = {"echo_time": 0.1, "echo_spacing": 0.01, "echo_train_length": 16}
+        return [
+            sequences.spin_echo(**maps, repetition_time=0.5, echo_time=0.01).item(),
+            sequences.turbo_spin_echo(**maps, repetition_time=2.0, **train).item(),
+            sequences.flair(**maps, repetition_time=6.0, inversion_time=2.0, **train).item(),
+        ]
+
+    assert signals(torch.float32) == pytest.approx(signals(torch.float64), abs=3e-7)
 
 
 def test_short_t1_stays_stable_in_float32() -> None:

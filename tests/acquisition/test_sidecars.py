@@ -18,10 +18,11 @@ def test_every_protocol_has_the_fields_of_bids_in_seconds_and_degrees() -> None:
         assert json.loads(json.dumps(fields)) == fields
         assert 0 < fields["EchoTime"] < 0.3
         assert fields["EchoTime"] < fields["RepetitionTime"] < 30
-        assert 0 < fields["FlipAngle"] <= 180
+        angles = fields["FlipAngle"]
+        assert all(0 < angle <= 180 for angle in (angles if isinstance(angles, list) else [angles]))
         assert fields["MagneticFieldStrength"] in (1.5, 3.0, 7.0)
         assert fields["MRAcquisitionType"] in ("2D", "3D")
-        assert ("InversionTime" in fields) == (protocol.sequence in ("flair", "mprage"))
+        assert ("InversionTime" in fields) == (protocol.sequence in ("flair", "mprage", "mp2rage", "dir"))
 
 
 def test_mprage_tells_its_two_repetition_times_apart() -> None:

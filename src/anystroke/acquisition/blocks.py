@@ -1,6 +1,7 @@
 """Evaluate voxel-wise functions block by block, so that their temporaries stay in the processor's cache."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ _BLOCK = 32768
 def in_blocks(function: Callable[[dict[str, Tensor]], Tensor], maps: Mapping[str, Tensor]) -> Tensor:
     """Call a voxel-wise function of named maps; on the CPU in blocks, which halves the time of large maps.
 
-    Maps that need gradients, live on another device or differ in shape or type are handed over whole.
+    Blocks are shared among as many threads as torch may use. Maps that need gradients, live on another device
+    or differ in shape or type are handed over whole.
 
     Args:
         function: Takes maps by name and returns a tensor of their broadcast shape; voxels must not interact.
@@ -38,7 +40,20 @@ def in_blocks(function: Callable[[dict[str, Tensor]], Tensor], maps: Mapping[str
         return function(dict(maps))
     flat = {name: one.reshape(-1) for name, one in maps.items()}
     result = torch.empty(first.numel(), dtype=first.dtype)
-    for start in range(0, first.numel(), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        result[block] = function({name: one[block] for name, one in flat.items()})
+    inference = torch.is_inference_mode_enabled()
+    starts = range(0, first.numel(), _BLOCK)
+    threads = min(torch.get_num_threads(), len(starts))
+
+    def fill(thread: int) -> None:
+        # Both modes belong to a thread, and a new one starts with the defaults.
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            for start in starts[thread::threads]:
+                block = slice(start, start + _BLOCK)
+                result[block] = function({name: one[block] for name, one in flat.items()})
+
+    if threads == 1:
+        fill(0)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, range(threads)))
     return result.view(first.shape)

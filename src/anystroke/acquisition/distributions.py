@@ -10,8 +10,19 @@ from anystroke import rng as random
 
 Value: TypeAlias = float | int
 
-_KINDS = ("constant", "uniform", "log_uniform", "normal", "choice", "even_integer")
-_PAIRS = ("uniform", "log_uniform", "normal", "even_integer")
+_KINDS = ("constant", "uniform", "log_uniform", "normal", "log10_normal", "choice", "even_integer")
+_PAIRS = ("uniform", "log_uniform", "normal", "log10_normal", "even_integer")
+_MODIFIERS = (
+    "weights",
+    "clip",
+    "absolute",
+    "reflect_above",
+    "times",
+    "plus",
+    "divided_by",
+    "times_null_of_t1",
+    "integer",
+)
 
 
 class PresetError(ValueError):
@@ -23,11 +34,14 @@ class Distribution:
     """How one protocol parameter is drawn.
 
     Attributes:
-        kind: One of constant, uniform, log_uniform, normal, choice, even_integer.
-        values: Its numbers: low and high, mean and SD, or the choices.
+        kind: One of constant, uniform, log_uniform, normal, log10_normal, choice, even_integer.
+        values: Its numbers: low and high, mean and SD, median and SD in decades, or the choices.
         weights: Relative weights of the choices; empty for equal ones.
         clip: Lowest and highest value, applied to the draw itself.
+        absolute: Drop the draw's sign.
+        reflect_above: Mirror what is drawn above this value to below it.
         times: Name of an earlier parameter that the draw is multiplied by.
+        plus: Name of an earlier parameter that is added to the draw.
         divided_by: Name of an earlier parameter that the draw is divided by.
         times_null_of_t1: T1 (s) whose null inversion time the draw is multiplied by.
         integer: Round the result to a whole number.
@@ -37,7 +51,10 @@ class Distribution:
     values: tuple[float, ...]
     weights: tuple[float, ...] = ()
     clip: tuple[float, float] | None = None
+    absolute: bool = False
+    reflect_above: float | None = None
     times: str | None = None
+    plus: str | None = None
     divided_by: str | None = None
     times_null_of_t1: float | None = None
     integer: bool = False
@@ -65,9 +82,8 @@ class Distribution:
         if not isinstance(data, Mapping):
             raise PresetError(f"{where}: expected a number or a table with a distribution, got {data!r}")
         kinds = [key for key in data if key in _KINDS]
-        modifiers = ("weights", "clip", "times", "divided_by", "times_null_of_t1", "integer")
-        if unknown := sorted(set(data) - set(kinds) - set(modifiers)):
-            known = ", ".join((*_KINDS, *modifiers))
+        if unknown := sorted(set(data) - set(kinds) - set(_MODIFIERS)):
+            known = ", ".join((*_KINDS, *_MODIFIERS))
             raise PresetError(f"{where}: unknown key {unknown[0]!r}; known: {known}")
         if len(kinds) != 1:
             raise PresetError(f"{where}: expected exactly one of {', '.join(_KINDS)}, got {kinds or 'none'}")
@@ -91,12 +107,12 @@ class Distribution:
         low, high = self.values[0], self.values[-1]
         if self.kind in ("uniform", "log_uniform", "even_integer") and not low <= high:
             raise PresetError(f"{where}: {self.kind} needs low <= high, got {list(self.values)}")
-        if self.kind == "log_uniform" and low <= 0.0:
-            raise PresetError(f"{where}: log_uniform needs numbers above 0, got {list(self.values)}")
+        if self.kind in ("log_uniform", "log10_normal") and low <= 0.0:
+            raise PresetError(f"{where}: {self.kind} needs numbers above 0, got {list(self.values)}")
         if self.kind == "even_integer" and (low % 2 or high % 2):
             raise PresetError(f"{where}: even_integer needs even numbers, got {list(self.values)}")
-        if self.kind == "normal" and high < 0.0:
-            raise PresetError(f"{where}: normal needs an SD of at least 0, got {high:g}")
+        if self.kind in ("normal", "log10_normal") and high < 0.0:
+            raise PresetError(f"{where}: {self.kind} needs an SD of at least 0, got {high:g}")
         if self.weights and (len(self.weights) != len(self.values) or min(self.weights) < 0.0):
             raise PresetError(f"{where}: weights must be one number >= 0 per choice, got {self.weights}")
         if self.clip is not None and (len(self.clip) != 2 or not self.clip[0] <= self.clip[1]):
@@ -109,7 +125,7 @@ class Distribution:
             rng: The random stream.
 
         Returns:
-            One number, clipped.
+            One number, its sign dropped, reflected and clipped as asked.
 
         Example:
             >>> from anystroke.rng import stream
@@ -124,12 +140,17 @@ class Distribution:
                 value = random.log_uniform(rng, first, last)
             case "normal":
                 value = random.normal(rng, first, last)
+            case "log10_normal":
+                value = first * 10.0 ** random.normal(rng, 0.0, last)
             case "choice":
                 value = self.values[random.choice(rng, list(self.weights or [1.0] * len(self.values)))]
             case "even_integer":
                 value = float(2 * random.integer(rng, int(first) // 2, int(last) // 2))
             case _:
                 value = first
+        value = abs(value) if self.absolute else value
+        if self.reflect_above is not None and value > self.reflect_above:
+            value = 2.0 * self.reflect_above - value
         return value if self.clip is None else min(max(value, self.clip[0]), self.clip[1])
 
     def finish(self, value: float, drawn: Mapping[str, Value]) -> Value:
@@ -149,6 +170,8 @@ class Distribution:
         """
         if self.times is not None:
             value *= drawn[self.times]
+        if self.plus is not None:
+            value += drawn[self.plus]
         if self.divided_by is not None:
             value /= drawn[self.divided_by]
         return round(value) if self.integer or self.kind == "even_integer" else value

@@ -1,6 +1,5 @@
 """Protocols in the words of a BIDS sidecar: times in s, angles in degrees, fields in T, b in s/mm^2."""
 
-import dataclasses
 from typing import Any
 
 from anystroke.acquisition.protocols import Protocol
@@ -10,18 +9,28 @@ _FIELDS = {
     "repetition_time": "RepetitionTime",
     "echo_time": "EchoTime",
     "inversion_time": "InversionTime",
+    "inversion_times": "InversionTime",
     "flip_angle": "FlipAngle",
+    "flip_angles": "FlipAngle",
+    "echo_spacing": "EchoSpacing",
     "echo_train_length": "EchoTrainLength",
     "n_excitations": "NumberShots",
     "b_value": "DiffusionBValue",
 }
 _SCANNING_SEQUENCE = {
+    "se": ["SE"],
     "tse": ["SE"],
+    "ir_se": ["SE", "IR"],
     "flair": ["SE", "IR"],
+    "dir": ["SE", "IR"],
     "spgr": ["GR"],
     "mprage": ["GR", "IR"],
+    "mp2rage": ["GR", "IR"],
+    "bssfp": ["GR"],
     "dwi": ["EP", "SE"],
+    "adc": ["EP", "SE"],
 }
+_PUBLISHED = {"gre": "spgr"}
 _EXCITATION_ANGLE = 90.0
 _SUFFIXES = {"DWI": "dwi"}
 
@@ -48,7 +57,8 @@ def acquisition_fields(protocol: Protocol) -> dict[str, Any]:
 
     ``RepetitionTime`` is the time after which the sequence repeats, as converters from DICOM write it: from
     inversion to inversion where there is one. Inversion-prepared sequences say it as
-    ``RepetitionTimePreparation`` too, and the gradient echoes within as ``RepetitionTimeExcitation``.
+    ``RepetitionTimePreparation`` too, and the gradient echoes within as ``RepetitionTimeExcitation``. Two
+    inversion times or flip angles are a list. ``EchoSpacing`` is not a BIDS field.
 
     Args:
         protocol: What was played.
@@ -63,15 +73,21 @@ def acquisition_fields(protocol: Protocol) -> dict[str, Any]:
         >>> fields["EchoTime"], fields["FlipAngle"]
         (0.08, 90.0)
     """
-    values = dataclasses.asdict(protocol)
+    values = protocol.to_dict()
+    sequence = protocol.sequence.removeprefix("published_")
+    sequence = _PUBLISHED.get(sequence, sequence)
     fields = {name: values[key] for key, name in _FIELDS.items() if key in values}
+    if sequence == "bssfp":
+        fields["EchoTime"] = values["repetition_time"] / 2.0
+        fields["PulseSequenceType"] = "Balanced SSFP"
     fields["MRAcquisitionType"] = f"{protocol.dimensions}D"
-    fields["ScanningSequence"] = _SCANNING_SEQUENCE[protocol.sequence]
+    fields["ScanningSequence"] = _SCANNING_SEQUENCE[sequence]
     fields.setdefault("FlipAngle", _EXCITATION_ANGLE)
-    if protocol.sequence == "spgr":
+    if sequence in ("spgr", "bssfp"):
         fields["RepetitionTimeExcitation"] = values["repetition_time"]
-        fields["MTState"] = bool(values["mt_scale"])
-    if "inversion_time" in values:
+    if sequence == "spgr":
+        fields["MTState"] = bool(values.get("mt_scale"))
+    if "InversionTime" in fields:
         fields["RepetitionTimePreparation"] = values["repetition_time"]
     if "excitation_spacing" in values:
         fields["RepetitionTimeExcitation"] = values["excitation_spacing"]

@@ -188,3 +188,117 @@ def check_mprage(
             f"inversion_time {inversion_time:g} s, {n_excitations} excitations of {excitation_spacing:g} s"
         )
     return max(before, 0.0), max(after, 0.0), centre
+
+
+def check_inversion_recovery(
+    *, repetition_time: float, inversion_time: float, echo_time: float, inversion_efficiency: float = 1.0
+) -> None:
+    """Refuse an inversion-recovery spin echo that does not fit into the repetition.
+
+    Args:
+        repetition_time: Inversion to inversion, s.
+        inversion_time: Inversion to excitation, s.
+        echo_time: Excitation to echo, s.
+        inversion_efficiency: Fraction of the magnetisation that is inverted, 0..1.
+
+    Raises:
+        TimingError: With the values that do not fit.
+
+    Example:
+        >>> check_inversion_recovery(repetition_time=3.0, inversion_time=1.0, echo_time=0.02)
+    """
+    _check_times(echo_time=echo_time, repetition_time=repetition_time, inversion_time=inversion_time)
+    _check_range("inversion_efficiency", inversion_efficiency, 0.0, 1.0, "(a fraction)")
+    if inversion_time + echo_time >= repetition_time:
+        raise TimingError(
+            f"inversion_time {inversion_time:g} s + echo_time {echo_time:g} s do not fit into "
+            f"repetition_time {repetition_time:g} s; {_HINT}"
+        )
+
+
+def check_double_inversion(inversion_times: tuple[float, float]) -> float:
+    """Refuse inversion times of a double inversion that are not above 0.
+
+    Args:
+        inversion_times: First to second inversion, and second inversion to excitation, s.
+
+    Returns:
+        First inversion to excitation, s.
+
+    Raises:
+        TimingError: With the values.
+
+    Example:
+        >>> check_double_inversion((2.5, 0.5))
+        3.0
+    """
+    if not all(math.isfinite(time) and time > 0.0 for time in inversion_times):
+        raise TimingError(f"inversion_times must be finite and above 0 s, got {inversion_times!r}; {_HINT}")
+    return sum(inversion_times)
+
+
+def check_mp2rage(
+    *,
+    repetition_time: float,
+    inversion_times: tuple[float, float],
+    excitation_spacing: float,
+    n_excitations: int,
+    flip_angles: tuple[float, float],
+    echo_time: float,
+    inversion_efficiency: float,
+    centre_index: int | None = None,
+) -> tuple[float, float, float, int]:
+    """Refuse two inversion-prepared gradient-echo trains that do not fit around their inversion times.
+
+    Args:
+        repetition_time: Inversion to inversion, s.
+        inversion_times: Inversion to the excitation that fills the centre of k-space of each train, s.
+        excitation_spacing: Time between excitations of a train, s.
+        n_excitations: Number of excitations in a train.
+        flip_angles: Nominal flip angles, degrees.
+        echo_time: Excitation to echo, s.
+        inversion_efficiency: Fraction of the magnetisation that is inverted, 0..1.
+        centre_index: Which excitation (from 0) fills the centre; ``n_excitations // 2`` if None.
+
+    Returns:
+        Delays from the inversion to the first train, from its end to the second, and from that one's end to
+        the next inversion, s; and the centre's index.
+
+    Raises:
+        TimingError: With the values that do not fit.
+
+    Example:
+        >>> before, between, after, centre = check_mp2rage(
+        ...     repetition_time=5.0, inversion_times=(0.8, 2.2), excitation_spacing=0.006, n_excitations=160,
+        ...     flip_angles=(4.0, 5.0), echo_time=0.003, inversion_efficiency=0.96)
+        >>> round(before, 6), round(between, 6), round(after, 6), centre
+        (0.32, 0.44, 2.32, 80)
+    """
+    first, second = inversion_times
+    _check_times(echo_time=echo_time, second_inversion_time=second)
+    _check_range("flip_angles", flip_angles[1], 0.0, 180.0, "degrees")
+    before, _, centre = check_mprage(
+        repetition_time=repetition_time,
+        inversion_time=first,
+        excitation_spacing=excitation_spacing,
+        n_excitations=n_excitations,
+        flip_angle=flip_angles[0],
+        echo_time=echo_time,
+        inversion_efficiency=inversion_efficiency,
+        centre_index=centre_index,
+    )
+    train = n_excitations * excitation_spacing
+    between = second - first - train
+    if between < -_ROUNDING:
+        raise TimingError(
+            f"the trains overlap by {-between:g} s: inversion_times {first:g} and {second:g} s, "
+            f"{n_excitations} excitations of {excitation_spacing:g} s"
+        )
+    after = repetition_time - before - 2.0 * train - between
+    if after < -_ROUNDING:
+        raise TimingError(
+            f"the second train ends {-after:g} s after the next inversion: repetition_time "
+            f"{repetition_time:g} s, second of inversion_times {second:g} s, {n_excitations} excitations of "
+            f"{excitation_spacing:g} s"
+        )
+    return before, max(between, 0.0), max(after, 0.0), centre

@@ -1,0 +1,241 @@
+"""Protocols of spin echoes."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from anystroke.acquisition import sequences, timing
+from anystroke.acquisition.base_protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpinEcho(Protocol):
+    """Conventional spin echo: T1w at short repetition and echo times.
+
+    Attributes:
+        repetition_time: Excitation to excitation, s.
+        echo_time: Excitation to echo, s.
+    """
+
+    sequence: ClassVar[str] = "se"
+
+    weighting: str = "T1w"
+    repetition_time: float
+    echo_time: float
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2")
+
+    def _check(self) -> None:
+        timing.check_spin_echo(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.spin_echo(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InversionRecoverySpinEcho(Protocol):
+    """Inversion-recovery spin echo with one echo per inversion.
+
+    Attributes:
+        repetition_time: Inversion to inversion, s.
+        inversion_time: Inversion to excitation, s.
+        echo_time: Excitation to echo, s.
+        inversion_efficiency: -Mz after / Mz before the inversion, 0..1.
+    """
+
+    sequence: ClassVar[str] = "ir_se"
+
+    weighting: str = "T1w"
+    repetition_time: float
+    inversion_time: float
+    echo_time: float
+    inversion_efficiency: float = 0.95
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2")
+
+    def _check(self) -> None:
+        timing.check_inversion_recovery(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.inversion_recovery_spin_echo(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EchoTrain(Protocol):
+    """What the sequences with a train of spin echoes share."""
+
+    repetition_time: float
+    echo_time: float
+    echo_spacing: float
+    echo_train_length: int
+    incidental_mt: float = 0.0
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2", *(("mt_saturation",) if self.incidental_mt else ()))
+
+    def _check(self) -> None:
+        timing.check_echo_train(**self._parameters())
+
+    @abstractmethod
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        """Call the signal function."""
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        """Neighbouring slices' and refocusing pulses are MT pulses too."""
+        saturation = arguments.pop("mt_saturation", None)
+        signal = self._echo(arguments)
+        if saturation is None:
+            return signal
+        return signal * sequences.incidental_mt_factor(
+            mt_saturation=saturation, sensitivity=self.incidental_mt
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurboSpinEcho(_EchoTrain):
+    """Turbo spin echo: T2w and PDw, in 2D or 3D (there ``echo_time`` is the T2-equivalent one).
+
+    Attributes:
+        repetition_time: Excitation to excitation, s.
+        echo_time: Effective echo time, s.
+        echo_spacing: Time between echoes, s.
+        echo_train_length: Number of echoes.
+        incidental_mt: Fraction of the signal lost per p.u. of MT saturation.
+    """
+
+    sequence: ClassVar[str] = "tse"
+
+    weighting: str = "T2w"
+
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.turbo_spin_echo(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flair(_EchoTrain):
+    """Inversion-recovery turbo spin echo: FLAIR, and T1-FLAIR or STIR at short inversion times.
+
+    Attributes:
+        repetition_time: Inversion to inversion, s.
+        inversion_time: Inversion to excitation, s.
+        echo_time: Effective echo time, s.
+        echo_spacing: Time between echoes, s.
+        echo_train_length: Number of echoes.
+        inversion_efficiency: -Mz after / Mz before the inversion, 0..1.
+        incidental_mt: Fraction of the signal lost per p.u. of MT saturation.
+    """
+
+    sequence: ClassVar[str] = "flair"
+
+    weighting: str = "FLAIR"
+    inversion_time: float
+    inversion_efficiency: float = 0.95
+
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.flair(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleInversionRecovery(_EchoTrain):
+    """Double-inversion-recovery turbo spin echo: grey matter alone, with both CSF and white matter nulled.
+
+    Attributes:
+        repetition_time: First inversion to first inversion, s.
+        inversion_times: First to second inversion, and second inversion to excitation, s.
+        echo_time: Effective echo time, s.
+        echo_spacing: Time between echoes, s.
+        echo_train_length: Number of echoes.
+        inversion_efficiency: -Mz after / Mz before each inversion, 0..1.
+        incidental_mt: Fraction of the signal lost per p.u. of MT saturation.
+    """
+
+    sequence: ClassVar[str] = "dir"
+
+    weighting: str = "DIR"
+    inversion_times: tuple[float, float]
+    inversion_efficiency: float = 0.95
+
+    def _check(self) -> None:
+        parameters = self._parameters()
+        inversion = timing.check_double_inversion(parameters.pop("inversion_times"))
+        timing.check_echo_train(**parameters, inversion_time=inversion)
+
+    def _echo(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.double_inversion_recovery(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionWeighted(Protocol):
+    """Diffusion-weighted spin echo, trace image; ``b_value = 0`` gives the T2w companion image.
+
+    Attributes:
+        repetition_time: Excitation to excitation, s.
+        echo_time: Excitation to echo, s.
+        b_value: Diffusion weighting, s/mm^2.
+    """
+
+    sequence: ClassVar[str] = "dwi"
+
+    weighting: str = "DWI"
+    repetition_time: float
+    echo_time: float
+    b_value: float
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("proton_density", "r1", "r2", "adc")
+
+    def _check(self) -> None:
+        timing.check_spin_echo(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        return sequences.diffusion_weighted(**arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdcMap(Protocol):
+    """Map of the apparent diffusion coefficient that scanners compute of two diffusion-weighted images.
+
+    ``signal`` gives it in 1e-6 mm^2/s, as scanners store it: about 800 in the brain. Without noise it depends
+    on no other parameter; those that are here tell which scan it comes from.
+
+    Attributes:
+        repetition_time: Excitation to excitation, s.
+        echo_time: Excitation to echo, s.
+        b_value: The higher of the two b-values, s/mm^2; the lower is 0.
+    """
+
+    sequence: ClassVar[str] = "adc"
+
+    weighting: str = "ADC"
+    repetition_time: float
+    echo_time: float
+    b_value: float
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that ``signal`` takes."""
+        return ("adc",)
+
+    @property
+    def additive(self) -> bool:
+        """Whether the signed signals of the parts of a voxel add up to that of the voxel."""
+        return False
+
+    def _check(self) -> None:
+        timing.check_spin_echo(**self._parameters())
+
+    def _play(self, arguments: dict[str, Any]) -> Tensor:
+        adc: Tensor = arguments["adc"]
+        return adc * 1e6
