@@ -228,10 +228,10 @@ class RandomContrastGenerator:
             smoothing=contrast.fwhm / math.sqrt(8 * math.log(2)),
             texture=self._texture_scale(contrast.fwhm),
         )
-        target = maps.make(contrast.needs, CLASS_OF_TISSUE)
+        image, target = maps.signal(contrast, classes=CLASS_OF_TISSUE)
         if box is not None:
             target[box][placed.membership > 0.5] = _LESION
-        image = self._augment(contrast.signal(maps), rng("augmentation"))
+        image = self._augment(image, rng("augmentation"))
         if chance(draws := rng("strip"), settings.skull_strip):
             keep = self._brain(lesion_area(tissues, grid, settings.spacing, ventricles=True), draws)
             image, target = image * keep, target * keep

@@ -254,12 +254,11 @@ class Generator:
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares))
         maps = PatientMaps(tissues, grid, draw, inclusions=inclusions, key=key, texture=settings.texture)
-        target = maps.make(protocol.needs, CLASS_OF_TISSUE)
+        b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=scan_rng("transmit"))
+        image, target = maps.signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
         white = target == CLASSES.index("white_matter")
         if box is not None:
             target[box][placed.membership > 0.5] = _LESION
-        b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=scan_rng("transmit"))
-        image = protocol.signal(maps, b1_plus=b1_plus)
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
         acquired = acquire_scan(
             image,

@@ -1,7 +1,12 @@
-"""Quantitative maps of one patient with lesions, made for the output grid alone."""
+"""Quantitative maps of one patient with lesions, and the signal they give, for the output grid alone.
+
+A voxel that holds fluid and tissue, or lesion and tissue, has the mean of their signals, not the signal of
+their mean maps: relaxation rates of fluid and tissue differ so much that the latter would be wrong.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +18,25 @@ from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import integer, stream, uniform
 
 _LARGEST_TILE = 64
+_FLUIDS = ("ventricular_csf", "sulcal_csf")
 _LARGEST_SMOOTHING = 1.4
+
+
+class SignalModel(Protocol):
+    """What turns maps into an image: a protocol of ``anystroke.acquisition``."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The maps that it takes."""
+
+    @property
+    def additive(self) -> bool:
+        """Whether signed signals of the parts of a voxel add up to that of the voxel."""
+
+    def signal(
+        self, maps: Mapping[str, Tensor], *, b1_plus: Tensor | None = None, signed: bool = False
+    ) -> Tensor:
+        """Make the image."""
 
 
 @dataclass(frozen=True)
@@ -88,39 +111,115 @@ class PatientMaps(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(MAPS)
 
-    def make(self, names: Sequence[str], classes: Tensor | None = None) -> Tensor:
+    def make(self, names: Sequence[str]) -> None:
         """Make several maps at once, which costs little more than one.
 
         Args:
-            names: Maps; R2 is made along with R2*, which is never below it.
-            classes: (T,) uint8, a class for each of ``TISSUES``.
-
-        Returns:
-            (X, Y, Z) uint8, the class that has most of each voxel; inclusions are not seen.
+            names: Maps. R2 is made along with R2*, which is never below it.
         """
         wanted = [name for name in names if name not in self._made]
         if "r2star" in wanted and "r2" not in {*wanted, *self._made}:
             wanted.append("r2")
-        device = self._grid.control.device
-        columns = [MAPS.index(name) for name in wanted]
-        healthy = len(TISSUES) - 1
-        empty = torch.zeros((1, len(columns)))
-        mean, sd = self._draw.mean.cpu()[:, columns], self._texture * self._draw.sd.cpu()[:, columns]
-        texture = self._noise(wanted, torch.cat([empty, sd[:healthy]]))
-        values, winners = mix(
-            self._tissues.to(device),
-            self._grid,
-            torch.cat([empty, mean[:healthy]]),
-            texture=texture,
-            floor=0.0,
-            classes=classes,
-        )
+        values, texture, _ = self._mix(wanted)
+        mean, sd = self._properties(wanted)
         for inclusion in self._inclusions:
             self._include(inclusion, values, texture, mean, sd)
         self._made.update(zip(wanted, values, strict=True))
         if "r2star" in wanted:
             torch.maximum(self._made["r2star"], self._made["r2"], out=self._made["r2star"])
-        return winners
+
+    def signal(
+        self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make the noise-free image.
+
+        Args:
+            protocol: What is played.
+            b1_plus: (X, Y, Z) actual over nominal flip angle.
+            classes: (T,) uint8, a class for each of ``TISSUES``.
+
+        Returns:
+            ``(image, winners)``: (X, Y, Z) float32 magnitude, and (X, Y, Z) uint8, the class that has most of
+            each voxel; inclusions are not seen.
+        """
+        names = protocol.needs
+        values, texture, winners = self._mix(names, fluid=True, classes=classes)
+        maps, share = values[:-1], values[-1]
+        image = self._signal_of_parts(protocol, names, maps, share, b1_plus)
+        mean, sd = self._properties(names)
+        for inclusion in self._inclusions:
+            part = None if b1_plus is None else b1_plus[inclusion.box]
+            inside = image[inclusion.box]
+            total = torch.stack(list(inclusion.shares.values())).sum(0)
+            inside *= 1 - total
+            noises = [texture.read(column, inclusion.box) for column in range(len(names))]
+            for tissue, amount in inclusion.shares.items():
+                row = self._draw.names.index(tissue)
+                own = {
+                    name: (float(mean[row, k]) + float(sd[row, k]) * noises[k]).clamp_(min=0)
+                    for k, name in enumerate(names)
+                }
+                inside += amount * self._play(protocol, own, part)
+        return image.abs_(), winners
+
+    def _signal_of_parts(
+        self,
+        protocol: SignalModel,
+        names: Sequence[str],
+        maps: Tensor,
+        share: Tensor,
+        b1_plus: Tensor | None,
+    ) -> Tensor:
+        """Add the signals of fluid and of the rest where a voxel has both."""
+        flat, amount = maps.reshape(len(names), -1), share.reshape(-1)
+        border = torch.nonzero((amount > 1e-4) & (amount < 1 - 1e-4))[:, 0]
+        rows = [self._draw.names.index(tissue) for tissue in _FLUIDS]
+        fluid = self._properties(names)[0][rows].mean(0).to(flat)
+        amount = amount[border]
+        rest = flat[:, border].addcmul_(fluid[:, None], amount, value=-1).div_(1 - amount).clamp_(min=0)
+        flat[:, border] = rest
+        image = self._play(protocol, dict(zip(names, maps, strict=True)), b1_plus)
+        if len(border):
+            own = {
+                name: value.expand(len(border)).contiguous() for name, value in zip(names, fluid, strict=True)
+            }
+            part = None if b1_plus is None else b1_plus.reshape(-1)[border]
+            of_fluid = self._play(protocol, own, part)
+            voxels = image.view(-1)
+            voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
+        return image
+
+    def _play(self, protocol: SignalModel, maps: dict[str, Tensor], b1_plus: Tensor | None) -> Tensor:
+        # Parts of a voxel add up with their sign, before the magnitude is taken.
+        return protocol.signal(maps, b1_plus=b1_plus, signed=protocol.additive)
+
+    def _properties(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return mean and texture SD of each row of the draw, (rows, C) each, on the CPU."""
+        columns = [MAPS.index(name) for name in names]
+        return self._draw.mean.cpu()[:, columns], self._texture * self._draw.sd.cpu()[:, columns]
+
+    def _mix(
+        self, names: Sequence[str], *, fluid: bool = False, classes: Tensor | None = None
+    ) -> tuple[Tensor, Texture, Tensor]:
+        """Mix maps of the healthy tissues, and the share of fluid as the last one if wanted."""
+        healthy = len(TISSUES) - 1
+        tables = []
+        for properties in self._properties(names):
+            table = torch.zeros((len(TISSUES), len(names) + fluid))
+            table[1:, : len(names)] = properties[:healthy]
+            tables.append(table)
+        if fluid:
+            tables[0][[TISSUES.index(tissue) for tissue in _FLUIDS], -1] = 1
+        texture = self._noise(names, tables[1])
+        values, winners = mix(
+            self._tissues.to(self._grid.control.device),
+            self._grid,
+            tables[0],
+            texture=texture,
+            floor=0.0,
+            classes=classes,
+        )
+        return values, texture, winners
 
     def _noise(self, names: Sequence[str], sd: Tensor) -> Texture:
         device = self._grid.control.device
@@ -132,6 +231,8 @@ class PatientMaps(Mapping[str, Tensor]):
             tiles.append(
                 texture_tile(1, side, drawn if self._smoothing is None else self._smoothing, rng=rng)
             )
+        # A column without spread needs some tile too.
+        tiles += [tiles[0]] * (sd.shape[1] - len(names))
         rng = stream(self._key, "texture")
         start = (integer(rng, 0, side - 1), integer(rng, 0, side - 1), integer(rng, 0, side - 1))
         return Texture(sd, torch.cat(tiles), start)
