@@ -4,7 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.inference import prediction
-from anystroke.inference.prediction import count_lesions, fast_bfloat16, predict, remove_small
+from anystroke.inference.prediction import (
+    count_lesions,
+    fast_bfloat16,
+    predict,
+    remove_small,
+    within_brain,
+)
 from anystroke.inference.segmentation import segment
 from anystroke.volume import Volume, VolumeError
 from stand_in import CONFIG, Brightest, axial_affine, dice, lesion_truth, phantom, stand_in_model
@@ -143,3 +149,30 @@ def test_bfloat16_only_where_it_is_in_hardware(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert not fast_bfloat16(torch.device("cpu"))
     assert not fast_bfloat16(torch.device("mps"))
+
+
+def test_what_lies_outside_the_brain_is_no_lesion() -> None:
+    brain = torch.zeros((40, 40, 40), dtype=torch.bool)
+    brain[5:30, 5:30, 5:30] = True
+    lesion = torch.zeros_like(brain)
+    lesion[10:16, 10:16, 10:16] = True
+    lesion[24:33, 12:20, 12:20] = True
+    lesion[34:38, 34:38, 34:38] = True
+    lesion[32, 5, 5] = True
+    brain &= ~lesion
+    keep = within_brain(lesion, brain)
+    assert bool(keep[10:16, 10:16, 10:16].all())
+    assert bool(keep[24:33, 12:20, 12:20].all())
+    assert not bool(keep[34:38, 34:38, 34:38].any())
+    assert not bool(keep[32, 5, 5])
+    assert int((~keep).sum()) == 65
+    assert bool(within_brain(lesion, torch.zeros_like(brain)).all())
+
+
+def test_a_brain_class_that_the_model_lacks_is_refused() -> None:
+    with pytest.raises(ValueError, match="no class 'grey_matter'"):
+        predict(
+            Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([4.0, 4, 4, 1]))),
+            stand_in_model().network,
+            stand_in_model().config.model_copy(update={"brain": ("grey_matter",)}),
+        )

@@ -94,8 +94,11 @@ def predict(
         check_scan(scan)
         space = to_model_space(scan, spacing=config.spacing, divisor=config.divisor)
     with _timed(seconds, "network"):
-        wanted = [config.classes.index(name) for name in (LESION, *tissues)]
+        wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
         values = _probabilities(space.image, network, config, wanted, flip, _device(device))
+        if config.brain:
+            brain = values[1 + len(tissues) :].sum(0)
+            values[0] *= within_brain(values[0] >= threshold / 2, brain >= 0.5)
     with _timed(seconds, "resampling"):
         lesion = space.to_native(values[:1])
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
@@ -103,6 +106,45 @@ def predict(
         if min_volume > 0:
             mask = remove_small(mask, min_volume / lesion.voxel_volume)
     return Prediction(lesion, replace(lesion, data=mask.to(torch.uint8)), threshold, others, seconds)
+
+
+def within_brain(lesion: Tensor, brain: Tensor) -> Tensor:
+    """Tell lesions in the brain from what only looks like one: eyes, sinuses, muscles.
+
+    A connected part of the lesion stays if at least a quarter of the voxels around it belong to the largest
+    connected part of the healthy brain.
+
+    Args:
+        lesion: Boolean (X, Y, Z).
+        brain: Boolean (X, Y, Z), healthy brain and its fluid.
+
+    Returns:
+        Boolean (X, Y, Z): False in the parts that do not stay, True elsewhere. All True if there is no brain.
+
+    Example:
+        >>> line = torch.tensor([1, 1, 0, 0, 0, 1, 0]).bool().view(7, 1, 1)
+        >>> brain = torch.tensor([0, 0, 1, 1, 0, 0, 0]).bool().view(7, 1, 1)
+        >>> within_brain(line, brain).flatten().tolist()
+        [True, True, True, True, True, False, True]
+    """
+    keep = torch.ones_like(lesion)
+    if not bool(brain.any()):
+        return keep
+    parts, count = ndimage.label(brain.numpy())
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    main = parts == sizes.argmax()
+    found, _ = ndimage.label(lesion.numpy(), structure=_NEIGHBOURS)
+    for number, box in enumerate(ndimage.find_objects(found), start=1):
+        around = tuple(
+            slice(max(side.start - 1, 0), min(side.stop + 1, n))
+            for side, n in zip(box, found.shape, strict=True)
+        )
+        inside = found[around] == number
+        shell = ndimage.binary_dilation(inside, _NEIGHBOURS) & ~inside
+        if main[around][shell].sum() < 0.25 * shell.sum():
+            keep[around][torch.from_numpy(inside)] = False
+    return keep
 
 
 def remove_small(mask: Tensor, minimum: float) -> Tensor:
@@ -143,7 +185,7 @@ def _check_options(
         raise ValueError(f"the threshold is a probability above 0 and below 1, got {threshold:g}; try 0.5")
     if not min_volume >= 0.0:
         raise ValueError(f"the smallest lesion volume is 0 ml or more, got {min_volume:g}")
-    for name in (LESION, *tissues):
+    for name in (LESION, *tissues, *config.brain):
         if name not in config.classes:
             raise ValueError(
                 f"the model {config.name} has no class {name!r}; it has {', '.join(config.classes)}"

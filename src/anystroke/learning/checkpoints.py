@@ -30,6 +30,8 @@ class ModelConfig(StrictModel):
         version: Version of the weights.
         architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
         classes: Names of the output classes in order; one of them is ``lesion``.
+        brain: Those of the classes that make up the healthy brain; lesions elsewhere are discarded. Empty to
+            keep all.
         spacing: Voxel size of the network's input in mm.
         divisor: Sides of the input are multiples of this.
         threshold: Lesion probability from which a voxel belongs to the mask.
@@ -41,6 +43,7 @@ class ModelConfig(StrictModel):
     version: str = "1"
     architecture: str
     classes: tuple[str, ...]
+    brain: tuple[str, ...] = ()
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
     threshold: float = Field(default=0.5, gt=0, lt=1)

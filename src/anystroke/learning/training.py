@@ -261,6 +261,7 @@ class Trainer:
             name=self.settings.name,
             architecture=self.settings.architecture,
             classes=CLASSES,
+            brain=CLASSES[1:4],
             spacing=self.settings.synthesis.spacing,
             divisor=network.divisor,
             training={
