@@ -70,8 +70,8 @@ def lesion_shares(
         rng: Random stream.
 
     Returns:
-        Tissue name -> (X, Y, Z) share of the voxel; together at most the membership (what a penumbra leaves is
-        healthy).
+        Tissue name -> (X, Y, Z) share of the voxel; together at most the membership (what a penumbra leaves
+        is healthy).
     """
     core_tissue, rim_tissue = TISSUES_OF_STAGE[stage]
     shares = {core_tissue: membership}

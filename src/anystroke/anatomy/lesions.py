@@ -197,7 +197,8 @@ class PlacedLesion:
 
     Attributes:
         membership: (X, Y, Z) in [0, 1].
-        shares: Tissue of the prior table -> (X, Y, Z), its share of the voxel; together at most the membership.
+        shares: Tissue of the prior table -> (X, Y, Z), its share of the voxel; together at most the
+            membership.
         stage: Age of the lesion.
         names: Masks used.
     """

@@ -23,7 +23,7 @@ def displaced(
         box: Where on the output grid, in output voxels.
         spacing: Voxel size of the membership in mm; the output's or a whole multiple of it.
         largest_mm: Largest displacement: positive for swelling, negative for shrinkage.
-        reach_mm: SD of the smoothing. A reach of at least 1.7 times the displacement keeps the map one-to-one.
+        reach_mm: SD of the smoothing. At least 1.7 times the displacement keeps the map one-to-one.
 
     Returns:
         The grid with a finer spline; at the lesion's own place nothing else changes.
