@@ -10,8 +10,9 @@ of what the generator takes, so that the machine's speed cancels.
 """
 
 import argparse
-import gc
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,12 +32,16 @@ from anystroke.volume import Volume
 SIDE = 192
 
 
-def peak_memory(work: Callable[[], None]) -> float:
-    """Return how far the process's memory rises above where it was, in GiB."""
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
+def peak_memory(number: int) -> float:
+    """Return how far one sample lifts the memory of a fresh process above what its inputs take, in GiB."""
+    command = [sys.executable, *sys.argv, "--memory-of", str(number)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(printed.split()[-1])
+
+
+def _rise(work: Callable[[int], None]) -> float:
     before = _status("VmRSS")
-    work()
+    work(1)
     return (_status("VmHWM") - before) / 2**20
 
 
@@ -63,9 +68,9 @@ def torchio_pipeline(labels: Volume) -> Callable[[int], None]:
     data = labels.data.to(torch.int16)
     transform = torchio.Compose(
         [
+            torchio.CropOrPad((SIDE,) * 3),
             torchio.RandomAffine(scales=0.15, degrees=15, translation=10, image_interpolation="nearest"),
             torchio.RandomElasticDeformation(num_control_points=7, max_displacement=7.5),
-            torchio.CropOrPad((SIDE,) * 3),
             torchio.RandomLabelsToImage(label_key="label", image_key="image"),
             torchio.RandomBiasField(),
             torchio.RandomNoise(std=(0.01, 0.05)),
@@ -142,6 +147,7 @@ def main() -> None:
     parser.add_argument("labels", type=Path)
     parser.add_argument("--lesion", type=Path)
     parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     keep_pages()
     raw = Volume.load(arguments.labels, dtype=torch.int32).reorient("RAS")
@@ -156,11 +162,14 @@ def main() -> None:
         "TorchIO, 192^3": torchio_pipeline(labels),
         "MONAI, 192^3": monai_pipeline(labels),
     }
+    if arguments.memory_of is not None:
+        print(_rise(list(contestants.values())[arguments.memory_of]))
+        return
     base = None
     print(f"{torch.get_num_threads()} threads\n\n| generator | s | ratio | GiB |\n|---|---|---|---|")
-    for name, work in contestants.items():
+    for number, (name, work) in enumerate(contestants.items()):
         seconds = median_seconds(work, arguments.count)
-        memory = peak_memory(lambda work=work: work(1))
+        memory = peak_memory(number)
         base = base or seconds
         print(f"| {name} | {seconds:.2f} | {seconds / base:.2f} | {memory:.2f} |", flush=True)
 

@@ -270,7 +270,9 @@ def test_draws_follow_from_the_stream_alone(preset: Preset) -> None:
 
 
 def test_unknown_weighting_is_named(preset: Preset) -> None:
-    with pytest.raises(ValueError, match="has no weighting 'SWI'; it has T1w, T2w, PDw, FLAIR, DWI, T2starw, "):
+    with pytest.raises(
+        ValueError, match="has no weighting 'SWI'; it has T1w, T2w, PDw, FLAIR, DWI, T2starw, "
+    ):
         preset.sample(stream(0), weighting="SWI")
 
 

@@ -45,7 +45,7 @@ def test_extra_cerebral_labels_have_their_tissues() -> None:
     table = lookup_table(SYNTHSEG)
     expected = {
         24: "sulcal_csf",
-        502: "venous_blood",
+        502: "arterial_blood",
         506: "vitreous",
         507: "muscle",
         508: "muscle",
