@@ -1,10 +1,12 @@
 """The commands simulate, demo, train and doctor: arguments, exit codes, one sentence for each error."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from anystroke import demo, simulation
+from anystroke.acquisition.protocols import WEIGHTINGS
 from anystroke.cli import main
 from anystroke.datasets import DatasetError
 from anystroke.inference.segmentation import Model
@@ -73,6 +75,11 @@ def test_simulate_several_weightings(
         "sim-0001_T1w.nii.gz",
         "sim-0001_FLAIR.nii.gz",
     ]
+
+
+def test_the_help_of_simulate_names_every_weighting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--help"]) == 0
+    assert set(WEIGHTINGS) <= set(re.findall(r"\w+", capsys.readouterr().out))
 
 
 def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

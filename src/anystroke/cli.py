@@ -149,7 +149,8 @@ def simulate(
         list[str] | None,
         typer.Option(
             metavar="W[,W]...",
-            help="T1w, T2w, PDw, FLAIR, DWI or T2starw; several give one scan each of the same patient.",
+            help="T1w, T2w, PDw, FLAIR, DWI, T2starw, ADC, UNIT1, STIR, DIR, MTw or bSSFP; several give one "
+            "scan each of the same patient.",
             show_default="any",
         ),
     ] = None,
