@@ -1,7 +1,8 @@
 import pytest
 import torch
+from torch.nn.functional import avg_pool3d, max_pool3d, pad
 
-from anystroke.anatomy.lesion_edges import fade, soft_copy_paste
+from anystroke.anatomy.lesion_edges import SoftEdge, fade, soft_copy_paste
 from anystroke.rng import stream
 
 
@@ -24,6 +25,28 @@ def test_morphological_rings_have_the_weights_of_the_paper() -> None:
     soft = soft_copy_paste(_cube(7), erosions=1, dilations=3, alpha=0.5)
     assert soft[10, 10, 10:16].tolist() == pytest.approx([1, 1, 1, 0.5, 0.25, 0.125], abs=1e-6)
     assert torch.equal(soft_copy_paste(_cube(7), erosions=0, dilations=0), _cube(7))
+    assert float(soft_copy_paste(_cube(5), erosions=2, dilations=0).sum()) == 1
+    assert float(soft_copy_paste(_cube(5), erosions=3, dilations=2).sum()) == 0
+
+
+def test_what_lies_beyond_the_border_of_the_grid_is_no_lesion() -> None:
+    whole = torch.ones(6, 7, 8)
+    assert float(soft_copy_paste(whole, erosions=1, dilations=0).sum()) == 4 * 5 * 6
+    assert float(soft_copy_paste(whole, mode="reference")[0, 0, 0]) < 0.6
+
+
+@pytest.mark.parametrize("mode", ["reference", "morphological"])
+def test_edges_equal_those_of_pooling(mode: SoftEdge) -> None:
+    mask = (torch.rand((12, 13, 14), generator=stream(3, "voxels")) > 0.8).float()
+    padded = mask[None]
+    if mode == "reference":
+        support = (avg_pool3d(padded, 3, 1, padding=1) > 1e-5).float()
+        wide = avg_pool3d(support, 3, 1, padding=1)
+        expected = wide + 0.9 * wide * (1 - wide)
+    else:
+        eroded = 1 - max_pool3d(1 - pad(padded, (1,) * 6), 3, 1)
+        expected = eroded + 0.9 * (max_pool3d(eroded, 3, 1, padding=1) - eroded)
+    assert torch.allclose(soft_copy_paste(mask, mode=mode), expected[0], atol=1e-5)
 
 
 def test_reference_fading_saturates_where_the_published_code_does() -> None:

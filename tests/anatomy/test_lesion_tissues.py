@@ -1,46 +1,81 @@
 import pytest
 import torch
 
-from anystroke.anatomy.lesion_tissues import BLOOD_OF_STAGE, STAGES, TISSUES_OF_STAGE, Stage, lesion_shares
+from anystroke.anatomy.lesion_tissues import (
+    BLOOD_OF_STAGE,
+    STAGES,
+    TISSUES_OF_STAGE,
+    Stage,
+    lesion_shares,
+    mix_tissue,
+)
+from anystroke.fields import smooth
 from anystroke.qmri.tissue_priors import load_table
 from anystroke.rng import stream
 
 
-def _ball() -> tuple[torch.Tensor, torch.Tensor]:
-    axis = torch.arange(-20, 21).float()
+def _ball(radius_mm: float = 28.0, spacing: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:
+    axis = torch.arange(-20, 21) * spacing
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
-    depth = 0.7 * (1 - (x**2 + y**2 + z**2).sqrt() / 14)
-    return (depth / 0.15 + 0.5).clamp(0, 1), depth
+    height = (radius_mm - (x**2 + y**2 + z**2).sqrt()) / spacing
+    membership = (height + 0.5).clamp(0, 1)
+    return membership, smooth(membership, 5.0 / spacing)
 
 
 def _shares(
-    stage: Stage, *, penumbra: float = 0.0, haemorrhage: float = 0.0, seed: int = 1
+    stage: Stage, *, penumbra: float = 0.0, haemorrhage: float = 0.0, seed: int = 1, radius_mm: float = 28.0
 ) -> dict[str, torch.Tensor]:
-    membership, depth = _ball()
+    membership, depth = _ball(radius_mm)
     return lesion_shares(
         membership,
         depth,
-        (depth / 0.3).clamp(0, 1),
         stage=stage,
+        spacing=2.0,
         penumbra=penumbra,
         haemorrhage=haemorrhage,
         rng=stream(seed, stage),
     )
 
 
+@pytest.mark.parametrize("radius_mm", [1.5, 5.0, 28.0])
 @pytest.mark.parametrize("stage", STAGES)
-def test_without_blood_and_penumbra_the_tissues_of_the_stage_fill_the_lesion(stage: Stage) -> None:
-    shares = _shares(stage)
+def test_without_blood_and_penumbra_the_tissues_of_the_stage_fill_the_lesion(
+    stage: Stage, radius_mm: float
+) -> None:
+    shares = _shares(stage, radius_mm=radius_mm)
     assert set(shares) == set(TISSUES_OF_STAGE[stage])
-    assert torch.allclose(sum(shares.values(), torch.zeros(())), _ball()[0], atol=1e-6)
+    membership = _ball(radius_mm)[0]
+    assert float(membership.sum()) > 0
+    assert torch.allclose(sum(shares.values(), torch.zeros(())), membership, atol=1e-6)
 
 
-def test_a_penumbra_leaves_the_border_in_part_healthy_and_the_core_whole() -> None:
-    (share,) = _shares("acute", penumbra=1.0).values()
+def test_cores_lie_deep_and_are_small_or_large() -> None:
     membership, depth = _ball()
-    border = (membership == 1) & (depth < 0.1)
-    assert 0.25 < float(share[border].mean()) < 0.9
-    assert float(share[depth > 0.55].min()) > 0.99
+    parts, rims = [], []
+    for seed in range(30):
+        inner = mix_tissue(depth, membership=membership, spacing=2.0, rng=stream(seed, "core"))
+        inside = membership > 0.5
+        parts.append(float(inner[inside].mean()))
+        border = inside & (depth < 0.6)
+        assert float(inner[border].mean()) <= parts[-1] + 1e-3
+        rims.append(float(((membership * (1 - inner))[20, 20, :20] > 0.5).sum()) * 2)
+    assert min(parts) < 0.15
+    assert max(parts) > 0.75
+    assert max(rims) > 8
+    assert len({round(rim) for rim in rims}) > 4
+
+
+def test_a_penumbra_is_millimetres_wide_and_spares_the_core() -> None:
+    membership, depth = _ball()
+    widths = []
+    for seed in range(12):
+        (share,) = _shares("acute", penumbra=1.0, seed=seed).values()
+        inside = membership == 1
+        border = inside & (depth < torch.quantile(depth[inside], 0.2))
+        assert 0.29 < float(share[border].mean()) < 0.85
+        assert float(share[inside & (depth > torch.quantile(depth[inside], 0.98))].mean()) > 0.75
+        widths.append(2.0 * float((inside & (share < 0.9))[20, 20, :20].sum()))
+    assert 4 < sum(widths) / len(widths) < 22
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -57,7 +92,43 @@ def test_blood_takes_a_part_of_the_lesion_and_has_the_tissue_of_its_age(stage: S
         seen |= set(shares) & set(BLOOD_OF_STAGE[stage])
     assert seen == set(BLOOD_OF_STAGE[stage])
     assert min(part) > 0.02
-    assert max(part) < 0.75
+    assert max(part) < 0.8
+
+
+def test_old_blood_is_a_cleft_within_its_rim() -> None:
+    for seed in range(8):
+        shares = _shares("chronic", haemorrhage=1.0, seed=seed)
+        cleft, rim = shares["haemorrhage_cleft"], shares["haemosiderin_rim"]
+        assert float(rim.sum()) > 0.2 * float(cleft.sum())
+        around = torch.nn.functional.max_pool3d((cleft > 0.5).float()[None], 5, 1, padding=2)[0]
+        assert float(rim[around > 0].sum()) > 0.5 * float(rim.sum())
+
+
+def test_the_grain_of_blood_is_in_mm_whatever_the_grid() -> None:
+    membership = torch.ones(48, 48, 48)
+
+    def roughness(size: int, spacing: float) -> float:
+        whole = membership[:size, :size, :size]
+        changes = []
+        for seed in range(12):
+            shares = lesion_shares(
+                whole,
+                torch.zeros_like(whole),
+                stage="acute",
+                spacing=spacing,
+                penumbra=0.0,
+                haemorrhage=1.0,
+                rng=stream(seed, "grain"),
+            )
+            patch = 1 - shares["acute_infarct"]
+            changes.append(float(patch.diff(dim=0).abs().mean() / spacing / patch.mean()))
+        return sum(changes) / len(changes)
+
+    assert roughness(48, 1.0) == pytest.approx(roughness(24, 1.0), rel=0.3)
+
+
+def test_a_lesion_of_a_few_voxels_does_not_bleed() -> None:
+    assert set(_shares("acute", haemorrhage=1.0, radius_mm=1.5)) == {"acute_infarct"}
 
 
 def test_every_tissue_has_priors() -> None:

@@ -108,3 +108,56 @@ def test_elastic_change_keeps_about_the_volume_and_bends_the_mask() -> None:
         volumes.append(float((member > 0.5).sum()) * 8 / 1000)
         assert float((member - plain).abs().max()) > 0.1
     assert sum(volumes) / 12 == pytest.approx(mask.volume_ml, rel=0.15)
+
+
+@pytest.mark.parametrize("radius", [8, 14, 22])
+def test_erosion_and_dilation_move_the_border_by_their_mm(radius: int) -> None:
+    mask, points = sphere_lesion(radius=radius), _points()
+    plain = float((place_mask(mask, points, settings=UNCHANGED, rng=stream(1))[0] > 0.5).sum())
+    for name, sign in (("erosion", -1), ("dilation", 1)):
+        settings = UNCHANGED.model_copy(update={name: 3.0})
+        moves = []
+        for seed in range(24):
+            member, _ = place_mask(mask, points, settings=settings, rng=stream(seed, name))
+            volume = float((member > 0.5).sum())
+            assert volume > 0.2 * plain
+            moves.append(sign * radius * ((volume / plain) ** (1 / 3) - 1))
+        assert min(moves) > -0.3
+        assert 2.0 < max(moves) < 3.6
+        assert 0.8 < sum(moves) / len(moves) < 2.2
+
+
+def test_the_smallest_lesion_survives_the_largest_erosion() -> None:
+    mask, points = sphere_lesion(radius=2), _points(spacing=1.0, half=50)
+    settings = UNCHANGED.model_copy(update={"erosion": 10.0})
+    for seed in range(8):
+        member, _ = place_mask(mask, points, settings=settings, rng=stream(seed, "small"))
+        assert 0 < float((member > 0.5).sum()) <= 1.1 * float(mask.mask.sum())
+
+
+def test_the_level_moves_the_border_by_less_than_half_a_mm() -> None:
+    mask, points = sphere_lesion(radius=14), _points(spacing=1.0, half=50)
+    settings = UNCHANGED.model_copy(update={"level": 0.2})
+    volumes = [
+        float((place_mask(mask, points, settings=settings, rng=stream(k))[0] > 0.5).sum()) for k in range(12)
+    ]
+    moves = [14 * ((volume / 1000 / mask.volume_ml) ** (1 / 3) - 1) for volume in volumes]
+    assert max(abs(move) for move in moves) < 0.5
+    assert max(moves) - min(moves) > 0.1
+
+
+def test_where_no_voxel_is_near_there_is_no_lesion() -> None:
+    member, depth = place_mask(
+        sphere_lesion(), _points(half=4) + 400, settings=UNCHANGED, rng=stream(1, "far")
+    )
+    assert float(member.abs().sum()) == 0
+    assert bool((depth < 0).all())
+
+
+def test_several_masks_unite_without_adding_up_where_they_overlap() -> None:
+    mask, points = sphere_lesion(radius=12), _points()
+    one = place_lesions([mask], points, settings=UNCHANGED, rng=stream(2, "union"), stage="chronic")
+    twice = place_lesions([mask, mask], points, settings=UNCHANGED, rng=stream(2, "union"), stage="chronic")
+    assert float(twice.membership.max()) <= 1
+    assert float(twice.membership.sum()) == pytest.approx(float(one.membership.sum()), rel=0.05)
+    assert twice.names == ("sphere", "sphere")

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool3d, max_pool3d, pad
+from torch.nn.functional import pad
 
 from anystroke.fields import smooth_noise
 from anystroke.rng import uniform
@@ -51,24 +51,25 @@ def soft_copy_paste(
             f"expected erosions and dilations of 0 or more and alpha in (0, 1], got {erosions}, {dilations} "
             f"and {alpha}"
         )
-    lesion = mask.float()[None]
+    if mode not in ("reference", "morphological"):
+        raise ValueError(f"expected the mode reference or morphological, got {mode!r}")
+    lesion = mask.float()
     if mode == "reference":
         for _ in range(erosions):
             lesion = _box_mean(lesion)
         for ring in range(1, dilations + 1):
             wide = _box_mean((lesion > 1e-5).float())
             lesion = wide + alpha**ring * wide * (1 - wide)
-        return lesion[0]
-    if mode != "morphological":
-        raise ValueError(f"expected the mode reference or morphological, got {mode!r}")
+        return lesion
     for _ in range(erosions):
-        lesion = 1 - max_pool3d(1 - pad(lesion, (1,) * 6), 3, 1)
+        outside = _largest_of_neighbours(pad(1 - lesion, (1,) * 6, value=1.0))
+        lesion = 1 - outside[1:-1, 1:-1, 1:-1]
     result = lesion.clone()
     for ring in range(1, dilations + 1):
-        wider = max_pool3d(lesion, 3, 1, padding=1)
-        result += alpha**ring * (wider - lesion)
+        wider = _largest_of_neighbours(lesion)
+        result.add_(wider, alpha=alpha**ring).sub_(lesion, alpha=alpha**ring)
         lesion = wider
-    return result[0]
+    return result
 
 
 def fade(membership: Tensor, *, mode: Fading = "smooth", lowest: float = 0.3, rng: torch.Generator) -> Tensor:
@@ -109,7 +110,24 @@ def fade(membership: Tensor, *, mode: Fading = "smooth", lowest: float = 0.3, rn
 
 
 def _box_mean(field: Tensor) -> Tensor:
-    return avg_pool3d(field, 3, 1, padding=1)
+    """Average over 3 x 3 x 3 voxels, zero beyond the border."""
+    for axis, n in enumerate(field.shape):
+        total = field.clone()
+        total.narrow(axis, 1, n - 1).add_(field.narrow(axis, 0, n - 1))
+        total.narrow(axis, 0, n - 1).add_(field.narrow(axis, 1, n - 1))
+        field = total
+    return field.div_(27)
+
+
+def _largest_of_neighbours(field: Tensor) -> Tensor:
+    """Take the maximum over 3 x 3 x 3 voxels."""
+    for axis, n in enumerate(field.shape):
+        found = field.clone()
+        for part, other in ((1, 0), (0, 1)):
+            kept = found.narrow(axis, part, n - 1)
+            torch.maximum(kept, field.narrow(axis, other, n - 1), out=kept)
+        field = found
+    return field
 
 
 def _legendre(n: int, count: int) -> Tensor:

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 
 import torch
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import label as label_components
 from torch import Tensor
 
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
-from anystroke.anatomy.lesion_tissues import STAGES, Stage, lesion_shares, mix_tissue
+from anystroke.anatomy.lesion_tissues import STAGES, TISSUES_OF_STAGE, Stage, lesion_shares
 from anystroke.config import StrictModel
 from anystroke.fields import smooth, smooth_noise
 from anystroke.files import atomic_path
@@ -25,6 +27,7 @@ from anystroke.volume import Volume
 log = logging.getLogger(__name__)
 
 _MARGIN = 6
+_RIM_MM = (2.5, 6.0)
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,10 @@ class LesionSettings(StrictModel):
         size_limits_ml: Volumes outside are counted as the limit when choosing.
         mirror: Probability of moving a mask to the other hemisphere.
         shape: Affine and elastic changes of each mask about its own centre.
-        level: Largest shift of the mask's iso-level: erosion or dilation by up to a few mm.
-        penumbra: Probability that the border of an acute lesion is affected in part only.
+        level: Largest relative shift of the mask's iso-level, which moves its border by a fraction of a mm.
+        erosion: Largest inward shift of the border, in mm; about a quarter of the volume always remains.
+        dilation: Largest outward shift of the border, in mm.
+        penumbra: Probability that what surrounds the core of an acute lesion is affected in part only.
         haemorrhage: Probability that a lesion has bled.
     """
 
@@ -84,6 +89,8 @@ class LesionSettings(StrictModel):
         rotation=12, scaling=0.2, shear=0.1, translation=6, elastic=2.5, mirror=0
     )
     level: float = 0.2
+    erosion: float = Field(default=0.0, ge=0, le=10)
+    dilation: float = Field(default=0.0, ge=0, le=10)
     penumbra: float = 0.3
     haemorrhage: float = 0.06
 
@@ -159,16 +166,10 @@ def place_mask(
         ``(membership, depth)``, each (X, Y, Z): soft membership in [0, 1] with a soft edge, and the smoothed
         mask's height above its boundary, positive inside, 0.5 to 1 in the depth of a large lesion.
     """
-    device = mni_points.device
-    inside = torch.nn.functional.pad(lesion.mask.to(device, torch.float32), (_MARGIN,) * 6)
-    affine = lesion.affine.clone()
-    affine[:3, 3] -= lesion.affine[:3, :3] @ torch.full((3,), float(_MARGIN), dtype=torch.float64)
-    spacing = lesion.affine[:3, :3].norm(dim=0)
-    sigma_mm = (uniform(rng, 0.7, 1.2), uniform(rng, 0.7, 1.2), uniform(rng, 1.5, 2.5))
-    axis_sigma = tuple(s / float(v) for s, v in zip(sigma_mm, spacing, strict=True))
-    smoothed = smooth(inside, (axis_sigma[0], axis_sigma[1], axis_sigma[2]))
-    count = int(lesion.mask.sum())
-    level = float(smoothed.flatten().kthvalue(smoothed.numel() - count + 1).values)
+    move = 0.0
+    if settings.erosion > 0 or settings.dilation > 0:
+        move = uniform(rng, -settings.erosion, settings.dilation)
+    smoothed, affine, level = _iso_surface(lesion, move, mni_points.device, rng)
     level *= 1 + uniform(rng, -settings.level, settings.level)
 
     change = random_affine(settings.shape, rng)
@@ -176,19 +177,78 @@ def place_mask(
     centre[:3, 3] = lesion.centre
     moved = centre @ change @ torch.linalg.inv(centre) @ affine
     if settings.shape.elastic > 0 and mni_points.numel():
-        mni_points = mni_points + _elastic(mni_points, settings.shape.elastic, rng)
-    height = sample_at(smoothed[None], moved, mni_points)[0] - level
+        mni_points = _elastic(mni_points, settings.shape.elastic, rng).add_(mni_points)
+    height = _read(smoothed, moved, mni_points).sub_(level)
     edge = uniform(rng, 0.1, 0.3)
-    return (height / edge + 0.5).clamp(0, 1), height
+    return (height / edge).add_(0.5).clamp_(0, 1), height
+
+
+def _iso_surface(
+    lesion: LesionMask, move: float, device: torch.device, rng: torch.Generator
+) -> tuple[Tensor, Tensor, float]:
+    """Smooth a mask and find the level of its border, moved outwards by some mm or, if negative, inwards.
+
+    Returns:
+        The smoothed mask with a margin, its affine, and the level.
+    """
+    spacing = lesion.affine[:3, :3].norm(dim=0).tolist()
+    sigma_mm = (uniform(rng, 0.7, 1.2), uniform(rng, 0.7, 1.2), uniform(rng, 1.5, 2.5))
+    # Smoothed as widely as the border moves, a mask still has a slope where the border goes to.
+    wide = [math.hypot(s, move) for s in sigma_mm]
+    margin = _MARGIN + math.ceil(2 * abs(move) / min(spacing))
+    inside = torch.nn.functional.pad(lesion.mask.to(device, torch.float32), (margin,) * 6)
+    affine = lesion.affine.clone()
+    affine[:3, 3] -= lesion.affine[:3, :3] @ torch.full((3,), float(margin), dtype=torch.float64)
+    x, y, z = (s / v for s, v in zip(wide, spacing, strict=True))
+    smoothed = smooth(inside, (x, y, z))
+    count = int(lesion.mask.sum())
+    level = _height_of_volume(smoothed, count)
+    if move:
+        normal = NormalDist()
+        steepness = move / math.prod(wide) ** (1 / 3)
+        moved = normal.cdf(normal.inv_cdf(min(max(level, 1e-3), 1 - 1e-3)) - steepness)
+        level = min(moved, _height_of_volume(smoothed, max(count // 4, 1))) if move < 0 else moved
+    return smoothed, affine, level
+
+
+def _height_of_volume(field: Tensor, count: int) -> float:
+    """Return the value that ``count`` voxels of a field reach."""
+    high = field[field > 0.1]
+    if high.numel() < count:
+        high = field.flatten()
+    return float(high.kthvalue(high.numel() - count + 1).values)
+
+
+def _read(smoothed: Tensor, affine: Tensor, points: Tensor) -> Tensor:
+    """Read a smoothed mask at (3, X, Y, Z) points in mm, zero beyond its margin."""
+    height = points.new_zeros(points.shape[1:])
+    inverse = torch.linalg.inv(affine)
+    near = torch.ones_like(height, dtype=torch.bool)
+    for row, n in zip(inverse.tolist()[:3], smoothed.shape, strict=True):
+        index = points[0] * row[0]
+        index.add_(points[1], alpha=row[1]).add_(points[2], alpha=row[2])
+        near &= (index > -1 - row[3]) & (index < n - row[3])
+    plane = near.any(0)
+    filled = [torch.nonzero(some) for some in (near.flatten(1).any(1), plane.any(1), plane.any(0))]
+    if not len(filled[0]):
+        return height
+    x, y, z = (slice(int(places[0]), int(places[-1]) + 1) for places in filled)
+    height[x, y, z] = sample_at(smoothed[None], affine, points[:, x, y, z])[0]
+    return height
 
 
 def _elastic(points: Tensor, largest: float, rng: torch.Generator) -> Tensor:
     """Return a smooth random displacement in mm, its control points about 20 mm apart."""
     shape = (points.shape[1], points.shape[2], points.shape[3])
-    extent = float((points[:, -1, 0, 0] - points[:, 0, 0, 0]).norm())
-    spacing = max(extent / max(shape[0] - 1, 1), 0.1)
+    spacing = _spacing(points)
     x, y, z = (max(4, min(16, round(n * spacing / 20) + 3)) for n in shape)
     return uniform(rng, 0.0, largest) * smooth_noise(shape, (x, y, z), rng=rng, channels=3)
+
+
+def _spacing(points: Tensor) -> float:
+    """Return the voxel size in mm of (3, X, Y, Z) points, along their first axis."""
+    extent = float((points[:, -1, 0, 0] - points[:, 0, 0, 0]).norm())
+    return max(extent / max(points.shape[1] - 1, 1), 0.1)
 
 
 @dataclass(frozen=True)
@@ -227,23 +287,26 @@ def place_lesions(
         stage: Age of the lesions; None draws it.
     """
     drawn = STAGES[choice(rng, list(settings.stages))]
+    stage = stage or drawn
     membership = mni_points.new_zeros(mni_points.shape[1:])
-    inner, depth = membership.clone(), membership - 1
+    names = tuple(mask.name for mask in masks)
+    if not masks or not mni_points.numel():
+        nothing = {tissue: membership.clone() for tissue in TISSUES_OF_STAGE[stage]}
+        return PlacedLesion(membership, nothing, stage, names)
     for lesion in masks:
-        member, height = place_mask(lesion, mni_points, settings=settings, rng=rng)
-        share = mix_tissue(height, rng=rng)
-        inner = torch.where(member > membership, share, inner)
-        membership, depth = torch.maximum(membership, member), torch.maximum(depth, height)
+        member, _ = place_mask(lesion, mni_points, settings=settings, rng=rng)
+        torch.maximum(membership, member, out=membership)
+    spacing = _spacing(mni_points)
     shares = lesion_shares(
         membership,
-        depth,
-        inner,
-        stage=stage or drawn,
+        smooth(membership, uniform(rng, *_RIM_MM) / spacing),
+        stage=stage,
+        spacing=spacing,
         penumbra=settings.penumbra,
         haemorrhage=settings.haemorrhage,
         rng=rng,
     )
-    return PlacedLesion(membership, shares, stage or drawn, tuple(m.name for m in masks))
+    return PlacedLesion(membership, shares, stage, names)
 
 
 def draw_masks(
