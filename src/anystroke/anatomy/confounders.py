@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from anystroke.anatomy.deformation import Box
 from anystroke.fields import GridShape, smooth, smooth_noise
 from anystroke.rng import chance, integer, log_uniform, normal, uniform
 
@@ -18,11 +19,13 @@ def white_matter_hyperintensities(
 ) -> Tensor:
     """Draw leukoaraiosis: caps and bands along the ventricles, and foci deep in white matter.
 
+    A tenth to a half of the volume is foci, which are a few mm wide, and merge where they are many.
+
     Args:
         white_matter: (X, Y, Z) share of white matter.
         ventricles: (X, Y, Z) share of ventricular fluid.
         spacing: Voxel size in mm.
-        volume_ml: Wanted volume; it is reached within some 10 % where there is enough white matter.
+        volume_ml: Wanted volume; it is reached within 10 % where white matter is ten times that.
         rng: Random stream.
 
     Returns:
@@ -35,24 +38,79 @@ def white_matter_hyperintensities(
     """
     if volume_ml < 0:
         raise ValueError(f"expected a volume of 0 ml or more, got {volume_ml}")
-    shape = _shape(white_matter)
-    # Smoothing stands in for the distance to the ventricles: it falls to 1/2 at their wall.
-    near = smooth(ventricles, uniform(rng, 2.5, 5.0) / spacing).mul_(uniform(rng, 3.0, 7.0))
-    deep = smooth(white_matter, 3.0 / spacing)
-    control = tuple(max(4, round(n * spacing / uniform(rng, 7.0, 14.0)) + 3) for n in shape)
-    foci = smooth_noise(shape, (control[0], control[1], control[2]), rng=rng)[0]
-    score = near.add_(foci).add_(deep, alpha=1.5)
-    candidates = score[white_matter > 0.5]
-    wanted = round(volume_ml * 1000 / spacing**3)
-    if wanted < 1 or candidates.numel() < 10:
-        return torch.zeros_like(white_matter)
-    rank = max(candidates.numel() - wanted, 1)
-    level = float(candidates.kthvalue(rank).values)
-    return ((score - level) / uniform(rng, 0.15, 0.4) + 0.5).clamp_(0, 1).mul_(white_matter)
+    result = torch.zeros_like(white_matter)
+    box = _box(white_matter > 0.5, math.ceil(6 / spacing))
+    if volume_ml == 0 or box is None:
+        return result
+    white, fluid = white_matter[box].contiguous(), ventricles[box]
+    foci = uniform(rng, 0.1, 0.5) * volume_ml / (spacing**3 / 1000)
+    bands = volume_ml / (spacing**3 / 1000) - foci
+    # Smoothing stands in for the distance to the ventricles. Between them, where they are wide on both
+    # sides, is the callosum and the septum, which the wider one tells from their horns.
+    near = smooth(fluid, uniform(rng, 2.5, 4.5) / spacing)
+    around = smooth(fluid, 9.0 / spacing)
+    uneven = _noise(white, spacing, uniform(rng, 12.0, 25.0), rng).mul_(uniform(rng, 0.1, 0.4)).add_(1)
+    score = uneven.clamp_(min=0.1).mul_(near).mul_(1 - uniform(rng, 0.6, 1.0) * around)
+    drawn = _highest(score, white, bands, uniform(rng, 0.03, 0.08))
+    # Deep is what white matter surrounds: neither the cortex nor a ventricle is near.
+    deep = smooth(white, 3.0 / spacing).sub_(0.85).clamp_(max=0)
+    spots = _noise(white, spacing, uniform(rng, 4.0, 9.0), rng)
+    spots.add_(deep, alpha=8.0).sub_(near, alpha=4.0)
+    drawn += _highest(spots, white - drawn, foci, uniform(rng, 0.15, 0.4))
+    result[box] = drawn
+    return result
+
+
+def _box(mask: Tensor, margin: int) -> Box | None:
+    """Return the smallest box that holds a mask and a margin, None if the mask is empty."""
+    plane = mask.any(0)
+    some = (mask.flatten(1).any(1), plane.any(1), plane.any(0))
+    spans = [torch.nonzero(line).flatten().tolist() for line in some]
+    if not spans[0]:
+        return None
+    x, y, z = (
+        slice(max(span[0] - margin, 0), min(span[-1] + 1 + margin, n))
+        for span, n in zip(spans, mask.shape, strict=True)
+    )
+    return x, y, z
+
+
+def _highest(score: Tensor, room: Tensor, voxels: float, width: float) -> Tensor:
+    """Fill the room where a score is highest, with a soft border, up to a volume.
+
+    Args:
+        score: (X, Y, Z).
+        room: (X, Y, Z) share of each voxel that may be filled.
+        voxels: The volume.
+        width: Of the border, in units of the score.
+    """
+    some = room > 0.01
+    if not bool(some.any()):
+        return torch.zeros_like(room)
+    values, shares = score[some] / width + 0.5, room[some]
+    low, high = float(values.min()) - 1, float(values.max())
+    for _ in range(14):
+        middle = (low + high) / 2
+        filled = float((values - middle).clamp_(0, 1).dot(shares))
+        low, high = (middle, high) if filled > voxels else (low, middle)
+    return (score / width).add_(0.5 - high).clamp_(0, 1).mul_(room)
+
+
+def _noise(field: Tensor, spacing: float, grain: float, rng: torch.Generator) -> Tensor:
+    """Draw smooth noise on a field's grid whose control points are ``grain`` mm apart."""
+    shape: GridShape = (field.shape[0], field.shape[1], field.shape[2])
+    x, y, z = (max(4, round(n * spacing / grain) + 3) for n in shape)
+    return smooth_noise(shape, (x, y, z), rng=rng)[0]
 
 
 def balls(
-    inside: Tensor, *, spacing: float, count: int, radius_mm: tuple[float, float], rng: torch.Generator
+    inside: Tensor,
+    *,
+    spacing: float,
+    count: int,
+    radius_mm: tuple[float, float],
+    elongation: float = 1.0,
+    rng: torch.Generator,
 ) -> Tensor:
     """Draw small round holes or dots at random places: lacunes, enlarged spaces, microbleeds.
 
@@ -61,6 +119,7 @@ def balls(
         spacing: Voxel size in mm.
         count: How many.
         radius_mm: Range of the semi-axes.
+        elongation: Factor on one of the semi-axes, drawn for each.
         rng: Random stream.
 
     Returns:
@@ -69,21 +128,26 @@ def balls(
     result = torch.zeros_like(inside)
     places = torch.nonzero(inside > 0.6)
     for _ in range(count if len(places) else 0):
-        centre = places[integer(rng, 0, len(places) - 1)]
+        centre = places[integer(rng, 0, len(places) - 1)].tolist()
         radii = [uniform(rng, *radius_mm) / spacing for _ in range(3)]
-        reach = [math.ceil(radius) + 1 for radius in radii]
+        if elongation != 1:
+            radii[integer(rng, 0, 2)] *= elongation
+        # The border is one voxel wide.
+        narrow = min(radii)
+        reach = [math.ceil(radius * (1 + 0.5 / narrow)) for radius in radii]
         box = tuple(
-            slice(max(int(c) - r, 0), min(int(c) + r + 1, n))
+            slice(max(c - r, 0), min(c + r + 1, n))
             for c, r, n in zip(centre, reach, inside.shape, strict=True)
         )
         axes = [
-            ((torch.arange(part.start, part.stop, device=inside.device) - int(c)) / radius) ** 2
+            ((torch.arange(part.start, part.stop, device=inside.device) - c) / radius) ** 2
             for part, c, radius in zip(box, centre, radii, strict=True)
         ]
         distance = (axes[0][:, None, None] + axes[1][:, None] + axes[2]).sqrt()
-        # One voxel wide at the border; smaller ones never fill their voxel.
-        width = 1 / min(radii)
-        ball = ((1 - distance) / width + 0.5).clamp(0, 1)
+        ball = ((1 - distance) * narrow + 0.5).clamp(0, 1)
+        # One that is smaller than a voxel fills no more of it than its volume.
+        volume = 4 / 3 * math.pi * math.prod(radii)
+        ball *= min(1.0, volume / float(ball.sum()))
         result[box] = torch.maximum(result[box], ball)
     return result.mul_(inside)
 
@@ -97,6 +161,7 @@ def draw_confounders(
     leukoaraiosis: float,
     lacunes: float,
     microbleeds: float,
+    perivascular: float = 0.0,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
     """Draw the small-vessel disease of one patient.
@@ -109,35 +174,47 @@ def draw_confounders(
         leukoaraiosis: Probability of white matter hyperintensities; their volume is log-normal about 6 ml.
         lacunes: Probability of old lacunes, one to four of 3 to 15 mm, filled with fluid.
         microbleeds: Probability of microbleeds, one to eight of up to 5 mm.
+        perivascular: Probability of enlarged perivascular spaces, 10 to 60 of 1 to 3 mm, four times as long
+            as wide, filled with fluid.
         rng: Random stream.
 
     Returns:
         Tissue name -> (X, Y, Z) share; empty for a patient without.
     """
     shares: dict[str, Tensor] = {}
+    rooms = (deep_grey, white_matter)
     if chance(rng, leukoaraiosis):
         volume = min(6.0 * math.exp(normal(rng, 0.0, 0.9)), 60.0)
         shares[WHITE_MATTER_HYPERINTENSITY] = white_matter_hyperintensities(
             white_matter, ventricles, spacing=spacing, volume_ml=volume, rng=rng
         )
     if chance(rng, lacunes):
-        count, radius = integer(rng, 1, 4), log_uniform(rng, 1.5, 7.0)
-        shares[LACUNE] = balls(
-            white_matter + deep_grey, spacing=spacing, count=count, radius_mm=(1.5, max(radius, 2.0)), rng=rng
+        shares[LACUNE] = _scatter(
+            rooms, spacing, integer(rng, 1, 4), (1.5, max(log_uniform(rng, 1.5, 7.0), 2.0)), rng
         )
     if chance(rng, microbleeds):
-        shares[MICROBLEED] = balls(
-            white_matter + deep_grey,
-            spacing=spacing,
-            count=integer(rng, 1, 8),
-            radius_mm=(1.0, 2.5),
-            rng=rng,
-        )
+        shares[MICROBLEED] = _scatter(rooms, spacing, integer(rng, 1, 8), (1.0, 2.5), rng)
+    if chance(rng, perivascular):
+        spaces = _scatter(rooms, spacing, integer(rng, 10, 60), (0.5, 1.5), rng, 4.0)
+        shares[LACUNE] = torch.maximum(shares[LACUNE], spaces) if LACUNE in shares else spaces
     if len(shares) > 1:
         total = sum(shares.values(), torch.zeros_like(white_matter)).clamp_(min=1)
         shares = {name: share / total for name, share in shares.items()}
     return shares
 
 
-def _shape(field: Tensor) -> GridShape:
-    return field.shape[0], field.shape[1], field.shape[2]
+def _scatter(
+    rooms: tuple[Tensor, Tensor],
+    spacing: float,
+    count: int,
+    radius_mm: tuple[float, float],
+    rng: torch.Generator,
+    elongation: float = 1.0,
+) -> Tensor:
+    """Divide balls at random among two rooms; deep nuclei are small but have as many as white matter."""
+    first = integer(rng, 0, count)
+    drawn = [
+        balls(room, spacing=spacing, count=part, radius_mm=radius_mm, elongation=elongation, rng=rng)
+        for room, part in zip(rooms, (first, count - first), strict=True)
+    ]
+    return torch.maximum(*drawn)
