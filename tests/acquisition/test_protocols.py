@@ -1,6 +1,8 @@
 """Protocols: validation, the signal they give, JSON, and the presets they are drawn from."""
 
+import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -14,11 +16,17 @@ from torch import Tensor
 from anystroke.acquisition import protocols, sequences
 from anystroke.acquisition.distributions import Distribution, PresetError
 from anystroke.acquisition.protocols import (
+    AdcMap,
+    BalancedSsfp,
     DiffusionWeighted,
+    DoubleInversionRecovery,
     Flair,
+    InversionRecoverySpinEcho,
+    Mp2rage,
     Mprage,
     Preset,
     Protocol,
+    SpinEcho,
     SpoiledGradientEcho,
     TurboSpinEcho,
     from_dict,
@@ -31,6 +39,14 @@ from anystroke.rng import stream
 TISSUES = ("white_matter", "cortical_grey_matter", "ventricular_csf", "acute_infarct", "chronic_core")
 WM, GM, CSF, ACUTE, CORE = range(5)
 
+MP2RAGE = Mp2rage(
+    repetition_time=5.0,
+    inversion_times=(0.8, 2.4),
+    flip_angles=(4.0, 5.0),
+    excitation_spacing=0.0065,
+    n_excitations=150,
+    echo_time=0.003,
+)
 EXAMPLES: list[Protocol] = [
     TurboSpinEcho(repetition_time=4.0, echo_time=0.1, echo_spacing=0.01, echo_train_length=16),
     TurboSpinEcho(
@@ -47,6 +63,19 @@ EXAMPLES: list[Protocol] = [
         echo_time=0.003,
     ),
     DiffusionWeighted(repetition_time=4.0, echo_time=0.08, b_value=1000.0),
+    SpinEcho(repetition_time=0.5, echo_time=0.012),
+    InversionRecoverySpinEcho(repetition_time=3.0, inversion_time=0.6, echo_time=0.015),
+    DoubleInversionRecovery(
+        repetition_time=9.0,
+        inversion_times=(2.6, 0.42),
+        echo_time=0.03,
+        echo_spacing=0.01,
+        echo_train_length=16,
+        incidental_mt=0.05,
+    ),
+    MP2RAGE,
+    dataclasses.replace(MP2RAGE, image="inv2", robust_beta=0.0),
+    BalancedSsfp(repetition_time=0.005, flip_angle=40.0),
 ]
 
 
@@ -157,6 +186,31 @@ def test_mt_acts_as_stated() -> None:
     none = SpoiledGradientEcho(repetition_time=0.025, echo_time=0.004, flip_angle=6.0)
     ratio = pulse.signal(maps) / none.signal(maps)
     assert float(ratio[WM]) < float(ratio[GM]) < float(ratio[CSF]) < 1
+
+
+def test_mp2rage_gives_the_image_that_is_asked_for() -> None:
+    maps = tissue_maps(3.0)
+    uni = MP2RAGE.signal(maps)
+    assert 0.0 <= float(uni.min()) < float(uni.max()) <= 1.0
+    assert torch.allclose(MP2RAGE.signal(maps, signed=True), uni - 0.5, atol=1e-7)
+    assert float(uni[WM]) > float(uni[GM]) > float(uni[CSF])
+    background = MP2RAGE.signal({name: torch.zeros(3) for name in MAPS})
+    assert background.tolist() == [0.0] * 3
+    inv2 = dataclasses.replace(MP2RAGE, image="inv2").signal(maps)
+    assert float(inv2.max()) > 1.0
+    with pytest.raises(ValueError, match="image must be one of uni, inv1, inv2, got 'phase'"):
+        dataclasses.replace(MP2RAGE, image="phase")
+    with pytest.raises(ValueError, match="flip_angles must be two numbers, got 5"):
+        from_dict(MP2RAGE.to_dict() | {"flip_angles": 5})
+
+
+def test_adc_map_is_in_the_units_of_scanners() -> None:
+    maps = tissue_maps(3.0)
+    protocol = AdcMap(repetition_time=4.0, echo_time=0.08, b_value=1000.0)
+    assert protocol.needs == ("adc",)
+    assert torch.allclose(protocol.signal(maps), maps["adc"] * 1e6)
+    assert float(protocol.signal(maps).argmin()) == ACUTE
+    assert from_dict(protocol.to_dict()) == protocol
 
 
 @pytest.mark.parametrize(
@@ -277,6 +331,7 @@ def test_unknown_weighting_is_named(preset: Preset) -> None:
 
 
 ENTRY = """
+infeasible = "{policy}"
 [[protocol]]
 name = "one"
 sequence = "dwi"
@@ -292,7 +347,13 @@ b_value = 1000.0
 
 
 def write(folder: Path, **changes: str) -> Path:
-    values = {"entry": "", "tr": "4.0", "te": "{ uniform = [0.06, 0.08] }", "parameters": ""} | changes
+    values = {
+        "policy": "redraw",
+        "entry": "",
+        "tr": "4.0",
+        "te": "{ uniform = [0.06, 0.08] }",
+        "parameters": "",
+    } | changes
     path = folder / "mine.toml"
     path.write_text(ENTRY.format(**values), encoding="utf-8")
     return path
@@ -325,6 +386,12 @@ def test_own_preset_file(tmp_path: Path) -> None:
             {"te": "{ uniform = [0.1, 0.2], times = 'b_value' }"},
             "refers to 'b_value', which must",
         ),
+        ({"te": "{ log10_normal = [-0.1, 0.1] }"}, "log10_normal needs numbers above 0"),
+        (
+            {"te": "{ uniform = [0.1, 0.2], plus = 'flip_angle' }"},
+            "refers to 'flip_angle', which must",
+        ),
+        ({"policy": "ignore"}, "infeasible must be one of redraw, refuse, keep, got 'ignore'"),
         ({"entry": "[x"}, "is not valid TOML"),
     ],
 )
@@ -348,6 +415,20 @@ def test_impossible_draws_are_redrawn_and_given_up_in_the_end(tmp_path: Path) ->
         never.sample(stream(0))
 
 
+def test_preset_may_refuse_what_is_impossible_and_tells_how_often_it_is(tmp_path: Path) -> None:
+    strict = load_preset(write(tmp_path, policy="refuse", tr="0.07"))
+    with pytest.raises(TimingError, match="preset entry 'one': the echo must come before"):
+        list(map(strict.sample, map(stream, range(20))))
+    assert strict.infeasible_share(stream(1), draws=400) == pytest.approx(0.5, abs=0.1)
+    assert strict.infeasible_share(stream(1), draws=50) == strict.infeasible_share(stream(1), draws=50)
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        strict.infeasible_share(stream(1), draws=0)
+
+
+def test_realistic_preset_throws_little_away(preset: Preset) -> None:
+    assert preset.infeasible_share(stream(1), draws=500) < 0.1
+
+
 def test_distributions_draw_what_they_say() -> None:
     rng = stream(1)
 
@@ -362,6 +443,14 @@ def test_distributions_draw_what_they_say() -> None:
     clipped = draws({"normal": [0.95, 0.03], "clip": [0.85, 1.0]})
     assert clipped.max() == 1.0
     assert clipped.median().item() == pytest.approx(0.95, abs=0.005)
+    mirrored = draws({"normal": [0.96, 0.1], "reflect_above": 1.0})
+    assert mirrored.max() <= 1.0
+    assert (mirrored == 1.0).sum() == 0
+    assert draws({"normal": [0.1, 1.0], "absolute": True}).min() >= 0.0
+    decades = draws({"log10_normal": [0.02, 0.1]}).log10()
+    assert decades.mean().item() == pytest.approx(math.log10(0.02), abs=0.01)
+    assert decades.std().item() == pytest.approx(0.1, abs=0.01)
+    assert set(draws({"constant": 3.0, "plus": "other"}, 2).tolist()) == {5.0}
     even = draws({"even_integer": [4, 8]})
     assert set(even.tolist()) == {4.0, 6.0, 8.0}
     chosen = draws({"choice": [1, 2], "weights": [0.9, 0.1]})

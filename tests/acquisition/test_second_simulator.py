@@ -32,7 +32,7 @@ class Spins:
     """Vectors (protocol, tissue), followed event by event; angles and times are numbers or (protocol, 1)."""
 
     def __init__(self, start: Array, count: int, r2: Array) -> None:
-        self.m = np.zeros((3, count, T1.size)) + start[:, None, None]
+        self.m: Array = np.tile(start[:, None, None], (1, count, T1.size))
         self.r1, self.r2 = 1 / T1, r2
 
     def turn(self, angle: Any, axis: int = 0) -> None:
@@ -69,7 +69,7 @@ def steady(play: Play, count: int, r2: Array) -> Array:
     matrix = np.stack([np.moveaxis(end - ends[0], 0, -1) for end in ends[1:]], -1)
     start = np.linalg.solve(np.eye(3) - matrix, offset[..., None])[..., 0]
     spins = Spins(np.zeros(3), count, r2)
-    spins.m = np.moveaxis(start, -1, 0).copy()
+    spins.m[:] = np.moveaxis(start, -1, 0)
     return play(spins)
 
 
@@ -218,7 +218,7 @@ def gradient_echo(draw: np.random.Generator, count: int, mt: bool = False) -> Co
         return echo
 
     parameters = {"repetition_time": tr, "echo_time": te, "flip_angle": angle}
-    extra = {"mt_saturation": tensor(MT)} if mt else {}
+    extra: dict[str, Any] = {"mt_saturation": tensor(MT)} if mt else {}
     return steady(play, count, 1 / T2STAR), lambda row: sequences.spoiled_gradient_echo(
         **GRADIENT, **extra, **at(parameters, row)
     )

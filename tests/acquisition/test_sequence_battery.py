@@ -198,7 +198,9 @@ def test_extremes_give_no_nan_and_no_infinity(case: Case, with_b1: bool) -> None
     image = signal(**maps, **parameters)
     assert bool(image.isfinite().all())
     assert bool((image[maps["proton_density"] == 0] == 0).all())
-    assert bool((image <= 100.0 * (1 + 1e-6)).all())
+    # Beyond this bound of relaxation no signal model is bounded: bSSFP has a pole at its nulls.
+    physical = maps["r2"] >= maps["r1"] / 2 if "off_resonance" in names else torch.tensor(True)
+    assert bool((image <= 100.0 * (1 + 1e-6)).logical_or(~physical).all())
     if with_b1:
         assert bool((image[maps["b1_plus"] == 0] == 0).all())
 

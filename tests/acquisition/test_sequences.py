@@ -488,7 +488,7 @@ def test_spin_echoes_are_right_to_3e_7_of_m0_in_float32(r1: float) -> None:
 
     def signals(dtype: torch.dtype) -> list[float]:
         one = torch.ones((), dtype=dtype)
-        maps = {"proton_density": one, "r1": r1 * one, "r2": one}
+        maps: dict[str, Any] = {"proton_density": one, "r1": r1 * one, "r2": one}
         train: dict[str, Any] = {"echo_time": 0.1, "echo_spacing": 0.01, "echo_train_length": 16}
         return [
             sequences.spin_echo(**maps, repetition_time=0.5, echo_time=0.01).item(),

@@ -316,7 +316,7 @@ def balanced_ssfp(
 
     ``PD sin(a) (1 - E1) / [1 - (E1 - E2) cos(a) - E1 E2] exp(-TR R2 / 2)`` with ``E = exp(-TR R)`` and the
     phase of the pulses alternating. Off resonance the signal bands, with nulls at odd multiples of
-    ``1 / (2 TR)``.
+    ``1 / (2 TR)``. Rates must obey ``R2 >= R1 / 2``, as all tissue does.
 
     Args:
         proton_density: Proton density, p.u.
