@@ -1,5 +1,7 @@
 """Swelling around fresh lesions and shrinkage around old ones."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,13 +11,37 @@ from anystroke.fields import apply_separable, smooth, spline_matrix
 _LATTICE_MM = 8.0
 
 
+def plausible_displacement(membership: Tensor, *, spacing: float) -> float:
+    """Return how far in mm a lesion may push: a fifth of the radius of a ball as large, at most 4 mm.
+
+    Both numbers are engineering estimates.
+
+    Args:
+        membership: (X, Y, Z) in [0, 1].
+        spacing: Voxel size in mm.
+
+    Example:
+        >>> round(plausible_displacement(torch.ones(10, 10, 10), spacing=2.0), 2)
+        2.48
+    """
+    volume = float(membership.sum()) * spacing**3
+    return min(0.2 * float((0.75 / math.pi * volume) ** (1 / 3)), 4.0)
+
+
 def displaced(
-    grid: SamplingGrid, membership: Tensor, box: Box, *, spacing: float, largest_mm: float, reach_mm: float
+    grid: SamplingGrid,
+    membership: Tensor,
+    box: Box,
+    *,
+    spacing: float,
+    largest_mm: float,
+    reach_mm: float,
+    brain: Tensor | None = None,
 ) -> SamplingGrid:
     """Return a grid on which the tissue around a lesion is pushed away, or pulled in.
 
     The push points down the gradient of the smoothed lesion, so it is strongest at the lesion's border and
-    fades within a few times the reach.
+    fades within a few times the reach. Skull and scalp yield to it unless the brain is given.
 
     Args:
         grid: Output voxels.
@@ -24,6 +50,9 @@ def displaced(
         spacing: Voxel size of the membership in mm; the output's or a whole multiple of it.
         largest_mm: Largest displacement: positive for swelling, negative for shrinkage.
         reach_mm: SD of the smoothing. At least 1.7 times the displacement keeps the map one-to-one.
+        brain: (X', Y', Z') share of the brain, ventricles included, on the whole output grid in voxels of
+            ``spacing``. With it the displacement fades towards the skull and is small beyond, and below
+            the largest for a lesion at the brain's surface.
 
     Returns:
         The grid with a finer spline; at the lesion's own place nothing else changes.
@@ -40,21 +69,28 @@ def displaced(
     # Control point k of a uniform spline sits (k - 1) intervals from the first voxel.
     steps = [(n - 1) / (c - 3) for n, c in zip(grid.shape, counts, strict=True)]
     positions = [(torch.arange(c) - 1) * step for c, step in zip(counts, steps, strict=True)]
-    weights = [
-        _interpolation(position, part.start, membership.shape[axis], spacing / voxel)
-        for axis, (position, part) in enumerate(zip(positions, box, strict=True))
-    ]
-    lattice = apply_separable(membership, (weights[0], weights[1], weights[2]))
+    factor = spacing / voxel
+
+    def to_lattice(field: Tensor, starts: tuple[int, int, int]) -> Tensor:
+        x, y, z = (
+            _interpolation(position, start, n, factor)
+            for position, start, n in zip(positions, starts, field.shape, strict=True)
+        )
+        return apply_separable(field, (x, y, z))
+
+    lattice = to_lattice(membership, (box[0].start, box[1].start, box[2].start))
     sizes = [step * voxel for step in steps]
     bump = smooth(lattice, (reach_mm / sizes[0], reach_mm / sizes[1], reach_mm / sizes[2]))
     push = torch.stack(torch.gradient(bump, spacing=sizes))
     # Output axes to the patient's: rows of the linear part, without its scale.
     turn = (grid.linear[:3, :3] / voxel).to(push)
     push = torch.einsum("ij,jabc->iabc", turn, push)
-    longest = float(push.norm(dim=0).amax())
+    splines = [spline_matrix(n, c) for n, c in zip(grid.shape, counts, strict=True)]
+    longest = _longest(push, splines)
     if longest < 1e-9:
         return grid
-    splines = [spline_matrix(n, c) for n, c in zip(grid.shape, counts, strict=True)]
+    if brain is not None:
+        push *= (2 * to_lattice(brain, (0, 0, 0)) - 1).clamp(0, 1)
     base = [
         _at(spline, position, n)
         for spline, position, n in zip(grid.splines, positions, grid.shape, strict=True)
@@ -67,6 +103,12 @@ def displaced(
         (splines[0], splines[1], splines[2]),
         grid.affine,
     )
+
+
+def _longest(control: Tensor, splines: list[Tensor]) -> float:
+    """Return the length of the longest vector of a spline field, looked for at every fourth voxel."""
+    x, y, z = (spline[::4] for spline in splines)
+    return float(apply_separable(control, (x, y, z)).norm(dim=0).amax())
 
 
 def _interpolation(position: Tensor, start: int, count: int, factor: float) -> Tensor:
