@@ -2,7 +2,12 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from anystroke.anatomy.confounders import balls, draw_confounders, white_matter_hyperintensities
+from anystroke.anatomy.confounders import (
+    balls,
+    draw_confounders,
+    white_matter_hyperintensities,
+    with_perivascular_spaces,
+)
 from anystroke.rng import stream
 
 
@@ -118,11 +123,23 @@ def test_perivascular_spaces_are_thin_and_lacunes_lie_in_both_rooms() -> None:
     white, deep, ventricle = _brain()
     none = {"leukoaraiosis": 0.0, "lacunes": 0.0, "microbleeds": 0.0}
     for seed in range(4):
-        shares = draw_confounders(
-            white, deep, ventricle, spacing=2.0, **none, perivascular=1.0, rng=stream(seed, "spaces")
-        )
-        (share,) = shares.values()
+        (share,) = with_perivascular_spaces({}, white, deep, spacing=2.0, rng=stream(seed, "spaces")).values()
         assert 0.005 < float(share.sum()) * 0.008 < 3
+        before = draw_confounders(
+            white,
+            deep,
+            ventricle,
+            spacing=2.0,
+            leukoaraiosis=1.0,
+            lacunes=1.0,
+            microbleeds=1.0,
+            rng=stream(seed, "all"),
+        )
+        after = with_perivascular_spaces(before, white, deep, spacing=2.0, rng=stream(seed, "spaces"))
+        total = sum(after.values(), torch.zeros(()))
+        assert bool((total <= white + deep + 1e-5).all())
+        assert float(after["ventricular_csf"].sum()) > float(before["ventricular_csf"].sum())
+        assert after["haemosiderin_rim"] is before["haemosiderin_rim"]
     in_deep = 0.0
     for seed in range(30):
         (share,) = draw_confounders(

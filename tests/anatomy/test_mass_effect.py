@@ -140,3 +140,10 @@ def test_a_coarse_membership_of_the_same_lesion_gives_about_the_same_push() -> N
     fine = displaced(grid, _ball(), BOX, spacing=1.0, largest_mm=3.0, reach_mm=8.0).points()
     same = displaced(grid, coarse, BOX, spacing=2.0, largest_mm=3.0, reach_mm=8.0).points()
     assert float((fine - same).abs().max()) < 0.4
+
+
+def test_the_displacement_that_was_there_stays() -> None:
+    for seed in range(6):
+        grid = _grid(seed)
+        same = displaced(grid, _ball(), BOX, spacing=2.0, largest_mm=0.0, reach_mm=8.0)
+        assert float((same.points() - grid.points()).norm(dim=0).max()) < 0.35

@@ -1,6 +1,7 @@
 """Old small-vessel disease that is not the lesion: what a network must learn to leave alone."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -161,7 +162,6 @@ def draw_confounders(
     leukoaraiosis: float,
     lacunes: float,
     microbleeds: float,
-    perivascular: float = 0.0,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
     """Draw the small-vessel disease of one patient.
@@ -174,8 +174,6 @@ def draw_confounders(
         leukoaraiosis: Probability of white matter hyperintensities; their volume is log-normal about 6 ml.
         lacunes: Probability of old lacunes, one to four of 3 to 15 mm, filled with fluid.
         microbleeds: Probability of microbleeds, one to eight of up to 5 mm.
-        perivascular: Probability of enlarged perivascular spaces, 10 to 60 of 1 to 3 mm, four times as long
-            as wide, filled with fluid.
         rng: Random stream.
 
     Returns:
@@ -194,13 +192,36 @@ def draw_confounders(
         )
     if chance(rng, microbleeds):
         shares[MICROBLEED] = _scatter(rooms, spacing, integer(rng, 1, 8), (1.0, 2.5), rng)
-    if chance(rng, perivascular):
-        spaces = _scatter(rooms, spacing, integer(rng, 10, 60), (0.5, 1.5), rng, 4.0)
-        shares[LACUNE] = torch.maximum(shares[LACUNE], spaces) if LACUNE in shares else spaces
     if len(shares) > 1:
         total = sum(shares.values(), torch.zeros_like(white_matter)).clamp_(min=1)
         shares = {name: share / total for name, share in shares.items()}
     return shares
+
+
+def with_perivascular_spaces(
+    shares: Mapping[str, Tensor],
+    white_matter: Tensor,
+    deep_grey: Tensor,
+    *,
+    spacing: float,
+    rng: torch.Generator,
+) -> dict[str, Tensor]:
+    """Add enlarged perivascular spaces: 10 to 60 fluid tubes, 1 to 3 mm wide and four times as long.
+
+    Args:
+        shares: Tissue name -> (X, Y, Z) share, as ``draw_confounders`` returns them.
+        white_matter: (X, Y, Z) share of white matter.
+        deep_grey: (X, Y, Z) share of thalamus and basal ganglia.
+        spacing: Voxel size in mm.
+        rng: Random stream.
+
+    Returns:
+        The shares with that of fluid increased; the others stay.
+    """
+    spaces = _scatter((deep_grey, white_matter), spacing, integer(rng, 10, 60), (0.5, 1.5), rng, 4.0)
+    taken = sum(shares.values(), torch.zeros_like(spaces))
+    spaces = torch.minimum(spaces, (white_matter + deep_grey - taken).clamp_(min=0))
+    return {**shares, LACUNE: shares[LACUNE] + spaces if LACUNE in shares else spaces}
 
 
 def _scatter(
