@@ -1,8 +1,8 @@
 """Time the signal of every sequence beside moving the same maps through memory.
 
-For each sequence, at 192^3 in float32: reading four maps and writing one image (in the same cache-sized blocks,
-with one addition per map, into reused memory), the protocol's signal without and with a transmit field, and
-their ratio. The two are timed in turns, so that other load on the machine falls on both. Run:
+For each sequence, at 192^3 in float32: reading four maps and writing one image (in the same cache-sized
+blocks, with one addition per map, into reused memory), the protocol's signal without and with a transmit
+field, and their ratio. The two are timed in turns, so that other load on the machine falls on both. Run:
 
     python benchmarks/signal_speed.py [--size 192] [--threads 2] [--repeats 15]
 """
@@ -72,7 +72,8 @@ def main() -> None:
     keep_pages()
     maps = brain_maps(arguments.size)
     b1_plus = torch.linspace(0.8, 1.2, arguments.size).expand(maps["r1"].shape).contiguous()
-    print(f"{arguments.size}^3 float32, {arguments.threads} threads, median (least) of {arguments.repeats}, ms")
+    threads, repeats = arguments.threads, arguments.repeats
+    print(f"{arguments.size}^3 float32, {threads} threads, median (least) of {repeats}, ms")
     print(f"{'':22}{'memory':>16}{'signal':>16}{'ratio':>8}{'with B1+':>16}{'ratio':>8}")
     for name, protocol in one_of_each().items():
         calls: list[Callable[[], object]] = [

@@ -98,7 +98,7 @@ class SynthesisSettings(ScannerSettings):
     clear_air: float = 0.3
     defaced: float = 0.1
     cut: float = 0.15
-    fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.05})
+    fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25})
 
 
 @dataclass(frozen=True)
