@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import from_dict
+from anystroke.acquisition.protocols import from_dict, load_preset
 from anystroke.rng import stream
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -139,3 +139,19 @@ def test_a_session_shares_the_patient_and_not_the_protocol() -> None:
         assert torch.equal(scan.target, scans[0].target)
         assert scan.record["stage"] == scans[0].record["stage"]
         assert not torch.equal(scan.image, scans[0].image)
+
+
+def test_a_session_has_one_field_strength() -> None:
+    generator = Generator(SETTINGS, [])
+    weightings = ["T2w", "FLAIR", "DWI", "T1w"]
+    fields = set()
+    for patient in range(6):
+        scans = generator.session(ellipsoid_anatomy(), weightings=weightings, rng=stream(patient, "field"))
+        assert len({scan.protocol.field_strength for scan in scans}) == 1
+        fields.add(scans[0].protocol.field_strength)
+    assert len(fields) > 1
+
+
+def test_a_sequence_of_another_field_keeps_its_own() -> None:
+    protocol = load_preset("realistic").sample(stream(1), weighting="UNIT1", field_strength=1.5)
+    assert protocol.field_strength in (3.0, 7.0)

@@ -41,7 +41,7 @@ def apply_separable(field: Tensor, matrices: tuple[Tensor | None, Tensor | None,
 
     Args:
         field: (..., X, Y, Z).
-        matrices: One matrix per axis, on the field's device.
+        matrices: One matrix per axis.
 
     Returns:
         (..., X', Y', Z').

@@ -178,7 +178,9 @@ class Generator:
         rng: torch.Generator,
         stage: Stage | None = None,
     ) -> list[Sample]:
-        """Simulate several scans of one patient: the same anatomy, position, lesion and tissue.
+        """Simulate several scans of one patient: the same anatomy, position, lesion, tissue and scanner.
+
+        All are made at the field strength of the first, where the preset has such a protocol.
 
         Args:
             anatomy: The patient.
@@ -188,18 +190,20 @@ class Generator:
             stage: Age of the lesion; None draws it.
         """
         key = integer(rng, 0, 2**62)
-        return [
-            self.generate(
+        scans: list[Sample] = []
+        for number, weighting in enumerate(weightings):
+            scan = self.generate(
                 anatomy,
                 lesions,
                 key=key,
                 stage=stage,
                 scan=number,
-                weighting=weighting or self.settings.weighting,
+                weighting=weighting,
+                field_strength=scans[0].protocol.field_strength if scans else None,
                 device=rng.device,
             )
-            for number, weighting in enumerate(weightings)
-        ]
+            scans.append(scan)
+        return scans
 
     def generate(
         self,
@@ -210,6 +214,7 @@ class Generator:
         stage: Stage | None = None,
         scan: int = 0,
         weighting: str | None = None,
+        field_strength: float | None = None,
         device: torch.device | str = "cpu",
     ) -> Sample:
         """Simulate the scan that belongs to a key; the same arguments give the same scan to the bit.
@@ -221,6 +226,7 @@ class Generator:
             stage: Age of the lesion; None draws it.
             scan: Number of the scan within the patient's session; only protocol and corruption depend on it.
             weighting: Restricts the protocol; that of the settings if None.
+            field_strength: Of the scanner [T], where the preset has it; None draws it.
             device: Where to compute.
         """
         settings = self.settings
@@ -248,7 +254,9 @@ class Generator:
         )
         tissues = anatomy.tissues.to(device)
         placed, box, grid = self.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
-        protocol = self.preset.sample(scan_rng("protocol"), weighting=weighting)
+        protocol = self.preset.sample(
+            scan_rng("protocol"), weighting=weighting, field_strength=field_strength
+        )
         draw = self._draw_tissues(protocol, rng("tissue"))
         inclusions = self._confounders(tissues, grid, rng("confounders"))
         if box is not None:
@@ -278,6 +286,7 @@ class Generator:
             "lesions_drawn": drawn,
             "stage": placed.stage,
             "weighting": weighting,
+            "field_strength": field_strength,
             "protocol": protocol.to_dict(),
             "scanner": acquired.facts,
             "settings": settings.model_dump(mode="json"),
@@ -462,6 +471,7 @@ def regenerate(
         stage=record["stage"],
         scan=record["scan"],
         weighting=record["weighting"],
+        field_strength=record["field_strength"],
         device=device,
     )
     if sample.record != dict(record):

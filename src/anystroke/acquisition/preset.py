@@ -202,12 +202,16 @@ class Preset:
         present = {entry.fixed["weighting"] for entry in self.entries}
         return tuple(weighting for weighting in WEIGHTINGS if weighting in present)
 
-    def sample(self, rng: torch.Generator, *, weighting: str | None = None) -> Protocol:
+    def sample(
+        self, rng: torch.Generator, *, weighting: str | None = None, field_strength: float | None = None
+    ) -> Protocol:
         """Draw a protocol.
 
         Args:
             rng: The random stream; the same stream gives the same protocol.
             weighting: Draw among the entries of this weighting only.
+            field_strength: Draw until the scanner is one of this field [T]. A preset that has none such (a
+                sequence of another field, or fields drawn from a range) gives a protocol of another field.
 
         Returns:
             A protocol, whose timing is possible unless the preset says ``infeasible = "keep"``.
@@ -221,7 +225,12 @@ class Preset:
             >>> load_preset("realistic").sample(stream(1), weighting="FLAIR").sequence
             'flair'
         """
-        return self._choose(rng, weighting).draw(rng)
+        protocol = self._choose(rng, weighting).draw(rng)
+        for _ in range(_MAX_TRIES):
+            if field_strength in (None, protocol.field_strength):
+                break
+            protocol = self._choose(rng, weighting).draw(rng)
+        return protocol
 
     def infeasible_share(
         self, rng: torch.Generator, *, weighting: str | None = None, draws: int = 1000
