@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anystroke import units
 from anystroke.acquisition.blocks import in_blocks
+from anystroke.acquisition.tabulated import can_tabulate, tabulated_signal
 
 WEIGHTINGS = (
     "T1w",
@@ -116,6 +117,19 @@ class Protocol(ABC):
         return True
 
     @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``.
+
+        Empty unless the signed signal is ``PD S(R1, B1+)`` times these decays and the ``losses``.
+        """
+        return {}
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """For each map ``M`` that takes away signal as ``1 - s M``, the ``s``."""
+        return {}
+
+    @property
     def impossible(self) -> str:
         """Why no scanner can play the sequence; empty if one can, as with all but published variants."""
         return ""
@@ -146,7 +160,8 @@ class Protocol(ABC):
             signed: Keep the sign instead of returning the magnitude.
 
         Returns:
-            Signal in the units of ``proton_density``; for maps that scanners compute (uniform image, ADC) the
+            Signal in the units of ``proton_density``, of large float32 maps on the CPU within 1e-4 of the
+            largest signal, else as exact as its type; for maps that scanners compute (uniform image, ADC) the
             units that the protocol's class states.
 
         Raises:
@@ -171,7 +186,19 @@ class Protocol(ABC):
         if b1_plus is not None:
             needed["b1_plus"] = b1_plus
         parameters = {**self._parameters(), "signed": signed}
-        return in_blocks(lambda block: self._play({**parameters, **block}), needed)
+
+        def play(part: Mapping[str, Tensor], **changed: bool) -> Tensor:
+            return self._play({**parameters, **part, **changed})
+
+        if self.decay_times and can_tabulate(needed):
+            image = tabulated_signal(
+                lambda nodes: play(nodes, signed=True),
+                needed,
+                decay_times=self.decay_times,
+                losses=self.losses,
+            )
+            return image if signed else image.abs_()
+        return in_blocks(play, needed)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the protocol as plain data that JSON can hold; ``from_dict`` reads it back.

@@ -1,12 +1,15 @@
 """Protocols of gradient echoes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from anystroke.acquisition import sequences, timing
 from anystroke.acquisition.base_protocol import Protocol
+from anystroke.acquisition.blocks import in_blocks
+from anystroke.acquisition.tabulated import can_tabulate
 
 MP2RAGE_IMAGES = ("uni", "inv1", "inv2")
 """The images of an MP2RAGE that a protocol can give."""
@@ -35,6 +38,11 @@ class SpoiledGradientEcho(Protocol):
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2star", *(("mt_saturation",) if self.mt_scale else ()))
+
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {} if self.mt_scale else {"r2star": self.echo_time}
 
     def _check(self) -> None:
         timing.check_gradient_echo(**self._parameters())
@@ -76,6 +84,11 @@ class Mprage(Protocol):
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2star")
+
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {"r2star": self.echo_time}
 
     def _check(self) -> None:
         timing.check_mprage(**self._parameters())
@@ -127,12 +140,37 @@ class Mp2rage(Protocol):
         """Whether the signed signals of the parts of a voxel add up to that of the voxel."""
         return self.image != "uni"
 
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {} if self.image == "uni" else {"r2star": self.echo_time}
+
     def _check(self) -> None:
         if self.image not in MP2RAGE_IMAGES:
             raise ValueError(f"image must be one of {', '.join(MP2RAGE_IMAGES)}, got {self.image!r}")
         parameters = self._parameters()
         del parameters["robust_beta"]
         timing.check_mp2rage(**parameters)
+
+    def signal(
+        self, maps: Mapping[str, Tensor], *, b1_plus: Tensor | None = None, signed: bool = False
+    ) -> Tensor:
+        """Make the image that this protocol gives of quantitative maps, see ``Protocol.signal``."""
+        names = set(maps)
+        if self.image != "uni" or not names.issuperset(self.needs):
+            return super().signal(maps, b1_plus=b1_plus, signed=signed)
+        present = {name: maps[name] for name in self.needs}
+        if not can_tabulate(present):
+            return super().signal(present, b1_plus=b1_plus, signed=signed)
+        inv1, inv2 = (
+            replace(self, image=image).signal(present, b1_plus=b1_plus, signed=True)
+            for image in ("inv1", "inv2")
+        )
+        uni = in_blocks(
+            lambda images: sequences.uniform_image(**images, robust_beta=self.robust_beta),
+            {"inv1": inv1, "inv2": inv2},
+        )
+        return uni if signed else uni.add_(0.5)
 
     def _play(self, arguments: dict[str, Any]) -> Tensor:
         inv1, inv2, uni = sequences.mp2rage(**arguments)

@@ -1,6 +1,7 @@
 """Protocols of spin echoes."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -29,6 +30,11 @@ class SpinEcho(Protocol):
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2")
+
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {"r2": self.echo_time}
 
     def _check(self) -> None:
         timing.check_spin_echo(**self._parameters())
@@ -61,6 +67,11 @@ class InversionRecoverySpinEcho(Protocol):
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2")
 
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {"r2": self.echo_time}
+
     def _check(self) -> None:
         timing.check_inversion_recovery(**self._parameters())
 
@@ -82,6 +93,16 @@ class _EchoTrain(Protocol):
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2", *(("mt_saturation",) if self.incidental_mt else ()))
+
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {"r2": self.echo_time}
+
+    @property
+    def losses(self) -> Mapping[str, float]:
+        """For each map ``M`` that takes away signal as ``1 - s M``, the ``s``."""
+        return {"mt_saturation": self.incidental_mt} if self.incidental_mt else {}
 
     def _check(self) -> None:
         timing.check_echo_train(**self._parameters())
@@ -195,6 +216,11 @@ class DiffusionWeighted(Protocol):
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2", "adc")
+
+    @property
+    def decay_times(self) -> Mapping[str, float]:
+        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
+        return {"r2": self.echo_time, "adc": self.b_value}
 
     def _check(self) -> None:
         timing.check_spin_echo(**self._parameters())
