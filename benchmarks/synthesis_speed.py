@@ -10,6 +10,8 @@ of what the generator takes, so that the machine's speed cancels.
 """
 
 import argparse
+import ctypes
+import gc
 import statistics
 import subprocess
 import sys
@@ -40,6 +42,10 @@ def peak_memory(number: int) -> float:
 
 
 def _rise(work: Callable[[int], None]) -> float:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    # Lets the kernel forget the peak so far.
+    Path("/proc/self/clear_refs").write_text("5")
     before = _status("VmRSS")
     work(1)
     return (_status("VmHWM") - before) / 2**20

@@ -1,13 +1,15 @@
 """Evaluate voxel-wise functions block by block, so that their temporaries stay in the processor's cache."""
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
+from anystroke.threads import in_threads
+
 # Small enough for the cache, and for torch to stay on the calling thread.
-_BLOCK = 32768
+_BLOCK = 32704
+_PARTS = 16
 
 
 def in_blocks(function: Callable[[dict[str, Tensor]], Tensor], maps: Mapping[str, Tensor]) -> Tensor:
@@ -40,20 +42,12 @@ def in_blocks(function: Callable[[dict[str, Tensor]], Tensor], maps: Mapping[str
         return function(dict(maps))
     flat = {name: one.reshape(-1) for name, one in maps.items()}
     result = torch.empty(first.numel(), dtype=first.dtype)
-    inference = torch.is_inference_mode_enabled()
     starts = range(0, first.numel(), _BLOCK)
-    threads = min(torch.get_num_threads(), len(starts))
 
-    def fill(thread: int) -> None:
-        # Both modes belong to a thread, and a new one starts with the defaults.
-        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
-            for start in starts[thread::threads]:
-                block = slice(start, start + _BLOCK)
-                result[block] = function({name: one[block] for name, one in flat.items()})
+    def fill(some: range) -> None:
+        for start in some:
+            block = slice(start, start + _BLOCK)
+            result[block] = function({name: one[block] for name, one in flat.items()})
 
-    if threads == 1:
-        fill(0)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, range(threads)))
+    in_threads(fill, [starts[k::_PARTS] for k in range(_PARTS)])
     return result.view(first.shape)

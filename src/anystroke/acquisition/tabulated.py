@@ -6,7 +6,6 @@ made with the exact equation, once per image, and read with cubics along R1 and 
 
 import math
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,12 @@ import torch
 from torch import Tensor
 
 from anystroke.acquisition import tabulated_loops
+from anystroke.threads import in_threads
 
 WORTHWHILE = 300_000
 """Voxels from which the table pays."""
 
-_RECOVERIES = {True: 512, False: 2048}
+_RECOVERIES = {True: 256, False: 2048}
 _ROWS = 129
 # A thread that is held up leaves the rest to the others.
 _LARGEST_PART = 2**18
@@ -93,10 +93,8 @@ def tabulated_signal(
         else:
             tabulated_loops.fill_row(*arrays, table, *others, np.float32(slope))
 
-    threads = torch.get_num_threads()
-    step = min(-(-len(image) // threads), _LARGEST_PART)
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(fill, [slice(start, start + step) for start in range(0, len(image), step)]))
+    step = min(-(-len(image) // torch.get_num_threads()), _LARGEST_PART)
+    in_threads(fill, [slice(start, start + step) for start in range(0, len(image), step)])
     return image.view(maps["r1"].shape)
 
 

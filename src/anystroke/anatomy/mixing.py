@@ -8,10 +8,10 @@ ever made. Soft labels are weighted with the table first and interpolated afterw
 On the CPU the loop over hard labels is compiled; elsewhere torch operations do the same arithmetic.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from anystroke.anatomy.deformation import SamplingGrid, sample_at
 from anystroke.anatomy.mixing_loops import PAD, mix_planes
+from anystroke.threads import in_threads
 
 _PARTS = 8
 _GROUP = 4
@@ -218,7 +219,12 @@ def _run(
     # With parts less than one label voxel from the centre, the marks decide for all of them.
     trusted = bool(np.abs(parts).max() < 1)
 
-    def work(first: int, last: int) -> None:
+    # More pieces than threads: planes through the head take longer than those beside it.
+    count = grid.shape[0]
+    pieces = min(4 * torch.get_num_threads(), count)
+    edges = [k * count // pieces for k in range(pieces + 1)]
+
+    def work(planes: tuple[int, int]) -> None:
         mix_planes(
             field.marked.numpy(),
             (matrix, offset, parts, *displacement),
@@ -227,22 +233,10 @@ def _run(
             np.float32(-np.inf if floor is None else floor),
             trusted,
             (result[0].numpy(), result[1].numpy()),
-            (first, last),
+            planes,
         )
 
-    _in_threads(work, grid.shape[0])
-
-
-def _in_threads(work: Callable[[int, int], None], count: int) -> None:
-    threads = min(torch.get_num_threads(), count)
-    if threads == 1:
-        work(0, count)
-        return
-    # More pieces than threads: planes through the head take longer than those beside it.
-    pieces = min(4 * threads, count)
-    edges = [k * count // pieces for k in range(pieces + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))
+    in_threads(work, pairwise(edges))
 
 
 def _geometry(affine: Tensor, grid: SamplingGrid) -> tuple[Array, ...]:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from anystroke.corruption.limits import check_same_shape, check_within
 from anystroke.fields import GridShape, smooth_noise
 from anystroke.rng import integer
+from anystroke.threads import in_threads
 
 # Torch starts threads of its own for 32768 numbers; a block stays below, and in the cache.
 _BLOCK = 32704
@@ -146,25 +146,15 @@ def _add_noise(out: Tensor, signal: Tensor, scale: Tensor | None, sd: float, cha
         _fill(out, signal, scale, sd, channels, _device_uniform(device_rng))
         return
 
-    inference = torch.is_inference_mode_enabled()
-
     def stretch(index: int) -> None:
         first, last = index * _STREAM, min((index + 1) * _STREAM, len(out))
         fill = _cpu_uniform(np.random.PCG64DXSM([key, index]))
-        with torch.inference_mode(inference):
-            for start in range(first, last, _BLOCK):
-                part = slice(start, min(start + _BLOCK, last))
-                local = None if scale is None else scale[part]
-                _fill(out[part], signal[part], local, sd, channels, fill)
+        for start in range(first, last, _BLOCK):
+            part = slice(start, min(start + _BLOCK, last))
+            local = None if scale is None else scale[part]
+            _fill(out[part], signal[part], local, sd, channels, fill)
 
-    stretches = range(-(-out.numel() // _STREAM))
-    threads = min(torch.get_num_threads(), len(stretches))
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(stretch, stretches))
-    else:
-        for index in stretches:
-            stretch(index)
+    in_threads(stretch, range(-(-out.numel() // _STREAM)))
 
 
 def _cpu_uniform(source: np.random.PCG64DXSM) -> FillUniform:
