@@ -1,5 +1,6 @@
 """The commands simulate, demo, train and doctor: arguments, exit codes, one sentence for each error."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from anystroke.datasets import DatasetError
 from anystroke.inference.segmentation import Model
 from anystroke.learning import checkpoints, training
 from anystroke.learning.training import TrainingError, TrainingSettings
+from anystroke.qmri.tissue_priors import load_table, save_table
+from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy
 from stand_in import stand_in_model
 
@@ -77,6 +80,21 @@ def test_simulate_several_weightings(
     ]
 
 
+def test_simulate_with_another_preset_priors_and_spacing(tmp_path: Path) -> None:
+    priors = tmp_path / "mine.toml"
+    save_table(load_table("paper"), priors)
+    out = tmp_path / "out"
+    arguments = ["simulate", "-o", str(out), "--shape", "32,40,32", "--spacing", "3", "--preset", "paper"]
+    assert main([*arguments, "--priors", str(priors), "--weighting", "FLAIR"]) == 0
+    scan = Volume.load(out / "sim-0001_FLAIR.nii.gz")
+    assert scan.affine.diagonal().tolist() == pytest.approx([3.0, 3.0, 3.0, 1.0])
+    record = json.loads((out / "sim-0001_FLAIR.json").read_text())["Record"]
+    assert record["protocol"]["sequence"] == "published_flair"
+    # A table of the same name that has changed makes another run.
+    save_table(load_table(), priors, overwrite=True)
+    assert main([*arguments, "--priors", str(priors), "--weighting", "FLAIR"]) == 1
+
+
 def test_the_help_of_simulate_names_every_weighting(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--help"]) == 0
     assert set(WEIGHTINGS) <= set(re.findall(r"\w+", capsys.readouterr().out))
@@ -106,6 +124,10 @@ def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["-o", "OUT", "--format", "nnunet"], "Dataset501_Stroke, got 'out'"),
         (["-o", "OUT", "--format", "nnunet", "--maps"], "no place for maps"),
         (["-o", "OUT", "--all-classes"], "always written"),
+        (["-o", "OUT", "--preset", "clinic"], "known: paper"),
+        (["-o", "OUT", "--preset", "paper", "--weighting", "DWI"], "one of T1w, T2w, FLAIR, T2starw"),
+        (["-o", "OUT", "--priors", "NOWHERE"], "literature, paper"),
+        (["-o", "OUT", "--spacing", "0.1"], "--spacing"),
         (["-o", "OUT", "--stage", "old"], "chronic, acute, subacute"),
         (["-o", "OUT", "--shape", "96,112"], "96,112"),
         (["-o", "OUT", "--shape", "96,112,4"], "16 to 320"),

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anystroke.acquisition.protocols import load_preset as load_preset
+    from anystroke.adapters import SimulateScand as SimulateScand
+    from anystroke.adapters import to_subject as to_subject
     from anystroke.anatomy.anatomies import Anatomy as Anatomy
     from anystroke.anatomy.anatomies import build_anatomy as build_anatomy
     from anystroke.anatomy.lesions import LesionMask as LesionMask
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from anystroke.inference.segmentation import Model as Model
     from anystroke.inference.segmentation import Segmentation as Segmentation
     from anystroke.inference.segmentation import segment as segment
+    from anystroke.learning.sampling import SimulatedCases as SimulatedCases
     from anystroke.learning.training import load_recipe as load_recipe
     from anystroke.learning.training import train as train
     from anystroke.qmri.tissue_priors import load_table as load_table
@@ -37,6 +40,8 @@ _HOMES = {
     "LesionMask": "anatomy.lesions",
     "Model": "inference.segmentation",
     "Sample": "synthesis",
+    "SimulateScand": "adapters",
+    "SimulatedCases": "learning.sampling",
     "Segmentation": "inference.segmentation",
     "SynthesisSettings": "synthesis",
     "Volume": "volume",
@@ -48,6 +53,7 @@ _HOMES = {
     "mni_anatomy": "anatomy.mni",
     "segment": "inference.segmentation",
     "stream": "rng",
+    "to_subject": "adapters",
     "train": "learning.training",
 }
 

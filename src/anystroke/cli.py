@@ -155,7 +155,18 @@ def simulate(
         ),
     ] = None,
     stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None,
-    shape: Annotated[str, typer.Option(metavar="X,Y,Z", help="Voxels of 2 mm.")] = "96,112,96",
+    preset: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="realistic, paper, paper_code, qatlas, or a TOML file."),
+    ] = "realistic",
+    priors: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="literature, paper, or a TOML file that fit-priors wrote."),
+    ] = "literature",
+    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, metavar="MM", help="Voxel size.")] = 2.0,
+    shape: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Voxels.", show_default="192 x 224 x 192 mm")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed gives other scans.")] = 1,
     maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False,
     layout: Annotated[
@@ -179,15 +190,24 @@ def simulate(
     Example: anystroke simulate -o simulated --weighting T1w,FLAIR --count 3
     """
     _check_folder(output)
-    voxels = _parse_shape(shape)
-    from anystroke.acquisition.protocols import WEIGHTINGS
+    voxels = _parse_shape(shape) if shape else _voxels_of_head(spacing)
+    from anystroke.acquisition.distributions import PresetError
+    from anystroke.acquisition.preset import load_preset
     from anystroke.anatomy.lesion_tissues import STAGES
     from anystroke.datasets import DatasetError
     from anystroke.nnunet import NnunetError
+    from anystroke.qmri.tissue_priors import PriorError, load_table
     from anystroke.simulation import FORMATS, Request, SimulationError, simulate_files
     from anystroke.synthesis import SynthesisSettings
 
     names = [name.strip() for text in weighting or [] for name in text.split(",")]
+    try:
+        weightings = load_preset(preset).weightings
+        load_table(priors)
+    except PresetError as error:
+        raise ArgumentError(f"--preset: {error}") from error
+    except PriorError as error:
+        raise ArgumentError(f"--priors: {error}") from error
     try:
         request = Request(
             label_maps=tuple(labels or ()),
@@ -196,8 +216,8 @@ def simulate(
             stage=_among("--stage", stage, STAGES),
             seed=seed,
             maps=maps,
-            synthesis=SynthesisSettings(shapes=(voxels,)),
-            weightings=tuple(_one_of("--weighting", name, WEIGHTINGS) for name in names),
+            synthesis=SynthesisSettings(shapes=(voxels,), spacing=spacing, preset=preset, priors=priors),
+            weightings=tuple(_one_of("--weighting", name, weightings) for name in names),
             format=_one_of("--format", layout, FORMATS),
             all_classes=all_classes,
         )
@@ -391,6 +411,10 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
             f"--shape is three numbers of voxels, {_SMALLEST} to {_LARGEST}, such as 96,112,96; got {text!r}"
         )
     return x, y, z
+
+
+def _voxels_of_head(spacing: float) -> tuple[int, int, int]:
+    return round(192 / spacing), round(224 / spacing), round(192 / spacing)
 
 
 def _progress() -> Progress:

@@ -132,6 +132,11 @@ class Request:
             ],
             "Lesions": {"Files": len(self.lesion_files), "SHA256": digest.hexdigest()},
             "Settings": self.synthesis.model_dump(mode="json"),
+            "Tables": {
+                name: sha256(Path(name))
+                for name in (self.synthesis.preset, self.synthesis.priors)
+                if Path(name).is_file()
+            },
         }
 
 

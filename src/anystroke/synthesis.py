@@ -58,7 +58,8 @@ class SynthesisSettings(ScannerSettings):
     """Everything that decides what simulated scans look like, beside what ``ScannerSettings`` say.
 
     Attributes:
-        preset: Distribution over protocols.
+        preset: Distribution over protocols: a name, or a TOML file.
+        priors: Tissue properties: ``"literature"``, ``"paper"``, or a TOML file as ``fit-priors`` writes.
         weighting: Restrict the preset to one weighting, such as ``"FLAIR"``.
         spacing: Voxel size in mm.
         shapes: Output grids.
@@ -81,6 +82,7 @@ class SynthesisSettings(ScannerSettings):
     """
 
     preset: str = "realistic"
+    priors: str = "literature"
     weighting: str | None = None
     spacing: float = 2.0
     shapes: tuple[GridShape, ...] = ((96, 112, 96),)
@@ -128,7 +130,7 @@ class Generator:
     Args:
         settings: What scans look like.
         masks: Lesion masks in MNI space to draw from.
-        priors: Tissue properties; the shipped table by default.
+        priors: Tissue properties; the table of the settings if None.
 
     Example:
         >>> from anystroke.anatomy.mni import mni_anatomy
@@ -147,7 +149,7 @@ class Generator:
     ) -> None:
         self.settings = settings
         self.masks = list(masks)
-        self.priors = priors or load_table()
+        self.priors = priors or load_table(settings.priors)
         self.preset: Preset = load_preset(settings.preset)
 
     def __call__(

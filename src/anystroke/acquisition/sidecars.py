@@ -32,17 +32,24 @@ _SCANNING_SEQUENCE = {
 }
 _PUBLISHED = {"gre": "spgr"}
 _EXCITATION_ANGLE = 90.0
-_SUFFIXES = {"DWI": "dwi"}
+# Contrasts for which BIDS has no suffix of their own are acquisitions of the nearest that has.
+_SUFFIXES = {
+    "DWI": "dwi",
+    "STIR": "acq-STIR_T2w",
+    "DIR": "acq-DIR_T2w",
+    "MTw": "acq-MT_PDw",
+    "bSSFP": "acq-bSSFP_T2w",
+}
 
 
 def image_suffix(protocol: Protocol) -> str:
-    """Name the BIDS suffix of the images of a protocol.
+    """Name the BIDS suffix of the images of a protocol, with the entity ``acq`` where it needs one.
 
     Args:
         protocol: What was played.
 
     Returns:
-        Such as ``"T2w"``, ``"FLAIR"`` or ``"dwi"``.
+        Such as ``"T2w"``, ``"dwi"`` or ``"acq-STIR_T2w"``.
 
     Example:
         >>> from anystroke.acquisition.protocols import DiffusionWeighted
