@@ -29,3 +29,10 @@ def test_seeded_weights_are_the_same_and_leave_the_global_state_alone() -> None:
 def test_unknown_architecture_names_the_known() -> None:
     with pytest.raises(ValueError, match=r"'unet3d'.*compact_unet"):
         build_network("unet3d", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"), [("plain_unet", 31_189_410), ("mde", 28_503_010), ("mded", 24_285_634)]
+)
+def test_networks_have_the_sizes_that_they_state(name: str, parameters: int) -> None:
+    assert parameter_count(ARCHITECTURES[name](2)) == parameters

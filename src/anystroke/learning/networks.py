@@ -70,9 +70,45 @@ def residual_unet(classes: int) -> DivisibleUNet:
     return _monai_unet(classes, (32, 64, 128, 256, 320, 320), dropout=0.2)
 
 
+def plain_unet(classes: int) -> DivisibleUNet:
+    """Build nnU-Net's plain U-Net (MONAI's DynUNet): 31,189,410 parameters for two classes.
+
+    Channels 32-64-128-256-320-320, two convolutions of 3 voxels per level, instance norm, leaky ReLU.
+    """
+    from monai.networks.nets import DynUNet
+
+    network = DynUNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=classes,
+        kernel_size=[3] * 6,
+        strides=[1] + [2] * 5,
+        upsample_kernel_size=[2] * 5,
+        filters=[32, 64, 128, 256, 320, 320],
+    )
+    return DivisibleUNet(network, 32)
+
+
+def mde(classes: int) -> DivisibleUNet:
+    """Build MDUNet with attention in the encoder; 28,503,010 parameters for two classes."""
+    from anystroke.learning.mdunet import MDUNet
+
+    return DivisibleUNet(MDUNet(1, classes), 32)
+
+
+def mded(classes: int) -> DivisibleUNet:
+    """Build MDUNet with attention in encoder and decoder; 24,285,634 parameters for two classes."""
+    from anystroke.learning.mdunet import MDUNet
+
+    return DivisibleUNet(MDUNet(1, classes, attentive_decoder=True), 32)
+
+
 ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
     "residual_unet": residual_unet,
+    "plain_unet": plain_unet,
+    "mde": mde,
+    "mded": mded,
 }
 
 
