@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from anystroke.learning.losses import dice_cross_entropy
+from anystroke.learning.losses import deep_supervision, dice_cross_entropy
 from anystroke.rng import stream
 
 WEIGHTS = (0.0, 1.0, 3.0)
@@ -43,3 +43,25 @@ def test_gradients_are_finite_and_weights_are_checked() -> None:
     assert bool(torch.isfinite(logits.grad).all())
     with pytest.raises(ValueError, match="expected 3 weights"):
         dice_cross_entropy(logits, _target(), dice_weights=(1.0,))
+
+
+def test_deep_supervision_is_a_mean_in_which_deeper_heads_count_half() -> None:
+    target = _target()
+    heads = [torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)]
+    seen: list[torch.Tensor] = []
+
+    def loss(logits: torch.Tensor, fitting: torch.Tensor) -> torch.Tensor:
+        assert logits.shape[2:] == fitting.shape[1:]
+        seen.append(fitting)
+        return torch.tensor(float(len(seen)))
+
+    assert float(deep_supervision(heads, target, loss)) == pytest.approx((1.0 + 0.5 * 2.0) / 1.5)
+    assert torch.equal(seen[0], target)
+    assert torch.equal(seen[1], target[:, ::2, ::2, ::2])
+
+
+def test_one_head_has_the_loss_itself() -> None:
+    logits = torch.randn((1, 3, 4, 4, 4), generator=stream(1, "logits"))
+    expected = dice_cross_entropy(logits, _target(), dice_weights=WEIGHTS)
+    found = deep_supervision([logits], _target(), lambda a, b: dice_cross_entropy(a, b, dice_weights=WEIGHTS))
+    assert float(found) == pytest.approx(float(expected))

@@ -9,7 +9,7 @@ from anystroke.learning.networks import ARCHITECTURES, build_network, residual_u
 def test_logits_have_the_grid_of_the_image(name: str) -> None:
     network = build_network(name, 5, seed=1).eval()
     with torch.no_grad():
-        assert network(torch.zeros(2, 1, 32, 64, 32)).shape == (2, 5, 32, 64, 32)
+        assert network(torch.zeros(1, 1, 32, 64, 32)).shape == (1, 5, 32, 64, 32)
     with pytest.raises(ValueError, match=r"\(32, 40, 36\)"):
         network(torch.zeros(1, 1, 32, 40, 36))
 
@@ -32,7 +32,26 @@ def test_unknown_architecture_names_the_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("plain_unet", 31_189_410), ("mde", 28_503_010), ("mded", 24_285_634)]
+    ("name", "parameters"),
+    [
+        ("plain_unet", 31_190_312),
+        ("residual_encoder_unet", 87_164_200),
+        ("mde", 28_503_010),
+        ("mded", 24_285_634),
+    ],
 )
 def test_networks_have_the_sizes_that_they_state(name: str, parameters: int) -> None:
     assert parameter_count(ARCHITECTURES[name](2)) == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "count"), [("plain_unet", 4), ("residual_encoder_unet", 4), ("compact_unet", 1)]
+)
+def test_deep_supervision_has_its_heads_in_training_alone(name: str, count: int) -> None:
+    network = build_network(name, 3, seed=1)
+    x = torch.zeros(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        heads = network.train().heads(x)
+        assert len(heads) == count
+        assert heads[0].shape == (1, 3, 64, 32, 32)
+        assert len(network.eval().heads(x)) == 1

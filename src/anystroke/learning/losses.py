@@ -1,5 +1,7 @@
 """Losses of segmentation networks."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -52,3 +54,28 @@ def dice_cross_entropy(
         numerator = numerator + weight * (1 - dice)
         total += weight
     return cross_entropy + (numerator / total if total else numerator)
+
+
+def deep_supervision(
+    heads: Sequence[Tensor], target: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return the weighted mean of the losses of a network's heads, each deeper one counting half as much.
+
+    Args:
+        heads: Logits (B, K, x, y, z), the finest first; each on its own grid.
+        target: (B, X, Y, Z) class indices on the grid of the finest.
+        loss: Of logits and target on one grid.
+
+    Returns:
+        Scalar.
+
+    Source: F. Isensee et al., nnU-Net, Nature Methods 18:203 (2021).
+    """
+    total = torch.zeros((), device=target.device)
+    for depth, logits in enumerate(heads):
+        fitting = target
+        if logits.shape[2:] != target.shape[1:]:
+            small = torch.nn.functional.interpolate(target[:, None].float(), logits.shape[2:], mode="nearest")
+            fitting = small[:, 0].to(target.dtype)
+        total = total + 0.5**depth * loss(logits, fitting)
+    return total / sum(0.5**depth for depth in range(len(heads)))

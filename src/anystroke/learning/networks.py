@@ -1,6 +1,7 @@
 """Network architectures; every number of a variant is in one place.
 
-All networks map (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid.
+All networks map (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid. Those with several heads do
+so for inference; in training ``DivisibleUNet.heads`` gives the logits of each.
 """
 
 from collections.abc import Callable
@@ -28,9 +29,20 @@ class DivisibleUNet(nn.Module):
         Raises:
             ValueError: If a side of ``x`` is not a multiple of ``divisor``.
         """
+        return self.heads(x)[0]
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        """Return the logits of each head, the finest first; one for inference or without deep supervision.
+
+        Raises:
+            ValueError: If a side of ``x`` is not a multiple of ``divisor``.
+        """
         check_divisible(x, self.divisor)
-        logits: Tensor = self.network(x)
-        return logits
+        logits = self.network(x)
+        if isinstance(logits, Tensor):
+            # DynUNet puts its heads, enlarged to the image, along the second of six axes.
+            return list(logits.unbind(1)) if logits.ndim == 6 else [logits]
+        return list(logits)
 
 
 def check_divisible(x: Tensor, divisor: int) -> None:
@@ -71,9 +83,10 @@ def residual_unet(classes: int) -> DivisibleUNet:
 
 
 def plain_unet(classes: int) -> DivisibleUNet:
-    """Build nnU-Net's plain U-Net (MONAI's DynUNet): 31,189,410 parameters for two classes.
+    """Build nnU-Net's plain U-Net (MONAI's DynUNet): 31,190,312 parameters for two classes.
 
-    Channels 32-64-128-256-320-320, two convolutions of 3 voxels per level, instance norm, leaky ReLU.
+    Channels 32-64-128-256-320-320, two convolutions of 3 voxels per level, instance norm, leaky ReLU; four
+    heads in training.
     """
     from monai.networks.nets import DynUNet
 
@@ -85,8 +98,31 @@ def plain_unet(classes: int) -> DivisibleUNet:
         strides=[1] + [2] * 5,
         upsample_kernel_size=[2] * 5,
         filters=[32, 64, 128, 256, 320, 320],
+        deep_supervision=True,
+        deep_supr_num=3,
     )
     return DivisibleUNet(network, 32)
+
+
+def residual_encoder_unet(classes: int) -> DivisibleUNet:
+    """Build a U-Net with a residual encoder (MONAI's SegResNetDS): 87,164,200 parameters for two classes.
+
+    Channels 32-64-128-256-512, 1-2-2-4-4 residual blocks in the encoder and one per level in the decoder,
+    instance norm, leaky ReLU; four heads in training.
+    """
+    from monai.networks.nets import SegResNetDS
+
+    network = SegResNetDS(
+        spatial_dims=3,
+        init_filters=32,
+        in_channels=1,
+        out_channels=classes,
+        act=("leakyrelu", {"negative_slope": 0.01}),
+        norm="instance",
+        blocks_down=(1, 2, 2, 4, 4),
+        dsdepth=4,
+    )
+    return DivisibleUNet(network, 16)
 
 
 def mde(classes: int) -> DivisibleUNet:
@@ -107,6 +143,7 @@ ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
     "residual_unet": residual_unet,
     "plain_unet": plain_unet,
+    "residual_encoder_unet": residual_encoder_unet,
     "mde": mde,
     "mded": mded,
 }

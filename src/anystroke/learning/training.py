@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ from anystroke.learning.checkpoints import (
     state_to_tensors,
     write_atomically,
 )
-from anystroke.learning.losses import dice_cross_entropy
+from anystroke.learning.losses import deep_supervision, dice_cross_entropy
 from anystroke.learning.networks import build_network
 from anystroke.learning.sampling import SimulatedCases, case_loader
 from anystroke.learning.sheets import predict_lesion, sample_sheet
@@ -219,12 +220,15 @@ class Trainer:
         image = image.to(self.device, memory_format=torch.channels_last_3d)
         target = target.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
-            logits = self.network(image)
-        loss = dice_cross_entropy(
-            logits,
+            heads = self.network.heads(image)
+        loss = deep_supervision(
+            heads,
             target,
-            dice_weights=options.dice_weights,
-            cross_entropy_weights=options.cross_entropy_weights,
+            partial(
+                dice_cross_entropy,
+                dice_weights=options.dice_weights,
+                cross_entropy_weights=options.cross_entropy_weights,
+            ),
         )
         value = float(loss.detach())
         if not math.isfinite(value):
