@@ -1,15 +1,20 @@
 import csv
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from anystroke.anatomy.anatomies import save_anatomies
+from anystroke.anatomy.anatomies import load_anatomies, save_anatomies
 from anystroke.anatomy.lesions import save_bank
+from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.learning import training
 from anystroke.learning.checkpoints import load_model
 from anystroke.learning.sampling import SimulatedCases, case_loader
 from anystroke.learning.training import (
     DataSettings,
+    LossError,
     OptimiserSettings,
     Trainer,
     TrainingError,
@@ -18,7 +23,7 @@ from anystroke.learning.training import (
     train,
 )
 from anystroke.rng import stream
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis import SynthesisSettings, regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SYNTHESIS = SynthesisSettings(spacing=8.0, shapes=((32, 32, 32),))
@@ -37,9 +42,8 @@ def _settings(**options: object) -> TrainingSettings:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
-    save_anatomies(
-        [ellipsoid_anatomy(), ellipsoid_anatomy(head=False)], tmp_path / "data" / "anatomies.safetensors"
-    )
+    bare = replace(ellipsoid_anatomy(head=False), name="bare")
+    save_anatomies([ellipsoid_anatomy(), bare], tmp_path / "data" / "anatomies.safetensors")
     save_bank([sphere_lesion()], tmp_path / "data" / "lesions.safetensors")
     return tmp_path
 
@@ -101,6 +105,22 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(run: Path) -> No
     with pytest.raises(TrainingError, match="step 0 is nan"):
         trainer.train_step(image, torch.zeros(1, 32, 32, 32, dtype=torch.int64))
     assert all(torch.equal(before[key], value) for key, value in trainer.network.state_dict().items())
+
+
+def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(_settings(steps=2), run)
+
+    def broken(*_: object, **__: object) -> torch.Tensor:
+        return torch.tensor(float("inf"))
+
+    monkeypatch.setattr(training, "deep_supervision", broken)
+    with pytest.raises(LossError, match=r"step_000002_cases\.json"):
+        train(_settings(steps=4, batch=1), run, resume=True)
+    [record] = json.loads((run / "step_000002_cases.json").read_text())
+    sample = regenerate(record, load_anatomies(run / "data" / "anatomies.safetensors"), [sphere_lesion()])
+    cases = iter(SimulatedCases(run / "data", SYNTHESIS, seed=1, first=2))
+    assert torch.equal(normalise_intensity(sample.image)[None], next(cases)[0])
+    assert load_model(run / "model")[1].training["steps"] == 2
 
 
 def test_another_architecture_cannot_be_resumed(run: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -113,6 +113,11 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
         cases = copy.copy(self)
         cases.batch = size
         return cases
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Return what case ``number`` was made of, see ``Sample.record``."""
+        anatomies, generator = self._source.open()
+        return simulate_case(generator, anatomies, seed=self.seed, number=number).record
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield this worker's share of the cases."""

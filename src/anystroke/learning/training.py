@@ -21,7 +21,7 @@ from anystroke.anatomy.registration import stored_registration
 from anystroke.bids import image_stem
 from anystroke.config import StrictModel, load_toml
 from anystroke.datasets import DatasetError, images_in, is_held_out
-from anystroke.files import sha256
+from anystroke.files import atomic_path, sha256
 from anystroke.inference.prediction import fast_bfloat16
 from anystroke.learning.checkpoints import (
     ModelConfig,
@@ -44,6 +44,10 @@ log = logging.getLogger(__name__)
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
+
+
+class LossError(TrainingError):
+    """The loss is not a finite number."""
 
 
 class DataSettings(StrictModel):
@@ -214,7 +218,7 @@ class Trainer:
             target: (B, X, Y, Z) int64.
 
         Raises:
-            TrainingError: If the loss is not finite; the weights are left as they were.
+            LossError: If the loss is not finite; the weights are left as they were.
         """
         options = self.settings.optimiser
         image = image.to(self.device, memory_format=torch.channels_last_3d)
@@ -232,7 +236,7 @@ class Trainer:
         )
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainingError(
+            raise LossError(
                 f"the loss of step {self.step} is {value}; resume from the last checkpoint with a lower "
                 "optimiser.learning_rate"
             )
@@ -365,12 +369,27 @@ def _loop(trainer: Trainer) -> None:
             image, target = next(batches)
             waited = time.perf_counter() - started
             rate = trainer.learning_rate
-            loss = trainer.train_step(image, target)
+            try:
+                loss = trainer.train_step(image, target)
+            except LossError as error:
+                raise LossError(
+                    f"{error}; {_keep_records(trainer, cases)} says what it was made of"
+                ) from error
             record.write(trainer.step, loss, rate, waited, time.perf_counter() - started)
             progress.update(task, completed=trainer.step, description=f"loss {record.recent:.3f}")
             if trainer.step % options.checkpoint_every == 0 or trainer.step == options.steps:
                 trainer.save()
                 _sheet(trainer, image, target)
+
+
+def _keep_records(trainer: Trainer, cases: SimulatedCases) -> Path:
+    """Write what the cases of the current step were made of, as ``regenerate`` takes it."""
+    batch = trainer.settings.optimiser.batch
+    numbers = range(trainer.step * batch, (trainer.step + 1) * batch)
+    path = trainer.folder / f"step_{trainer.step:06d}_cases.json"
+    with atomic_path(path, overwrite=True) as part:
+        part.write_text(json.dumps([cases.record(n) for n in numbers], indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def _sheet(trainer: Trainer, image: Tensor, target: Tensor) -> None:
