@@ -7,6 +7,7 @@ from anystroke.inference import prediction
 from anystroke.inference.prediction import (
     count_lesions,
     fast_bfloat16,
+    keep_certain,
     predict,
     remove_small,
     within_brain,
@@ -176,3 +177,26 @@ def test_a_brain_class_that_the_model_lacks_is_refused() -> None:
             stand_in_model().network,
             stand_in_model().config.model_copy(update={"brain": ("grey_matter",)}),
         )
+
+
+def test_a_part_that_is_nowhere_certain_is_left_out_of_the_mask() -> None:
+    scan = phantom(AFFINE, SHAPE)
+    soft = CONFIG.model_copy(update={"temperature": 8.0})
+    plain = predict(scan, Brightest(), soft, threshold=0.3, device="cpu")
+    highest = float(plain.probability.data.max())
+    for certain, kept in ((highest - 0.01, True), (highest + 0.001, False)):
+        config = soft.model_copy(update={"certain": certain})
+        found = predict(scan, Brightest(), config, threshold=0.3, device="cpu")
+        assert bool(found.mask.data.any()) is kept
+        assert torch.equal(found.probability.data, plain.probability.data)
+
+
+def test_certainty_is_judged_part_by_part() -> None:
+    probability = torch.zeros(1, 12, 6, 6)
+    probability[0, 1:4, 1:4, 1:4] = 0.6
+    probability[0, 7:10, 1:4, 1:4] = 0.6
+    probability[0, 9, 3, 3] = 0.95
+    kept = keep_certain(probability >= 0.5, probability, 0.9)
+    assert not bool(kept[0, :6].any())
+    assert int(kept.sum()) == 27
+    assert not bool(keep_certain(probability >= 0.99, probability, 0.9).any())

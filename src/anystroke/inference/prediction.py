@@ -32,7 +32,8 @@ class Prediction:
 
     Attributes:
         probability: Lesion probability, float32.
-        mask: Where the probability reaches the threshold, less the components that are too small; uint8.
+        mask: Where the probability reaches the threshold, less the components that are too small or nowhere
+            as probable as the model demands; uint8.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
@@ -65,7 +66,7 @@ def predict(
     Args:
         scan: One channel, any orientation, spacing and contrast.
         network: Maps (1, 1, X, Y, Z) to logits (1, classes, X, Y, Z); it is moved to ``device``.
-        config: The network's spacing, divisor, classes, threshold and temperature.
+        config: The network's spacing, divisor, classes, thresholds and temperature.
         threshold: Probability from which a voxel is lesion; by default the model's own.
         min_volume: Lesions smaller than this [ml] are removed from the mask.
         flip: Average with the prediction of the mirrored head; doubles the time.
@@ -103,6 +104,8 @@ def predict(
         lesion = space.to_native(values[:1])
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = lesion.data >= threshold
+        if config.certain > threshold:
+            mask = keep_certain(mask, lesion.data, config.certain)
         if min_volume > 0:
             mask = remove_small(mask, min_volume / lesion.voxel_volume)
     return Prediction(lesion, replace(lesion, data=mask.to(torch.uint8)), threshold, others, seconds)
@@ -145,6 +148,29 @@ def within_brain(lesion: Tensor, brain: Tensor) -> Tensor:
         if main[around][shell].sum() < 0.25 * shell.sum():
             keep[around][torch.from_numpy(inside)] = False
     return keep
+
+
+def keep_certain(mask: Tensor, probability: Tensor, certain: float) -> Tensor:
+    """Keep the connected components (26 neighbours) in which some voxel is as probable as ``certain``.
+
+    Args:
+        mask: Boolean (1, X, Y, Z).
+        probability: (1, X, Y, Z).
+        certain: Probability that a component must reach somewhere.
+
+    Returns:
+        Boolean mask of the same shape.
+
+    Example:
+        >>> probability = torch.tensor([0.6, 0.0, 0.6, 0.9]).view(1, 4, 1, 1)
+        >>> keep_certain(probability >= 0.5, probability, 0.8).flatten().tolist()
+        [False, False, True, True]
+    """
+    labels, count = ndimage.label(mask[0].numpy(), structure=_NEIGHBOURS)
+    keep = np.zeros(count + 1, dtype=bool)
+    keep[labels[probability[0].numpy() >= certain]] = True
+    keep[0] = False
+    return torch.from_numpy(keep[labels])[None]
 
 
 def remove_small(mask: Tensor, minimum: float) -> Tensor:

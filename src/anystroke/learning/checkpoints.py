@@ -35,6 +35,7 @@ class ModelConfig(StrictModel):
         spacing: Voxel size of the network's input in mm.
         divisor: Sides of the input are multiples of this.
         threshold: Lesion probability from which a voxel belongs to the mask.
+        certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         temperature: Logits are divided by it before the softmax.
         training: Facts about the training, for the record.
     """
@@ -47,6 +48,7 @@ class ModelConfig(StrictModel):
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
     threshold: float = Field(default=0.5, gt=0, lt=1)
+    certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
     training: dict[str, Any] = Field(default_factory=dict)
 
