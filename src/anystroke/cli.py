@@ -254,7 +254,7 @@ def demo(
         str, typer.Option(metavar="NAME|DIR", help="A shipped model, or a model folder.")
     ] = "default",
     seed: Annotated[
-        int | None, typer.Option(help="Another seed gives another patient.", show_default="a clear example")
+        int | None, typer.Option(help="Another seed gives another patient.", show_default="1")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo.")] = False,
     _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,

@@ -26,7 +26,7 @@ from anystroke.synthesis import Generator, Sample, SynthesisSettings
 from anystroke.volume import Volume
 
 PAGE = "report.html"
-DEFAULT_SEED = 32
+DEFAULT_SEED = 1
 SHAPE: GridShape = (96, 112, 96)
 
 _WEIGHTINGS = ("FLAIR", "T2w")

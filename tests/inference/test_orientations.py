@@ -79,11 +79,17 @@ def test_the_shipped_model_is_indifferent_to_geometry(data_dir: pathlib.Path) ->
         result = segment(scan.reorient(orientation), model)
         back = result.mask.reorient(scan.orientation)
         assert dice(back.data, golden.mask.data) >= 0.999, orientation
-    for turn, spacing in (((10.0, 15.0), (1.0, 1.0, 1.0)), ((0.0, 0.0), (1.0, 1.0, 5.0))):
+    # Slices of 5 mm show a real scan's details otherwise; the stand-in above reaches 0.95 with them.
+    cases = (
+        ((10.0, 15.0), (1.0, 1.0, 1.0), 0.95),
+        ((5.0, -8.0), (1.0, 1.0, 1.0), 0.95),
+        ((0.0, 0.0), (1.0, 1.0, 5.0), 0.85),
+    )
+    for turn, spacing, least in cases:
         affine, shape = _covering(scan, turn, spacing)
         resampled = scan.resample_to(affine, shape, antialias=True)
         back = segment(resampled, model).probability.resample_to(scan.affine, scan.shape)
-        assert dice(back.data >= golden.threshold, golden.mask.data) >= 0.95, (turn, spacing)
+        assert dice(back.data >= golden.threshold, golden.mask.data) >= least, (turn, spacing)
 
 
 def _covering(

@@ -138,3 +138,14 @@ def test_long_neck_is_left_out() -> None:
     space = to_model_space(Volume(torch.maximum(scan.data, neck), affine))
     assert space.image.shape[3] <= 128
     assert float(space.affine[2, 3] + 2.0 * (space.image.shape[3] - 1)) > 70.0
+
+
+@pytest.mark.parametrize("pad", [8, 20])
+def test_air_around_the_head_changes_nothing(pad: int) -> None:
+    scan = phantom(AFFINE, SHAPE)
+    affine = scan.affine.clone()
+    affine[:3, 3] -= scan.affine[:3, :3] @ torch.full((3,), float(pad), dtype=torch.float64)
+    wide = Volume(torch.nn.functional.pad(scan.data, (pad,) * 6, value=float(scan.data.min())), affine)
+    ours, golden = to_model_space(wide), to_model_space(scan)
+    assert torch.equal(ours.affine, golden.affine)
+    assert torch.allclose(ours.image, golden.image, atol=1e-3)

@@ -247,17 +247,21 @@ def _grid(low: list[int], high: list[int], spacing: float) -> tuple[Tensor, tupl
 
 
 def _head_box(intensity: Tensor, spacing: float) -> tuple[list[int], list[int]]:
-    """Find the box around the head, with a margin, as first and last voxels."""
+    """Find the box around the head, with a margin, as first and last voxels; it may reach beyond the image.
+
+    It does not depend on how much air, or padding of zeros, there is around the head.
+    """
     smooth = avg_pool3d(intensity[None, None], 3, stride=1, padding=1)[0, 0]
-    foreground = (smooth > 0.5 * smooth.mean()).numpy()
+    bright = smooth[smooth > smooth.mean()].mean()
+    foreground = (smooth > 0.25 * bright).numpy()
     labels, count = ndimage.label(foreground)
     if count > 1:
         sizes = ndimage.sum_labels(foreground, labels, range(1, count + 1))
         foreground = labels == 1 + int(sizes.argmax())
     margin = math.ceil(HEAD_MARGIN / spacing)
     box = ndimage.find_objects(foreground.astype("uint8"))[0]
-    low = [max(0, side.start - margin) for side in box]
-    high = [min(n - 1, side.stop - 1 + margin) for side, n in zip(box, intensity.shape, strict=True)]
+    low = [side.start - margin for side in box]
+    high = [side.stop - 1 + margin for side in box]
     low[2] = max(low[2], high[2] - math.ceil((HEAD_HEIGHT + HEAD_MARGIN) / spacing))
     return low, high
 
