@@ -17,7 +17,8 @@ from anystroke.anatomy.registration import Registration, RegistrationError
 from anystroke.datasets import DatasetError
 from anystroke.nnunet import NnunetError
 from anystroke.rng import stream
-from anystroke.simulation import Format, Outcome, Request, SimulationError, random_blob, simulate_files
+from anystroke.anatomy.made_up_lesions import random_blob
+from anystroke.simulation import Format, Outcome, Request, SimulationError, simulate_files
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
 from anystroke.volume import Volume, VolumeError
 from phantoms import ellipsoid_anatomy, sphere_lesion

@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from anystroke import cli_training
+from anystroke.cli_common import (
+    FAILED,
+    INTERRUPTED,
+    OK,
+    USAGE,
+    ArgumentError,
+    check_folder,
+    complain,
+    progress_bar,
+)
 
 _SMALLEST, _LARGEST = 16, 320
 Choice = TypeVar("Choice", bound=str)
@@ -25,8 +33,8 @@ app = typer.Typer(
 )
 
 
-class ArgumentError(Exception):
-    """Arguments that cannot be used, found after parsing; the message is one sentence."""
+app.command()(cli_training.train)
+app.command()(cli_training.finetune)
 
 
 def _print_version(wanted: bool) -> None:
@@ -109,10 +117,10 @@ def segment(
             progress.advance(task)
             if outcome.status == "failed":
                 failed = True
-                _complain(f"{outcome.details if debug else ''}error: {outcome.message}")
+                complain(f"{outcome.details if debug else ''}error: {outcome.message}")
                 continue
             if outcome.message:
-                _complain(f"warning: {outcome.message}")
+                complain(f"warning: {outcome.message}")
             lesions = f"{outcome.lesions} lesion{'' if outcome.lesions == 1 else 's'}"
             typer.echo(
                 f"{outcome.source}: {outcome.volume:.1f} ml, {lesions}, {outcome.seconds:.1f} s "
@@ -189,7 +197,7 @@ def simulate(
 
     Example: anystroke simulate -o simulated --weighting T1w,FLAIR --count 3
     """
-    _check_folder(output)
+    check_folder(output)
     voxels = _parse_shape(shape) if shape else _voxels_of_head(spacing)
     from anystroke.acquisition.distributions import PresetError
     from anystroke.acquisition.preset import load_preset
@@ -225,17 +233,17 @@ def simulate(
         raise ArgumentError(str(error)) from error
     failed = False
     scans = count * max(len(request.label_maps), 1) * len(request.channels)
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("simulating", total=scans)
         try:
             for outcome in simulate_files(request, output, overwrite=overwrite):
                 progress.advance(task, outcome.samples)
                 if outcome.status == "failed":
                     failed = True
-                    _complain(f"error: {outcome.message}")
+                    complain(f"error: {outcome.message}")
                     continue
                 if outcome.message:
-                    _complain(f"note: {outcome.message}")
+                    complain(f"note: {outcome.message}")
                 row, kept = outcome.row, " (was there)" if outcome.status == "kept" else ""
                 typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
         except DatasetError as error:
@@ -265,7 +273,7 @@ def demo(
 
     Example: anystroke demo
     """
-    _check_folder(output)
+    check_folder(output)
     from anystroke.demo import DEFAULT_SEED, run_demo
     from anystroke.inference.segmentation import Model
     from anystroke.learning.checkpoints import CheckpointError
@@ -280,38 +288,6 @@ def demo(
     typer.echo(made.protocol)
     typer.echo(f"lesion: {made.predicted_ml:.1f} ml found, {made.true_ml:.1f} ml true, Dice {made.dice:.2f}")
     typer.echo(f"report: {made.page}")
-    return OK
-
-
-@app.command()
-def train(
-    recipe: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (TOML).")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    override: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
-    ] = None,
-    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
-) -> int:
-    """Train a network on simulated scans.
-
-    Writes a model folder that 'segment --model' takes, checkpoints, a log and pictures.
-
-    Example: anystroke train recipes/default.toml -o run --override optimiser.steps=2000
-    """
-    _check_folder(output)
-    from anystroke.config import ConfigError
-    from anystroke.learning.training import load_recipe
-    from anystroke.learning.training import train as run_recipe
-    from anystroke.memory import keep_pages
-
-    keep_pages()
-    try:
-        settings = load_recipe(recipe, override)
-    except ConfigError as error:
-        raise ArgumentError(str(error)) from error
-    typer.echo(f"model: {run_recipe(settings, output, resume=resume)}")
     return OK
 
 
@@ -347,7 +323,7 @@ def fit_priors(
     from anystroke.prior_fitting import find_subjects, fit_priors_from_files
 
     subjects = [subject for folder in maps for subject in find_subjects(folder)]
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(subjects))
         fitted = fit_priors_from_files(
             subjects,
@@ -358,9 +334,9 @@ def fit_priors(
         )
     fitted.save(output, overwrite=overwrite)
     for name, reason in fitted.skipped.items():
-        _complain(f"error: {name}: {reason}")
+        complain(f"error: {name}: {reason}")
     for note in fitted.notes:
-        _complain(f"note: {note}")
+        complain(f"note: {note}")
     typer.echo(f"{output}: {len(fitted.subjects)} subjects, {len(fitted.priors.names)} tissues")
     return FAILED if fitted.skipped else OK
 
@@ -382,11 +358,6 @@ def doctor(
         good = good and finding.good
         typer.echo(finding.text if finding.good else f"problem: {finding.text}")
     return OK if good else FAILED
-
-
-def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ArgumentError(f"--output must be a folder, but {path} is a file; name another")
 
 
 def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
@@ -417,16 +388,6 @@ def _voxels_of_head(spacing: float) -> tuple[int, int, int]:
     return round(192 / spacing), round(224 / spacing), round(192 / spacing)
 
 
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _complain(text: str) -> None:
-    typer.echo(text, err=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -448,16 +409,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
     except ArgumentError as error:
-        _complain(f"error: {error}")
+        complain(f"error: {error}")
         return USAGE
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            _complain(f"error: {error.format_message().rstrip('.')}; see 'anystroke --help'")
+            complain(f"error: {error.format_message().rstrip('.')}; see 'anystroke --help'")
             return USAGE
         if "--debug" in arguments:
             traceback.print_exc()
-        _complain(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        complain(f"error: {' '.join(str(error).split()) or type(error).__name__}")
         return FAILED
     if result == INTERRUPTED:
-        _complain("interrupted; what was finished is kept")
+        complain("interrupted; what was finished is kept")
     return result if isinstance(result, int) else OK

@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -34,16 +34,39 @@ def load_toml(path: Path | str, model: type[Settings], overrides: list[str] | No
     Raises:
         ConfigError: If the file is missing, is not TOML, or does not fit the model.
     """
-    path = Path(path)
+    data = read_toml(path)
+    apply_overrides(data, overrides or [])
+    return validate(data, model, source=str(path))
+
+
+def read_toml(path: Path | str) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        ConfigError: If the file is missing or is not TOML.
+    """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"expected a settings file at {path}, but there is none; check the path") from None
+    except IsADirectoryError:
+        raise ConfigError(f"expected a settings file at {path}, but it is a folder; name the file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; mend the file") from None
-    for override in overrides or []:
+
+
+def apply_overrides(data: dict[str, Any], overrides: list[str]) -> None:
+    """Change nested plain values in place.
+
+    Args:
+        data: What to change.
+        overrides: Each ``"section.key=value"`` with the value in TOML; a number is an element of a list.
+
+    Raises:
+        ConfigError: If an override has no value or leads nowhere.
+    """
+    for override in overrides:
         _override(data, override)
-    return validate(data, model, source=str(path))
 
 
 def validate(data: dict[str, Any], model: type[Settings], *, source: str) -> Settings:
@@ -78,19 +101,33 @@ def _override(data: dict[str, Any], text: str) -> None:
     except tomllib.TOMLDecodeError:
         parsed = value
     *sections, last = key.strip().split(".")
+    place: Any = data
     for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
+        place = _step(place, section, text) if isinstance(place, list) else place.setdefault(section, {})
+        if not isinstance(place, dict | list):
             raise ConfigError(f"the override {text!r} goes into '{section}', which is a value, not a section")
-    data[last] = parsed
+    if isinstance(place, list):
+        _step(place, last, text)
+        place[int(last)] = parsed
+    else:
+        place[last] = parsed
 
 
-def _known_keys(model: type[BaseModel]) -> list[str]:
+def _step(values: list[Any], index: str, text: str) -> Any:
+    if not index.isdigit() or int(index) >= len(values):
+        raise ConfigError(
+            f"the override {text!r} needs a number from 0 to {len(values) - 1} where it has '{index}'"
+        )
+    return values[int(index)]
+
+
+def _known_keys(annotation: Any) -> list[str]:
+    """Return the keys of a model and of all models within its fields."""
+    if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return [key for part in get_args(annotation) for key in _known_keys(part)]
     keys: list[str] = []
-    for name, field in model.model_fields.items():
-        keys.append(name)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            keys.extend(_known_keys(field.annotation))
+    for name, field in annotation.model_fields.items():
+        keys += [name, *_known_keys(field.annotation)]
     return keys
 
 

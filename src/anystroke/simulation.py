@@ -16,7 +16,8 @@ from anystroke.acquisition.protocols import load_preset
 from anystroke.anatomy.anatomies import Anatomy, build_anatomy
 from anystroke.anatomy.label_maps import load_label_map
 from anystroke.anatomy.lesion_tissues import Stage
-from anystroke.anatomy.lesions import LesionMask, LesionSettings, blob_lesion, load_masks
+from anystroke.anatomy.lesions import LesionMask, load_masks
+from anystroke.anatomy.made_up_lesions import random_blob
 from anystroke.anatomy.mni import mni_anatomy
 from anystroke.datasets import DatasetError, images_in
 from anystroke.files import atomic_path, sha256
@@ -31,7 +32,7 @@ from anystroke.nnunet import (
     write_description,
 )
 from anystroke.patient_files import COLUMNS, write_json, write_scans
-from anystroke.rng import chance, log_uniform, stream, uniform
+from anystroke.rng import stream
 from anystroke.synthesis import Generator, Sample, SynthesisSettings
 from anystroke.volume import VolumeError
 
@@ -40,9 +41,6 @@ RUN_FILE = "simulation.json"
 Format = Literal["bids", "nnunet"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet")
 
-# Made-up lesions: where their centres are in MNI mm (left or right), and their volume in ml.
-_BLOB_CENTRE = ((22.0, 52.0), (-45.0, 35.0), (-8.0, 42.0))
-_BLOB_VOLUME = (1.0, 120.0)
 _POOR_REGISTRATION = 0.8
 _ANY = "any"
 _STEM = re.compile(r"sim-\d{4,}")
@@ -237,29 +235,6 @@ def write_sample(sample: Sample, folder: Path, stem: str, *, maps: bool = False)
     """
     [row] = write_scans([sample], folder, stem, maps=maps)
     return row
-
-
-def random_blob(settings: LesionSettings, *, rng: torch.Generator) -> list[LesionMask]:
-    """Draw the made-up lesion of one patient: none, or one in either hemisphere.
-
-    Args:
-        settings: Says how often there is none.
-        rng: Random stream.
-
-    Returns:
-        No mask or one.
-
-    Example:
-        >>> len(random_blob(LesionSettings(absent=0.0), rng=stream(1, "lesion")))
-        1
-    """
-    if chance(rng, settings.absent):
-        return []
-    x, y, z = (uniform(rng, low, high) for low, high in _BLOB_CENTRE)
-    side = -1.0 if chance(rng, 0.5) else 1.0
-    volume = log_uniform(rng, *_BLOB_VOLUME)
-    name = f"blob_{side * x:+.0f}{y:+.0f}{z:+.0f}_{volume:.0f}ml"
-    return [blob_lesion(centre=(side * x, y, z), volume_ml=volume, rng=rng, name=name)]
 
 
 def _stem(number: int) -> str:

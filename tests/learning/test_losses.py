@@ -1,9 +1,13 @@
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from torch import Tensor
 
-from anystroke.learning.losses import deep_supervision, dice_cross_entropy
+from anystroke.learning.cases import HEALTHY
+from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
 from anystroke.rng import stream
 
 WEIGHTS = (0.0, 1.0, 3.0)
@@ -65,3 +69,116 @@ def test_one_head_has_the_loss_itself() -> None:
     expected = dice_cross_entropy(logits, _target(), dice_weights=WEIGHTS)
     found = deep_supervision([logits], _target(), lambda a, b: dice_cross_entropy(a, b, dice_weights=WEIGHTS))
     assert float(found) == pytest.approx(float(expected))
+
+
+def _monai(logits: Tensor, target: Tensor) -> float:
+    from monai.losses.dice import DiceCELoss
+
+    loss = DiceCELoss(
+        include_background=False, to_onehot_y=True, softmax=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
+    )
+    return float(loss(logits, target[:, None]))
+
+
+def test_with_absent_classes_counted_it_is_the_published_loss() -> None:
+    target = torch.randint(0, 3, (2, 5, 6, 7), generator=stream(1, "target"))
+    for logits in torch.randn((3, 2, 4, 5, 6, 7), generator=stream(1, "logits")):
+        found = dice_cross_entropy(
+            logits, target, dice_weights=(0.0, 1.0, 1.0, 1.0), absent_classes="counted"
+        )
+        assert float(found) == pytest.approx(_monai(logits, target), abs=1e-6)
+
+
+def test_shares_of_zero_and_one_cost_what_hard_classes_cost() -> None:
+    logits = torch.randn((2, 3, 4, 4, 4), generator=stream(1, "logits"))
+    target = _target().repeat(2, 1, 1, 1)
+    shares = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
+    for weights in (None, (1.0, 2.0, 5.0)):
+        hard, soft = (
+            dice_cross_entropy(logits, each, dice_weights=WEIGHTS, cross_entropy_weights=weights)
+            for each in (target, shares)
+        )
+        assert float(hard) == pytest.approx(float(soft), rel=1e-6)
+
+
+def test_unknown_tissue_costs_nothing_as_long_as_it_is_no_lesion() -> None:
+    target = torch.full((1, 4, 4, 4), HEALTHY)
+    target[0, 3, 0] = 2
+    sure = torch.where(target == 2, 2, torch.arange(64).reshape(1, 4, 4, 4) % 2)
+    logits = 50.0 * torch.nn.functional.one_hot(sure, 3).movedim(-1, 1).float()
+    assert float(dice_cross_entropy(logits, target, dice_weights=WEIGHTS)) == pytest.approx(0, abs=1e-5)
+    wrong = logits.clone()
+    wrong[0, :, 0, 0, 0] = torch.tensor([0.0, 0.0, 50.0])
+    assert float(dice_cross_entropy(wrong, target, dice_weights=WEIGHTS)) > 0.5
+
+
+def test_the_two_ways_with_unknown_tissue() -> None:
+    logits = torch.randn((1, 3, 4, 4, 4), generator=stream(1, "logits"))
+    target = torch.full((1, 4, 4, 4), HEALTHY)
+    target[0, 3, 0] = 2
+    two = (target == 2).long()
+    ends = dice_cross_entropy(logits[:, [0, 2]], two, dice_weights=(0.0, 1.0))
+    found = dice_cross_entropy(logits, target, dice_weights=WEIGHTS, partial_labels="first_and_last")
+    assert float(found) == pytest.approx(float(ends), rel=1e-6)
+    merged = torch.stack([logits[:, :2].logsumexp(1), logits[:, 2]], dim=1)
+    expected = dice_cross_entropy(merged, two, dice_weights=(0.0, 1.0))
+    found = dice_cross_entropy(logits, target, dice_weights=WEIGHTS)
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_batch_may_hold_known_and_unknown_tissue() -> None:
+    logits = torch.randn((2, 3, 4, 4, 4), generator=stream(1, "logits"))
+    target = _target().repeat(2, 1, 1, 1)
+    target[1][target[1] != 2] = HEALTHY
+    loss = dice_cross_entropy(logits, target, dice_weights=WEIGHTS)
+    known = torch.softmax(logits[0], 0)
+    merged = torch.stack([logits[1, :2].logsumexp(0), logits[1, 2]]).log_softmax(0)
+    entropy = torch.nn.functional.nll_loss(known.log()[None], target[:1], reduction="sum")
+    entropy = entropy + torch.nn.functional.nll_loss(merged[None], (target[1:] == 2).long(), reduction="sum")
+    lesion = (target == 2).float()
+    predicted = torch.stack([known[2], merged[1].exp()])
+    dice = [
+        2 * float((known[1] * (target[0] == 1)).sum()) / float(known[1].sum() + (target[0] == 1).sum()),
+        2 * float((predicted * lesion).sum()) / float(predicted.sum() + lesion.sum()),
+    ]
+    expected = float(entropy) / 128 + ((1 - dice[0]) + 3 * (1 - dice[1])) / 4
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_warm_up_fits_plus_and_minus_five() -> None:
+    target = _target()
+    wanted = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
+    assert float(logit_regression(10 * wanted - 5, target)) == pytest.approx(0, abs=1e-10)
+    logits = torch.randn((1, 3, 4, 4, 4), generator=stream(1, "logits"))
+    weight = (target > 0).float()[:, None] + 1e-8
+    expected = (weight * (logits - 10 * wanted + 5) ** 2).sum() / (weight.sum() * 3)
+    assert float(logit_regression(logits, target)) == pytest.approx(float(expected), rel=1e-5)
+    assert float(logit_regression(logits, wanted)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [logit_regression, partial(dice_cross_entropy, dice_weights=WEIGHTS)])
+def test_sums_of_two_halves_give_the_loss_of_the_whole(loss: Callable[..., Tensor]) -> None:
+    logits = torch.randn((2, 3, 4, 4, 4), generator=stream(1, "logits"))
+    target = torch.randint(0, 3, (2, 4, 4, 4), generator=stream(1, "target"))
+    kept: list[Tensor] = []
+
+    def keep(sums: Tensor) -> Tensor:
+        kept.append(sums)
+        return sums
+
+    for half in (slice(0, 1), slice(1, 2)):
+        loss(logits[half], target[half], reduce=keep)
+    together = loss(logits[:1], target[:1], reduce=lambda _: kept[0] + kept[1])
+    assert float(together) == pytest.approx(float(loss(logits, target)), rel=1e-6)
+
+
+def test_shares_shrink_by_averaging_for_deeper_heads() -> None:
+    shares = torch.rand((1, 3, 4, 4, 4), generator=stream(1, "shares")).softmax(1)
+    seen: list[Tensor] = []
+
+    def loss(_: Tensor, fitting: Tensor) -> Tensor:
+        seen.append(fitting)
+        return torch.zeros(())
+
+    deep_supervision([torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)], shares, loss)
+    assert torch.allclose(seen[1][0, :, 0, 0, 0], shares[0, :, :2, :2, :2].mean((1, 2, 3)))

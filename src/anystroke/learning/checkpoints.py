@@ -117,6 +117,23 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
 
 
+def load_config(name: str | Path) -> ModelConfig:
+    """Read the configuration of a model.
+
+    Args:
+        name: A shipped model's name or a checkpoint folder.
+
+    Raises:
+        CheckpointError: If there is no such model, or its configuration cannot be used.
+    """
+    path = find_model(name) / "config.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return validate(data, ModelConfig, source=str(path))
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"the model in {path.parent} cannot be used: {error}") from None
+
+
 def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
     """Load a network for inference.
 
@@ -130,11 +147,10 @@ def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
         CheckpointError: If files are missing, damaged or do not fit together.
     """
     folder = find_model(name)
+    config = load_config(folder)
     try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = validate(data, ModelConfig, source=str(folder / "config.json"))
         network = build_network(config.architecture, len(config.classes), seed=0)
-    except (ConfigError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(f"the model in {folder} cannot be used: {error}") from None
     tensors, _ = read_tensors(folder / "model.safetensors")
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}

@@ -1,9 +1,53 @@
-"""Losses of segmentation networks."""
+"""Losses of segmentation networks.
+
+A target is either hard, (B, X, Y, Z) numbers of classes, or soft, (B, K, X, Y, Z) shares of classes. A hard
+target may hold ``HEALTHY``: no lesion, but the tissue is not known. The lesion is the last class.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from anystroke.config import StrictModel
+from anystroke.learning.cases import HEALTHY
+
+Reduce = Callable[[Tensor], Tensor]
+"""Sums a tensor over all processes, differentiably."""
+
+PartialLabels = Literal["merged", "first_and_last"]
+
+
+class LossSettings(StrictModel):
+    """What is minimised.
+
+    Attributes:
+        dice_weights: Weight of each class's Dice; by default 0 for the first class, the background, and 1 for
+            the others.
+        cross_entropy_weights: Weight of each class's voxels; None weighs all alike.
+        absent_classes: What the Dice of a class that no voxel of the target has counts: ``"left_out"`` of the
+            mean, or ``"counted"`` as the published systems do.
+        partial_labels: How voxels that are healthy, but of unknown tissue, are learnt from: the probabilities
+            of all healthy classes ``"merged"``, or, as published, a softmax over the logits
+            ``"first_and_last"`` alone.
+        l2_steps: The first steps fit the logits to +5 and -5 instead.
+    """
+
+    dice_weights: tuple[float, ...] | None = None
+    cross_entropy_weights: tuple[float, ...] | None = None
+    absent_classes: Literal["left_out", "counted"] = "left_out"
+    partial_labels: PartialLabels = "merged"
+    l2_steps: int = Field(default=0, ge=0)
+
+    def weights(self, classes: int) -> tuple[float, ...]:
+        """Return the Dice weight of each of so many classes."""
+        return self.dice_weights or (0.0, *[1.0] * (classes - 1))
+
+
+def _alone(sums: Tensor) -> Tensor:
+    return sums
 
 
 def dice_cross_entropy(
@@ -12,19 +56,25 @@ def dice_cross_entropy(
     *,
     dice_weights: tuple[float, ...],
     cross_entropy_weights: tuple[float, ...] | None = None,
+    absent_classes: Literal["left_out", "counted"] = "left_out",
+    partial_labels: PartialLabels = "merged",
     smoothing: float = 1e-5,
+    reduce: Reduce = _alone,
 ) -> Tensor:
-    """Return cross-entropy plus weighted soft Dice loss over the batch.
+    """Return cross-entropy plus weighted soft Dice loss, both over the whole batch.
 
-    The Dice term of a class that is absent from the target is left out of the mean: its false positives are
-    the cross-entropy's business. With no weighted class present, the Dice term is zero.
+    Cases with voxels of unknown tissue count for the lesion's Dice alone, and their cross-entropy is that of
+    lesion against all else. With no weighted class present, the Dice term is zero.
 
     Args:
         logits: (B, K, X, Y, Z).
-        target: (B, X, Y, Z) class indices, int64.
+        target: (B, X, Y, Z) int64 with numbers of classes or ``HEALTHY``, or (B, K, X, Y, Z) shares.
         dice_weights: One weight per class; zero leaves a class (the background) out.
         cross_entropy_weights: One weight per class; None weighs all voxels alike.
-        smoothing: Added to the Dice denominator.
+        absent_classes: See ``LossSettings``.
+        partial_labels: See ``LossSettings``.
+        smoothing: Added to numerator and denominator of Dice.
+        reduce: Sums over the processes of a distributed run, so that the batch is that of all of them.
 
     Returns:
         Scalar.
@@ -38,22 +88,98 @@ def dice_cross_entropy(
     for weights in (dice_weights, cross_entropy_weights):
         if weights is not None and len(weights) != classes:
             raise ValueError(f"expected {classes} weights, one per class, but got {len(weights)}")
-    log_probability = torch.log_softmax(logits.float(), dim=1)
-    balance = None if cross_entropy_weights is None else log_probability.new_tensor(cross_entropy_weights)
-    cross_entropy = torch.nn.functional.nll_loss(log_probability, target, weight=balance)
-    numerator = logits.new_zeros((), dtype=torch.float32)
-    total = 0.0
-    for k, weight in enumerate(dice_weights):
-        inside = target == k
-        count = inside.sum()
-        if weight == 0 or count == 0:
-            continue
-        probability = log_probability[:, k].exp()
-        overlap = (probability * inside).sum()
-        dice = 2 * overlap / (probability.sum() + count + smoothing)
-        numerator = numerator + weight * (1 - dice)
-        total += weight
-    return cross_entropy + (numerator / total if total else numerator)
+    balance = logits.new_ones(classes, dtype=torch.float32)
+    if cross_entropy_weights is not None:
+        balance = logits.new_tensor(cross_entropy_weights, dtype=torch.float32)
+    soft = target.is_floating_point()
+    partial = torch.zeros(len(target), dtype=torch.bool) if soft else (target == HEALTHY).flatten(1).any(1)
+    groups: list[tuple[Tensor, ...]] = []
+    if not bool(partial.all()):
+        kept = slice(None) if not bool(partial.any()) else ~partial
+        groups.append(_sums(logits[kept].float().log_softmax(1), target[kept], balance))
+    if bool(partial.any()):
+        kept = slice(None) if bool(partial.all()) else partial
+        two = _two_classes(logits[kept].float(), partial_labels)
+        lesion = (target[kept] == classes - 1).long()
+        entropy, weight, overlap, predicted, true = _sums(two, lesion, balance[[0, classes - 1]])
+        padding = logits.new_zeros(classes - 1, dtype=torch.float32)
+        groups.append(
+            (entropy, weight, *(torch.cat([padding, each[1:]]) for each in (overlap, predicted, true)))
+        )
+    parts = [sum(each[1:], each[0]) for each in zip(*groups, strict=True)]
+    packed = reduce(torch.cat([part.reshape(-1) for part in parts]))
+    overlap, predicted, true = packed[2:].split(classes)
+    dice = (2 * overlap + smoothing) / (predicted + true + smoothing)
+    share = logits.new_tensor(dice_weights, dtype=torch.float32)
+    if absent_classes == "left_out":
+        share = share * (true.detach() > 0)
+    total = share.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return packed[0] / packed[1] + ((1 - dice) * share).sum() / total
+
+
+def _sums(log_probability: Tensor, target: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
+    """Return the weighted cross-entropy, its weight, and (K,) overlap, predicted and true sizes."""
+    classes = log_probability.shape[1]
+    if target.is_floating_point():
+        weights = target * balance.view(1, -1, 1, 1, 1)
+        probability = log_probability.exp()
+        dims = (0, 2, 3, 4)
+        return (
+            -(weights * log_probability).sum(),
+            weights.sum(),
+            (probability * target).sum(dims),
+            probability.sum(dims),
+            target.sum(dims),
+        )
+    entropy = torch.nn.functional.nll_loss(log_probability, target, weight=balance, reduction="sum")
+    sizes = torch.bincount(target.flatten(), minlength=classes).to(torch.float32)
+    probability = log_probability.exp()
+    right = probability.gather(1, target[:, None]).flatten()
+    overlap = torch.zeros_like(sizes).index_add(0, target.flatten(), right)
+    return entropy, (sizes * balance).sum(), overlap, probability.sum((0, 2, 3, 4)), sizes
+
+
+def _two_classes(logits: Tensor, partial_labels: PartialLabels) -> Tensor:
+    """Return the log-probabilities (B, 2, X, Y, Z) of healthy and lesion."""
+    if partial_labels == "first_and_last":
+        return logits[:, [0, -1]].log_softmax(1)
+    log_probability = logits.log_softmax(1)
+    return torch.stack([log_probability[:, :-1].logsumexp(1), log_probability[:, -1]], dim=1)
+
+
+def logit_regression(logits: Tensor, target: Tensor, *, reduce: Reduce = _alone) -> Tensor:
+    """Return the weighted mean squared distance of the logits from +5 (their class) and -5 (the others).
+
+    Voxels weigh 1e-8 plus their share of foreground. Where a case holds ``HEALTHY``, just the first and the
+    last logit of its voxels are fitted.
+
+    Args:
+        logits: (B, K, X, Y, Z).
+        target: As in `dice_cross_entropy`.
+        reduce: Sums over the processes of a distributed run.
+
+    Returns:
+        Scalar.
+
+    Source: the warm-up loss of the published SynthStroke code.
+    """
+    classes = logits.shape[1]
+    squares = logits.new_zeros((), dtype=torch.float32)
+    total = squares.clone()
+    for each, truth in zip(logits.float(), target, strict=True):
+        if truth.is_floating_point():
+            wanted = truth
+        elif bool((truth == HEALTHY).any()):
+            each = each[[0, -1]]
+            lesion = (truth == classes - 1).float()
+            wanted = torch.stack([1 - lesion, lesion])
+        else:
+            wanted = torch.nn.functional.one_hot(truth, classes).movedim(-1, 0).float()
+        weight = 1 - wanted[0] + 1e-8
+        squares = squares + (weight * (each - 5 * (2 * wanted - 1)).square()).sum()
+        total = total + weight.sum() * len(wanted)
+    packed = reduce(torch.stack([squares, total]))
+    return packed[0] / packed[1]
 
 
 def deep_supervision(
@@ -63,7 +189,7 @@ def deep_supervision(
 
     Args:
         heads: Logits (B, K, x, y, z), the finest first; each on its own grid.
-        target: (B, X, Y, Z) class indices on the grid of the finest.
+        target: Hard or soft, on the grid of the finest.
         loss: Of logits and target on one grid.
 
     Returns:
@@ -73,9 +199,14 @@ def deep_supervision(
     """
     total = torch.zeros((), device=target.device)
     for depth, logits in enumerate(heads):
-        fitting = target
-        if logits.shape[2:] != target.shape[1:]:
-            small = torch.nn.functional.interpolate(target[:, None].float(), logits.shape[2:], mode="nearest")
-            fitting = small[:, 0].to(target.dtype)
-        total = total + 0.5**depth * loss(logits, fitting)
+        total = total + 0.5**depth * loss(logits, _on_grid(target, logits.shape[2:]))
     return total / sum(0.5**depth for depth in range(len(heads)))
+
+
+def _on_grid(target: Tensor, shape: torch.Size) -> Tensor:
+    if target.shape[-3:] == shape:
+        return target
+    if target.is_floating_point():
+        return torch.nn.functional.adaptive_avg_pool3d(target, tuple(shape))
+    small = torch.nn.functional.interpolate(target[:, None].float(), shape, mode="nearest")
+    return small[:, 0].to(target.dtype)

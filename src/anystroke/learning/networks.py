@@ -72,6 +72,16 @@ def compact_unet(classes: int) -> DivisibleUNet:
     return _monai_unet(classes, (24, 48, 96, 192, 192), dropout=0.0)
 
 
+def small_unet(classes: int) -> DivisibleUNet:
+    """Build a network for old computers and browsers: as `compact_unet`, with channels 16-32-64-128-128."""
+    return _monai_unet(classes, (16, 32, 64, 128, 128), dropout=0.0)
+
+
+def tiny_unet(classes: int) -> DivisibleUNet:
+    """Build a network to try things with in minutes: as `compact_unet`, with channels 8-16-32-32."""
+    return _monai_unet(classes, (8, 16, 32, 32), dropout=0.0)
+
+
 def residual_unet(classes: int) -> DivisibleUNet:
     """Build the residual U-Net of SynthStroke, qATLAS and qSynth.
 
@@ -141,6 +151,8 @@ def mded(classes: int) -> DivisibleUNet:
 
 ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
+    "small_unet": small_unet,
+    "tiny_unet": tiny_unet,
     "residual_unet": residual_unet,
     "plain_unet": plain_unet,
     "residual_encoder_unet": residual_encoder_unet,

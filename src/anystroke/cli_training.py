@@ -1,0 +1,115 @@
+"""The verbs that train networks."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from anystroke.cli_common import OK, ArgumentError, check_folder
+
+if TYPE_CHECKING:
+    from anystroke.learning.recipes import TrainingSettings
+    from anystroke.learning.training import Devices
+
+_Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
+_Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+_Override = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
+]
+_Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
+_Devices = Annotated[
+    str, typer.Option(metavar="N", help="Processes on this machine; auto: all GPUs, or one on the CPU.")
+]
+_Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.", show_default="what the launcher says")]
+_Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
+_ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (TOML).")],
+    output: _Output,
+    resume: _Resume = False,
+    override: _Override = None,
+    accelerator: _Accelerator = "auto",
+    devices: _Devices = "auto",
+    nodes: _Nodes = None,
+    _debug: _Debug = False,
+) -> int:
+    """Train a network.
+
+    Writes a model folder that 'segment --model' takes, checkpoints, a log, validations, pictures and a
+    report. A run that was killed goes on with --resume as if nothing had happened. torchrun and Slurm start
+    it on many devices without a change.
+
+    Example: anystroke train recipes/default.toml -o run --override optimiser.steps=2000
+    """
+    check_folder(output)
+    chosen = _chosen_devices(accelerator, devices, nodes)
+    from anystroke.config import ConfigError
+    from anystroke.learning.recipes import load_recipe
+
+    try:
+        settings = load_recipe(recipe, override)
+    except ConfigError as error:
+        raise ArgumentError(str(error)) from error
+    return _run(settings, output, resume=resume, devices=chosen)
+
+
+def finetune(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATA", help="Scans with masks: a BIDS data set, an nnU-Net raw folder or a TSV of paths."
+        ),
+    ],
+    output: _Output,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="What to start from: a shipped model, or a model folder.")
+    ] = "default",
+    simulated: Annotated[
+        int, typer.Option(min=0, help="Simulated scans for each of yours, so that nothing is forgotten.")
+    ] = 1,
+    resume: _Resume = False,
+    override: _Override = None,
+    accelerator: _Accelerator = "auto",
+    devices: _Devices = "auto",
+    nodes: _Nodes = None,
+    _debug: _Debug = False,
+) -> int:
+    """Go on training a model with scans and masks of one's own.
+
+    Example: anystroke finetune my_bids_folder -o my_model --override optimiser.steps=500
+    """
+    check_folder(output)
+    chosen = _chosen_devices(accelerator, devices, nodes)
+    from anystroke.config import ConfigError
+    from anystroke.learning.checkpoints import CheckpointError
+    from anystroke.learning.finetuning import finetuning_recipe
+
+    try:
+        settings = finetuning_recipe(data, model=model, simulated=simulated, overrides=override or [])
+    except (ConfigError, CheckpointError) as error:
+        raise ArgumentError(str(error)) from error
+    return _run(settings, output, resume=resume, devices=chosen)
+
+
+def _run(settings: "TrainingSettings", output: Path, *, resume: bool, devices: "Devices") -> int:
+    from anystroke.learning.training import train as run_recipe
+    from anystroke.memory import keep_pages
+
+    keep_pages()
+    logging.getLogger("anystroke").setLevel(logging.INFO)
+    typer.echo(f"model: {run_recipe(settings, output, resume=resume, devices=devices)}")
+    return OK
+
+
+def _chosen_devices(accelerator: str, devices: str, nodes: int | None) -> "Devices":
+    if accelerator not in _ACCELERATORS:
+        raise ArgumentError(f"--accelerator must be one of {', '.join(_ACCELERATORS)}, got {accelerator!r}")
+    if devices != "auto" and not (devices.isdigit() and int(devices) > 0):
+        raise ArgumentError(f"--devices must be 'auto' or a number of processes, got {devices!r}")
+    from anystroke.learning.training import Devices
+
+    return Devices(accelerator, devices if devices == "auto" else int(devices), nodes)

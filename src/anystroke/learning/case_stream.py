@@ -1,0 +1,171 @@
+"""Training cases in an order that nothing but the seed decides.
+
+Case n depends on the seed and n alone: not on the number of worker processes, of devices, or on where a run
+was broken off.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from anystroke.fields import GridShape
+from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.learning.cases import Case, CaseSource
+from anystroke.memory import keep_pages
+from anystroke.rng import choice, stream
+
+Batch = tuple[Tensor, Tensor]
+"""(B, 1, X, Y, Z) float32, normalised; (B, X, Y, Z) uint8 or (B, K, X, Y, Z) float32."""
+
+
+def rotation(shares: Sequence[int]) -> list[int]:
+    """Return the order in which sources take turns, each spread as evenly as its share allows.
+
+    Args:
+        shares: Cases of each source in one round, 1 or more.
+
+    Returns:
+        Index of a source for each case of the round.
+
+    Example:
+        >>> rotation([1, 1]), rotation([3, 1])
+        ([0, 1], [0, 0, 1, 0])
+    """
+    credit = [0] * len(shares)
+    order = []
+    for _ in range(sum(shares)):
+        credit = [have + share for have, share in zip(credit, shares, strict=True)]
+        turn = credit.index(max(credit))
+        credit[turn] -= sum(shares)
+        order.append(turn)
+    return order
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """What decides the cases of a stream.
+
+    Attributes:
+        shares: Cases of each source in one round.
+        shapes: Sizes of cases; each batch draws one.
+        shape_weights: Probability of each.
+        seed: Seed of the run.
+        batch: Cases of a batch.
+    """
+
+    shares: tuple[int, ...]
+    shapes: tuple[GridShape, ...]
+    shape_weights: tuple[float, ...]
+    seed: int
+    batch: int = 1
+
+
+class CaseStream(IterableDataset[Batch]):
+    """The batches that one process of a run trains on, number ``first``, ``first + 1``, ...
+
+    Batch m of process r of R holds the cases from ``(m R + r) B`` on, so that R processes with batches of B
+    see in each step what one process with batches of R B sees.
+
+    Args:
+        open_sources: Makes the sources; called once in each worker process.
+        settings: What decides the cases.
+        first: Number of the first batch.
+        rank: Of this process.
+        ranks: Number of processes.
+    """
+
+    def __init__(
+        self,
+        open_sources: Callable[[], Sequence[CaseSource]],
+        settings: StreamSettings,
+        *,
+        first: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.settings = settings
+        self.first, self.rank, self.ranks = first, rank, ranks
+        self._open = open_sources
+        self._sources: Sequence[CaseSource] | None = None
+        self._order = rotation(settings.shares)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this worker's share of the batches."""
+        worker = get_worker_info()
+        offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker:
+            torch.set_num_threads(1)
+            keep_pages()
+        for number in count(self.first + offset, step):
+            cases = self.cases(number)
+            images = torch.stack([normalise_intensity(case.image)[None] for case in cases])
+            yield images, stack_targets([case.target for case in cases])
+
+    def cases(self, number: int) -> list[Case]:
+        """Make the cases of one batch.
+
+        Args:
+            number: Of the batch.
+
+        Raises:
+            ValueError: A source's image is constant; the message names the case.
+        """
+        if self._sources is None:
+            self._sources = self._open()
+        settings = self.settings
+        shape = settings.shapes[choice(stream(settings.seed, "shape", number), list(settings.shape_weights))]
+        first = (number * self.ranks + self.rank) * settings.batch
+        return [self._case(n, shape) for n in range(first, first + settings.batch)]
+
+    def records(self, number: int) -> list[dict[str, Any]]:
+        """Return what the cases of one batch were made of."""
+        return [case.record for case in self.cases(number)]
+
+    def _case(self, number: int, shape: GridShape) -> Case:
+        assert self._sources is not None
+        turn = self._order[number % len(self._order)]
+        case = self._sources[turn].case(shape, rng=stream(self.settings.seed, "case", number))
+        if not float(case.image.max()) > float(case.image.min()):
+            raise ValueError(f"case {number} is constant, expected an image; it was made of {case.record}")
+        return case
+
+
+def stack_targets(targets: Sequence[Tensor]) -> Tensor:
+    """Make one tensor of the targets of a batch.
+
+    Args:
+        targets: All hard, (X, Y, Z), or all soft, (K, X, Y, Z).
+
+    Raises:
+        ValueError: Some are hard and some are soft.
+    """
+    kinds: set[Literal["hard", "soft"]] = {"soft" if t.is_floating_point() else "hard" for t in targets}
+    if len(kinds) > 1:
+        raise ValueError(
+            "expected the cases of a batch to have targets of one kind, but some are hard and some soft; "
+            "use batches of 1 (and optimiser.accumulate) or one kind of target"
+        )
+    return torch.stack(list(targets))
+
+
+def stream_loader(cases: CaseStream, *, workers: int, pin_memory: bool = False) -> DataLoader[Batch]:
+    """Return an endless loader of batches in the order of their numbers.
+
+    Args:
+        cases: What to load.
+        workers: Processes that make cases while the network learns; 0 makes them in this one.
+        pin_memory: For a GPU.
+    """
+    return DataLoader(
+        cases,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )

@@ -1,0 +1,270 @@
+"""Recipes: everything that decides a training run, as typed settings read from TOML."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from anystroke.config import ConfigError, StrictModel, apply_overrides, read_toml, validate
+from anystroke.fields import GridShape
+from anystroke.learning.augmentation import AugmentationSettings
+from anystroke.learning.losses import LossSettings
+from anystroke.learning.maps import MapSettings
+from anystroke.learning.scans import ScanSettings
+from anystroke.learning.targets import Scheme
+from anystroke.random_contrasts import RandomContrastSettings
+from anystroke.synthesis import SynthesisSettings
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class DataSettings(StrictModel):
+    """Where label maps and lesion masks are, and which are kept from training.
+
+    Attributes:
+        anatomies: Folders of label maps in the SynthSeg scheme.
+        lesions: Folders of lesion masks in MNI space.
+        package: Use the package's own anatomy as well (the MNI152 brain, without a skull) and so many made-up
+            lesions; what is made up is also held out where nothing else is.
+        held_out_anatomies: Stems of label maps that training never sees.
+        held_out_lesions: Share of lesion masks, by a hash of the stem, that training never sees.
+        split: Name that the hash begins with; another name holds out other masks.
+        largest_lesion_ml: Masks above this volume are taken for errors and left out.
+    """
+
+    anatomies: tuple[Path, ...] = ()
+    lesions: tuple[Path, ...] = ()
+    package: int = Field(default=0, ge=0)
+    held_out_anatomies: tuple[str, ...] = ()
+    held_out_lesions: float = Field(default=0.15, ge=0, lt=1)
+    split: str = ""
+    largest_lesion_ml: float = Field(default=400.0, gt=0)
+
+
+class GridSettings(StrictModel):
+    """The voxels that a network sees.
+
+    Attributes:
+        spacing: Voxel size in mm.
+        shapes: Sizes of the parts of a head that are cut out; each step draws one.
+        shape_weights: Probability of each of them.
+    """
+
+    spacing: float = Field(default=2.0, gt=0)
+    shapes: tuple[GridShape, ...] = ((96, 112, 96),)
+    shape_weights: tuple[float, ...] = (1.0,)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GridSettings":
+        if not self.shapes or len(self.shapes) != len(self.shape_weights):
+            raise ValueError(
+                f"expected a weight for each of at least one shape, got {len(self.shapes)} shapes and "
+                f"{len(self.shape_weights)} weights"
+            )
+        return self
+
+
+class _Source(StrictModel):
+    share: int = Field(default=1, gt=0)
+    augmentation: AugmentationSettings | None = None
+
+
+class SimulatedPart(_Source):
+    """Scans simulated by physics.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases.
+        synthesis: What scans look like; grid and voxel size are those of the recipe.
+        target: Hard classes, or the share of each class in each voxel.
+    """
+
+    kind: Literal["simulated"]
+    synthesis: SynthesisSettings = SynthesisSettings()
+    target: Literal["hard", "soft"] = "hard"
+
+
+class RandomContrastPart(_Source):
+    """Scans of random contrast, as SynthStroke makes them.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases.
+        contrasts: How random; grid and voxel size are those of the recipe.
+        target: Hard classes, or the share of each class in each voxel.
+    """
+
+    kind: Literal["random_contrasts"]
+    contrasts: RandomContrastSettings = RandomContrastSettings()
+    target: Literal["hard", "soft"] = "hard"
+
+
+class ScansPart(_Source):
+    """Labelled scans, also pseudo-labelled ones.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases.
+        scans: Where they are.
+    """
+
+    kind: Literal["scans"]
+    scans: ScanSettings
+
+
+class MapsPart(_Source):
+    """Scans simulated from measured or estimated maps of patients.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases.
+        maps: Where they are.
+    """
+
+    kind: Literal["maps"]
+    maps: MapSettings
+
+
+Part = Annotated[SimulatedPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")]
+
+
+class OptimiserSettings(StrictModel):
+    """How the network is fitted.
+
+    Attributes:
+        steps: Number of optimiser steps.
+        batch: Cases per forward pass and process.
+        accumulate: Forward passes per step.
+        learning_rate: Peak of AdamW's learning rate.
+        weight_decay: Of AdamW.
+        warm_up: Steps over which the rate rises from zero.
+        power: The rate falls as (1 - step / steps) to this power.
+        clip: Largest gradient norm.
+        ema: Decay of the averaged weights, which are the ones that are kept; 0 keeps the last.
+        precision: ``"auto"`` is bfloat16 where the device computes it fast.
+        compile: Compile the network; worth it on a GPU with shapes that do not change.
+        checkpoint_every: Steps between checkpoints and sheets of samples.
+        workers: Processes that make cases, per device.
+    """
+
+    steps: int = Field(default=10_000, gt=0)
+    batch: int = Field(default=1, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warm_up: int = Field(default=200, ge=0)
+    power: float = Field(default=0.9, ge=0)
+    clip: float = Field(default=12.0, gt=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    precision: Precision = "auto"
+    compile: bool = False
+    checkpoint_every: int = Field(default=250, gt=0)
+    workers: int = Field(default=1, ge=0)
+
+
+class ValidationSettings(StrictModel):
+    """What a run is judged on while it goes on.
+
+    Attributes:
+        every: Steps between validations.
+        patients: Simulated patients with a lesion of 1 ml or more, of the anatomies and masks that are held
+            out; one after the other takes the next contrast, then the next stage, then skull or none.
+        healthy: Simulated patients without a lesion.
+        weightings: The contrasts.
+        preset: Protocols of the simulated patients.
+        scans: Labelled scans, judged apart and never used to choose a model.
+    """
+
+    every: int = Field(default=1000, gt=0)
+    patients: int = Field(default=0, ge=0)
+    healthy: int = Field(default=0, ge=0)
+    weightings: tuple[str, ...] = ("T1w", "T2w", "FLAIR", "DWI")
+    preset: str = "realistic"
+    scans: tuple[Path, ...] = ()
+
+
+class TrainingSettings(StrictModel):
+    """A whole recipe.
+
+    Attributes:
+        name: Name of the model.
+        seed: Seed of weights and cases.
+        start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
+        classes: What the network tells apart: ``"tissues"``, ``"lesion"`` or ``"published"``.
+        grid: The voxels that it sees.
+        data: Label maps and lesion masks.
+        sources: What it is trained on; their shares are the ratio in which cases follow each other.
+        loss: What is minimised.
+        optimiser: How.
+        validation: What the run is judged on.
+    """
+
+    name: str
+    seed: int = 1
+    start_from: str | None = None
+    architecture: str = "compact_unet"
+    classes: Scheme = "tissues"
+    grid: GridSettings = GridSettings()
+    data: DataSettings = DataSettings()
+    sources: tuple[Part, ...]
+    loss: LossSettings = LossSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    validation: ValidationSettings = ValidationSettings()
+
+    @field_validator("sources")
+    @classmethod
+    def _some(cls, sources: tuple[Part, ...]) -> tuple[Part, ...]:
+        if not sources:
+            raise ValueError("expected at least one source of cases")
+        return sources
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSettings:
+    """Read a recipe; its relative data folders are relative to the current folder.
+
+    A recipe may begin with ``base = "other.toml"``, or a list of such files, whose values hold where it gives
+    none: tables are merged, a list such as ``sources`` replaces that of the base, and of several bases the
+    later ones win.
+
+    Args:
+        path: The file.
+        overrides: Changes on top of it, such as ``"optimiser.steps=100"`` or ``"sources.0.share=2"``.
+
+    Raises:
+        ConfigError: If a file is missing or is not TOML, bases go round in a circle, or a value does not fit.
+    """
+    data = _with_bases(Path(path), ())
+    apply_overrides(data, overrides or [])
+    return validate(data, TrainingSettings, source=str(path))
+
+
+def parse_recipe(text: str, *, source: str = "the recipe") -> TrainingSettings:
+    """Read a recipe without a base from a string of TOML."""
+    return validate(tomllib.loads(text), TrainingSettings, source=source)
+
+
+def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: its base recipes lead back to itself; remove one 'base' line")
+    data = read_toml(path)
+    bases = data.pop("base", [])
+    names = [bases] if isinstance(bases, str) else bases
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: 'base' should name one recipe or a list of them, but it is {bases!r}")
+    for name in reversed(names):
+        data = _merged(_with_bases(path.parent / name, (*seen, path.resolve())), data)
+    return data
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    if isinstance(base, dict) and isinstance(changes, dict):
+        keys = [*base, *(key for key in changes if key not in base)]
+        return {
+            key: _merged(base[key], changes[key])
+            if key in base and key in changes
+            else changes.get(key, base.get(key))
+            for key in keys
+        }
+    return changes

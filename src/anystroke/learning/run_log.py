@@ -1,0 +1,204 @@
+"""What a training run leaves behind: one row per step, curves, and a page to look at when it is done."""
+
+import csv
+import importlib.util
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from anystroke.files import atomic_path
+from anystroke.learning.recipes import TrainingSettings
+
+log = logging.getLogger(__name__)
+
+_COLUMNS = ("step", "loss", "learning_rate", "seconds_waiting", "seconds")
+Row = Mapping[str, str | int | float]
+
+
+class RunLog:
+    """Log of a run: ``log.csv``, flushed at once, and the same for TensorBoard where that is installed.
+
+    Rows after the step that a run resumes from are dropped.
+
+    Args:
+        folder: Run folder.
+        done: Steps that were done before.
+        active: False in all processes of a run but one; those write nothing.
+    """
+
+    def __init__(self, folder: Path, done: int, *, active: bool = True) -> None:
+        self.folder = folder
+        self.done = done
+        self.active = active
+        self.recent = math.nan
+        self.best = -math.inf
+        self._board: Any = None
+
+    def __enter__(self) -> "RunLog":
+        """Open the files."""
+        if not self.active:
+            return self
+        rows = [row for row in read_log(self.folder) if int(row["step"]) <= self.done]
+        self._file = (self.folder / "log.csv").open("w", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, _COLUMNS)
+        self._writer.writeheader()
+        self._writer.writerows(rows)
+        self._file.flush()
+        for row in rows:
+            self._follow(float(row["loss"]))
+        for row in read_validation(self.folder):
+            if int(row["step"]) <= self.done and (row["set"], row["group"]) == ("simulated", "all"):
+                self.best = max(self.best, float(row["mean_dice"]))
+        if importlib.util.find_spec("tensorboard") is None:
+            log.warning("tensorboard is not installed: the run is logged to log.csv alone")
+        else:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(  # type: ignore[no-untyped-call]
+                str(self.folder / "tensorboard"), purge_step=self.done + 1
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        if self.active:
+            self._file.close()
+            if self._board is not None:
+                self._board.close()
+
+    def step(self, step: int, loss: float, rate: float, waited: float, seconds: float) -> None:
+        """Add one step.
+
+        Args:
+            step: Its number, from 1.
+            loss: Of the step.
+            rate: Learning rate.
+            waited: Seconds spent waiting for cases.
+            seconds: Seconds of the whole step.
+        """
+        self._follow(loss)
+        if not self.active:
+            return
+        values = (step, f"{loss:.9g}", f"{rate:.6g}", f"{waited:.4f}", f"{seconds:.4f}")
+        self._writer.writerow(dict(zip(_COLUMNS, values, strict=True)))
+        self._file.flush()
+        if self._board is not None:
+            self._board.add_scalar("loss", loss, step)
+            self._board.add_scalar("learning rate", rate, step)
+            self._board.add_scalar("seconds per step", seconds, step)
+
+    def _follow(self, loss: float) -> None:
+        self.recent = loss if math.isnan(self.recent) else 0.98 * self.recent + 0.02 * loss
+
+    def sheet(self, step: int, picture: Path) -> None:
+        """Show a sheet of samples."""
+        if self._board is not None:
+            from matplotlib.image import imread
+
+            pixels = np.asarray(imread(picture))
+            self._board.add_image("samples", pixels[..., :3], step, dataformats="HWC")
+
+    def validated(self, step: int, rows: Sequence[Row]) -> bool:
+        """Add a validation.
+
+        Returns:
+            Whether the mean Dice of the simulated patients with lesions is the best so far.
+        """
+        for row in rows:
+            for name, value in row.items():
+                if self._board is not None and isinstance(value, float):
+                    self._board.add_scalar(f"{row['set']} {row['group']}/{name}", value, step)
+        scores = [float(r["mean_dice"]) for r in rows if (r["set"], r["group"]) == ("simulated", "all")]
+        if not scores or not scores[0] > self.best:
+            return False
+        self.best = scores[0]
+        return True
+
+
+def read_log(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's log, without a last one that was cut off; none if there is no log."""
+    rows = _read(folder / "log.csv")
+    return [row for row in rows if row["step"].isdigit() and all(row.get(key) for key in _COLUMNS)]
+
+
+def read_validation(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's validations; none if there are none."""
+    return _read(folder / "validation.csv")
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_report(folder: Path, settings: TrainingSettings) -> Path:
+    """Write ``report.html``: curves, rates, the last validation, the last samples and the recipe.
+
+    Args:
+        folder: Run folder.
+        settings: The recipe.
+
+    Returns:
+        The page.
+    """
+    rows, validations = read_log(folder), read_validation(folder)
+    _curves(rows, validations, folder / "curves.png")
+    seconds = [float(row["seconds"]) for row in rows]
+    waited = sum(float(row["seconds_waiting"]) for row in rows)
+    samples = sorted((folder / "samples").glob("*.png"))
+    template = Environment(loader=PackageLoader("anystroke", "learning"), autoescape=True).get_template(
+        "run_report.html"
+    )
+    last = max((int(row["step"]) for row in validations), default=0)
+    page = template.render(
+        name=settings.name,
+        steps=len(rows),
+        planned=settings.optimiser.steps,
+        hours=sum(seconds) / 3600,
+        rate=len(seconds) / sum(seconds) if seconds else 0.0,
+        waiting=100 * waited / sum(seconds) if seconds else 0.0,
+        loss=float(rows[-1]["loss"]) if rows else math.nan,
+        validation=[row for row in validations if int(row["step"]) == last],
+        last=last,
+        sample=samples[-1].relative_to(folder).as_posix() if samples else None,
+        recipe=settings.model_dump_json(indent=2),
+    )
+    path = folder / "report.html"
+    with atomic_path(path, overwrite=True) as part:
+        part.write_text(page, encoding="utf-8")
+    return path
+
+
+def _curves(rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str, str]], path: Path) -> None:
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    steps = np.array([int(row["step"]) for row in rows])
+    losses = np.array([float(row["loss"]) for row in rows])
+    left.plot(steps, losses, color="0.8", linewidth=0.5)
+    width = max(1, len(losses) // 50)
+    if len(losses) >= width:
+        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
+        left.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width} steps")
+        left.legend()
+    left.set(xlabel="step", ylabel="loss")
+    groups = sorted({(r["set"], r["group"]) for r in validations if r["group"] == "all" and r["set"] != "healthy"})
+    for of, group in groups:
+        points = [
+            (int(r["step"]), float(r["mean_dice"])) for r in validations if (r["set"], r["group"]) == (of, group)
+        ]
+        right.plot(*zip(*points, strict=True), marker="o", label=f"{of} patients")
+    if groups:
+        right.legend()
+    right.set(xlabel="step", ylabel="mean Dice of validation", ylim=(0, 1))
+    with atomic_path(path, overwrite=True) as part:
+        figure.savefig(part, dpi=110)

@@ -1,0 +1,317 @@
+"""State of one training run, and the one step that changes it."""
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from anystroke.files import sha256
+from anystroke.inference.prediction import fast_bfloat16
+from anystroke.learning.case_stream import Batch
+from anystroke.learning.checkpoints import (
+    ModelConfig,
+    find_model,
+    parameter_count,
+    read_tensors,
+    save_model,
+    state_to_tensors,
+    write_atomically,
+)
+from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
+from anystroke.learning.networks import build_network
+from anystroke.learning.recipes import OptimiserSettings, Precision, TrainingSettings
+from anystroke.learning.targets import SCHEMES
+from anystroke.rng import stream
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class LossError(TrainingError):
+    """The loss or its gradient is not a finite number."""
+
+
+def make_fabric(
+    precision: Precision = "auto",
+    *,
+    accelerator: str = "auto",
+    devices: int | str = 1,
+    nodes: int = 1,
+) -> Fabric:
+    """Return what runs a training on one device or many.
+
+    Args:
+        precision: See ``OptimiserSettings``.
+        accelerator: ``"cpu"``, ``"cuda"``, ``"mps"``, or ``"auto"``: the best there is.
+        devices: How many on this machine, or ``"auto"``.
+        nodes: Machines.
+
+    Raises:
+        TrainingError: There is no such accelerator, or not so many devices.
+    """
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device("mps" if accelerator == "mps" else accelerator.replace("gpu", "cuda"))
+    half = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
+    if devices == "auto":
+        devices = torch.cuda.device_count() if device.type == "cuda" else 1
+    many = int(devices) * nodes > 1
+    try:
+        return Fabric(
+            accelerator=device.type,
+            devices=int(devices),
+            num_nodes=nodes,
+            strategy="ddp" if many else "auto",
+            precision="bf16-mixed" if half else "32-true",
+        )
+    except (RuntimeError, ValueError) as error:
+        # Fabric's own messages; its configuration errors derive from ValueError.
+        first = " ".join(str(error).split())
+        raise TrainingError(f"cannot train on {devices} device(s) of kind {device.type!r}: {first}") from None
+
+
+class Trainer:
+    """Network, its running average, optimiser and step of one run.
+
+    Args:
+        settings: The recipe.
+        folder: Run folder; the checkpoints go there.
+        fabric: Where to compute; this process alone if None.
+
+    Raises:
+        CheckpointError: The model that training starts from is missing or damaged.
+        TrainingError: Nothing of it fits the architecture.
+    """
+
+    def __init__(self, settings: TrainingSettings, folder: Path, fabric: Fabric | None = None) -> None:
+        self.settings = settings
+        self.folder = folder
+        self.fabric = fabric or make_fabric(settings.optimiser.precision)
+        self.classes = SCHEMES[settings.classes]
+        self.module = build_network(settings.architecture, len(self.classes), seed=settings.seed)
+        if settings.start_from is not None:
+            _start(self.module, settings)
+        if self.fabric.device.type == "cuda":
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)
+        self.module.to(self.fabric.device)
+        self.module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if settings.optimiser.compile:
+            self.module.network.compile()
+        self.average = {key: value.clone() for key, value in self.module.state_dict().items()}
+        options = settings.optimiser
+        optimiser = torch.optim.AdamW(
+            self.module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
+        self.network, self.optimiser = self.fabric.setup(self.module, optimiser)
+        self.network.mark_forward_method("heads")
+        self.step = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the current step."""
+        options = self.settings.optimiser
+        remaining = max(1 - self.step / options.steps, 0.0)
+        warm = min((self.step + 1) / max(options.warm_up, 1), 1.0)
+        return options.learning_rate * warm * math.pow(remaining, options.power)
+
+    def train_step(self, *batches: Batch) -> float:
+        """Do one optimiser step.
+
+        Args:
+            batches: As many as gradients are accumulated over.
+
+        Returns:
+            The mean loss of the batches, those of the other processes included.
+
+        Raises:
+            LossError: If loss or gradient is not finite; the weights are left as they were.
+        """
+        options = self.settings.optimiser
+        self.optimiser.zero_grad(set_to_none=True)
+        value = 0.0
+        for number, batch in enumerate(batches):
+            waiting = number < len(batches) - 1
+            with self.fabric.no_backward_sync(self.network, enabled=waiting):
+                loss = self._loss(*batch, number=number)
+                value += float(loss.detach()) / len(batches)
+                if not math.isfinite(value):
+                    raise LossError(self._trouble("loss", value))
+                self.fabric.backward(loss / len(batches))
+        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), options.clip)
+        if not bool(torch.isfinite(norm)):
+            raise LossError(self._trouble("gradient", float(norm)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.learning_rate
+        self.optimiser.step()
+        self.step += 1
+        self._average(options)
+        return value
+
+    def _trouble(self, what: str, value: float) -> str:
+        return (
+            f"the {what} of step {self.step} is {value}; resume from the last checkpoint with a lower "
+            "optimiser.learning_rate"
+        )
+
+    def _loss(self, image: Tensor, target: Tensor, *, number: int) -> Tensor:
+        settings = self.settings.loss
+        image = image.to(self.fabric.device, memory_format=torch.channels_last_3d)
+        target = target.to(self.fabric.device)
+        if not target.is_floating_point():
+            target = target.long()
+        with torch.random.fork_rng(devices=self._cuda_devices()):
+            # Dropout draws from the global stream: its own number for each step makes resuming exact.
+            torch.manual_seed(
+                stream(self.settings.seed, "dropout", self.step, number, self.fabric.global_rank).initial_seed()
+            )
+            heads: Sequence[Tensor] = self.network.heads(image)
+        reduce = self._sum_over_processes
+        if self.step < settings.l2_steps:
+            return deep_supervision(heads, target, partial(logit_regression, reduce=reduce))
+        one = partial(
+            dice_cross_entropy,
+            dice_weights=settings.weights(len(self.classes)),
+            cross_entropy_weights=settings.cross_entropy_weights,
+            absent_classes=settings.absent_classes,
+            partial_labels=settings.partial_labels,
+            reduce=reduce,
+        )
+        return deep_supervision(heads, target, one)
+
+    def _cuda_devices(self) -> list[int]:
+        device = self.fabric.device
+        return [device.index or 0] if device.type == "cuda" else []
+
+    def _sum_over_processes(self, sums: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return sums
+        from torch.distributed.nn.functional import all_reduce
+
+        total: Tensor = all_reduce(sums)
+        return total
+
+    def _average(self, options: OptimiserSettings) -> None:
+        decay = min(options.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for key, now in self.module.state_dict().items():
+                if now.is_floating_point():
+                    self.average[key].lerp_(now, 1 - decay)
+                else:
+                    self.average[key].copy_(now)
+
+    def save(self) -> None:
+        """Write the state for resuming, and the averaged network as a model for use."""
+        tensors = {f"network.{k}": v for k, v in self.module.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        tensors |= state_to_tensors("optimiser", self.optimiser.state_dict()["state"])
+        facts = {"step": str(self.step), "recipe": recipe_digest(self.settings)}
+        write_atomically(self.folder / "state.safetensors", tensors, facts)
+        self.export(self.folder / "model")
+
+    def export(self, folder: Path, **facts: Any) -> None:
+        """Write the averaged network as a model folder.
+
+        Args:
+            folder: Made if missing.
+            facts: More to say about the training.
+        """
+        network = build_network(self.settings.architecture, len(self.classes), seed=self.settings.seed)
+        network.load_state_dict(self.average)
+        packs = sorted((self.folder / "data").glob("*.safetensors"))
+        config = ModelConfig(
+            name=self.settings.name,
+            architecture=self.settings.architecture,
+            classes=self.classes,
+            brain=self.classes[1:-1],
+            spacing=self.settings.grid.spacing,
+            divisor=network.divisor,
+            training={
+                "steps": self.step,
+                "planned_steps": self.settings.optimiser.steps,
+                "seed": self.settings.seed,
+                "parameters": parameter_count(network),
+                "start_from": self.settings.start_from,
+                "pack_sha256": {
+                    path.stem: sha256(path) for path in packs if not path.stem.startswith("held_out")
+                },
+                **facts,
+            },
+        )
+        save_model(folder, network, config)
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint of the run folder.
+
+        Raises:
+            CheckpointError: If the file is damaged.
+            TrainingError: If it belongs to another architecture.
+        """
+        tensors, metadata = read_tensors(self.folder / "state.safetensors")
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
+        for key, value in tensors.items():
+            part, _, rest = key.partition(".")
+            parts[part][rest] = value
+        expected = {key: tuple(value.shape) for key, value in self.average.items()}
+        if expected != {key: tuple(value.shape) for key, value in parts["network"].items()}:
+            raise TrainingError(
+                f"{self.folder} was trained with another architecture than {self.settings.architecture!r} "
+                f"for {len(self.classes)} classes; use the recipe of that run or another folder"
+            )
+        if metadata.get("recipe") not in (None, recipe_digest(self.settings)):
+            log.warning(
+                "the recipe differs from the one that %s was begun with: what follows is not the run that "
+                "it would have been",
+                self.folder,
+            )
+        self.module.load_state_dict(parts["network"])
+        self.average = {key: parts["average"][key].to(self.fabric.device) for key in self.average}
+        state = self.optimiser.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        parameters = list(self.module.parameters())
+        for key, value in parts["optimiser"].items():
+            index, _, name = key.partition(".")
+            like = parameters[int(index)]
+            if value.shape == like.shape:
+                value = torch.empty_like(like, requires_grad=False).copy_(value)
+            moments.setdefault(int(index), {})[name] = value
+        self.optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        self.step = int(metadata["step"])
+
+
+def recipe_digest(settings: TrainingSettings) -> str:
+    """Return a fingerprint of a recipe, whatever its number of workers and the time of its checkpoints."""
+    data = settings.model_dump(mode="json", exclude={"optimiser": {"workers", "checkpoint_every"}})
+    return hashlib.sha256(repr(data).encode()).hexdigest()
+
+
+def _start(network: torch.nn.Module, settings: TrainingSettings) -> None:
+    """Load the weights that fit; say which do not."""
+    assert settings.start_from is not None
+    source = find_model(settings.start_from)
+    tensors, _ = read_tensors(source / "model.safetensors")
+    own = network.state_dict()
+    fitting = {
+        key: tensors[key].to(value.dtype)
+        for key, value in own.items()
+        if key in tensors and tensors[key].shape == value.shape
+    }
+    if not fitting:
+        raise TrainingError(
+            f"no tensor of the model in {source} fits the architecture {settings.architecture!r}; "
+            "name the model's own architecture"
+        )
+    network.load_state_dict({**own, **fitting})
+    missing = [key for key in own if key not in fitting]
+    log.info("loaded %d of %d tensors from %s", len(fitting), len(own), source)
+    if missing:
+        log.warning("%d tensors start anew, the first is %s", len(missing), missing[0])

@@ -1,0 +1,223 @@
+"""What a network is judged on while it learns: simulated patients, and apart from them real scans."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anystroke.anatomy.anatomies import Anatomy
+from anystroke.anatomy.lesion_tissues import Stage
+from anystroke.anatomy.lesions import LesionMask, LesionSettings, choose_mask
+from anystroke.evaluation.lesion_wise import match_lesions
+from anystroke.evaluation.overlap import dice
+from anystroke.files import atomic_path
+from anystroke.inference.segmentation import Model, segment
+from anystroke.labelled_scans import LabelledScan
+from anystroke.rng import integer, stream
+from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.volume import Volume
+
+STAGES: tuple[Stage, ...] = ("acute", "subacute", "chronic")
+SMALLEST_ML = 1.0
+_LESION = CLASSES.index("lesion")
+_HEAD_MM = (192.0, 224.0, 192.0)
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One scan with its truth.
+
+    Attributes:
+        scan: The image.
+        truth: (X, Y, Z) bool, the lesion.
+        groups: What results are summed up by, such as ``weighting`` -> ``"FLAIR"``.
+    """
+
+    scan: Volume
+    truth: torch.Tensor
+    groups: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one scan was segmented.
+
+    Attributes:
+        groups: Those of the patient.
+        dice: Of the lesion; NaN without one.
+        f1: Lesion-wise F1 (26 neighbours, any overlap); NaN without a lesion.
+        volume: Of the mask [ml].
+        truth: Of the lesion [ml].
+    """
+
+    groups: dict[str, str]
+    dice: float
+    f1: float
+    volume: float
+    truth: float
+
+
+def simulated_patients(
+    anatomies: Sequence[Anatomy],
+    masks: Sequence[LesionMask],
+    *,
+    count: int,
+    healthy: int,
+    seed: int,
+    weightings: Sequence[str],
+    preset: str = "realistic",
+    spacing: float = 2.0,
+) -> Iterator[Patient]:
+    """Simulate a fixed set of patients, each with the whole head in the field of view.
+
+    One after the other takes the next contrast; all contrasts done, the next stage; all stages done, skull
+    instead of none. So does the count of patients that shows every combination once: contrasts x 3 x 2.
+
+    Args:
+        anatomies: Each patient is one of them, in turn.
+        masks: Lesion masks in MNI space.
+        count: Patients with a lesion of 1 ml or more.
+        healthy: Patients without.
+        seed: Decides all that is random.
+        weightings: Contrasts.
+        preset: Protocols.
+        spacing: Voxel size in mm.
+
+    Raises:
+        ValueError: There is no anatomy, or no mask gives a lesion that large.
+    """
+    if not anatomies or (count and not masks):
+        raise ValueError(
+            f"expected anatomies and lesion masks to validate with, got {len(anatomies)} and {len(masks)}; "
+            "hold some out with data.held_out_anatomies and data.held_out_lesions"
+        )
+    x, y, z = (16 * math.ceil(side / spacing / 16) for side in _HEAD_MM)
+    plain = SynthesisSettings(
+        preset=preset, spacing=spacing, shapes=((x, y, z),), lesions=LesionSettings(absent=0.0), cut=0.0
+    )
+    generators = {
+        stripped: Generator(plain.model_copy(update={"skull_strip": float(stripped)}), masks)
+        for stripped in (False, True)
+    }
+    combinations = [
+        (weighting, stage, stripped)
+        for stripped in (False, True)
+        for stage in STAGES
+        for weighting in weightings
+    ]
+    for number in range(count + healthy):
+        weighting, stage, stripped = combinations[number % len(combinations)]
+        anatomy = anatomies[number % len(anatomies)]
+        generator = generators[stripped]
+        for attempt in range(_TRIES):
+            rng = stream(seed, "validation", number, attempt)
+            lesions = [choose_mask(masks, plain.lesions, rng)] if number < count else []
+            key = integer(rng, 0, 2**62)
+            sample = generator.generate(anatomy, lesions, key=key, stage=stage, weighting=weighting)
+            if number >= count or lesion_ml(sample) >= SMALLEST_ML:
+                break
+        else:
+            raise ValueError(f"expected masks of {SMALLEST_ML} ml or more, but {_TRIES} draws gave none")
+        groups = {
+            "set": "simulated" if number < count else "healthy",
+            "weighting": weighting,
+            "stage": stage if number < count else "none",
+            "skull": "no" if stripped else "yes",
+        }
+        yield Patient(Volume(sample.image[None], sample.affine), sample.target == _LESION, groups)
+
+
+def lesion_ml(sample: Sample) -> float:
+    """Return the volume of a sample's lesion in ml."""
+    voxel = float(torch.linalg.det(sample.affine[:3, :3]).abs())
+    return float((sample.target == _LESION).sum()) * voxel / 1000
+
+
+def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:
+    """Load labelled scans, one after the other.
+
+    Raises:
+        VolumeError: A scan cannot be used.
+    """
+    for scan in scans:
+        yield Patient(Volume.load(scan.image), scan.load_mask() > 0, {"set": "real", "scan": scan.name})
+
+
+def judge(model: Model, patients: Sequence[Patient] | Iterator[Patient]) -> list[Score]:
+    """Segment each scan and compare.
+
+    Args:
+        model: The network with its configuration.
+        patients: Scans with their truth.
+    """
+    scores = []
+    for patient in patients:
+        found = segment(patient.scan, model)
+        mask = found.mask.data[0] > 0
+        truth = float(patient.truth.sum()) * patient.scan.voxel_volume
+        overlap = match = math.nan
+        if truth > 0:
+            overlap = dice(mask, patient.truth)
+            match = match_lesions(mask, patient.truth, voxel_ml=patient.scan.voxel_volume).f1()
+        scores.append(Score(patient.groups, overlap, match, found.lesion_volume, truth))
+    return scores
+
+
+def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
+    """Return one row per group: its number of scans, Dice, F1, missed lesions and volume.
+
+    Without a lesion the volume is false positive; with one it is the difference to the truth.
+    """
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        of = score.groups["set"]
+        groups.setdefault((of, "all"), []).append(score)
+        for name, value in score.groups.items():
+            if name != "set":
+                groups.setdefault((of, f"{name} {value}"), []).append(score)
+    rows: list[dict[str, str | int | float]] = []
+    for (of, group), members in groups.items():
+        lesions = [score for score in members if score.truth > 0]
+        difference = [abs(score.volume - score.truth) for score in members]
+        row: dict[str, str | int | float] = {"set": of, "group": group, "scans": len(members)}
+        row["median_dice"] = _middle([score.dice for score in lesions])
+        row["mean_dice"] = _mean([score.dice for score in lesions])
+        row["mean_f1"] = _mean([score.f1 for score in lesions])
+        row["missed"] = sum(score.dice == 0 for score in lesions)
+        row["median_volume_error_ml"] = _middle(difference)
+        rows.append(row)
+    return rows
+
+
+def append_rows(path: Path, step: int, rows: Sequence[dict[str, str | int | float]]) -> None:
+    """Add the results of one validation to a table; those of this step or later ones are replaced.
+
+    Args:
+        path: CSV.
+        step: Of the run.
+        rows: See `summarise`.
+    """
+    kept: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    with atomic_path(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", *rows[0]])
+        writer.writeheader()
+        writer.writerows(kept)
+        for row in rows:
+            shown = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+            writer.writerow({"step": step, **shown})
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _middle(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan

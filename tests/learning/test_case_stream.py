@@ -1,0 +1,111 @@
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from anystroke.fields import GridShape
+from anystroke.learning.case_stream import (
+    Batch,
+    CaseStream,
+    StreamSettings,
+    rotation,
+    stack_targets,
+    stream_loader,
+)
+from anystroke.learning.cases import Case, CaseSource
+
+SETTINGS = StreamSettings(
+    shares=(1, 1), shapes=((4, 4, 4), (8, 4, 4)), shape_weights=(0.5, 0.5), seed=3, batch=1
+)
+
+
+class Noise:
+    """Random images whose target is the number of the source."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        image = torch.rand(shape, generator=rng)
+        return Case(image, torch.full(shape, self.number, dtype=torch.uint8), {"source": self.number})
+
+
+class Flat:
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        return Case(torch.ones(shape), torch.zeros(shape, dtype=torch.uint8), {"source": "flat"})
+
+
+def _sources(count: int = 2) -> list[CaseSource]:
+    return [Noise(k) for k in range(count)]
+
+
+def _batches(count: int, *, first: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1) -> list[Batch]:
+    cases = CaseStream(_sources, SETTINGS, first=first, rank=rank, ranks=ranks)
+    return list(islice(stream_loader(cases, workers=workers), count))
+
+
+def _same(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
+    return all(
+        torch.equal(a, b)
+        for one, other in zip(first, second, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+def test_each_source_has_its_share_and_is_spread_evenly(shares: list[int]) -> None:
+    order = rotation(shares)
+    assert [order.count(k) for k in range(len(shares))] == shares
+    for length in range(1, len(order) + 1):
+        for k, share in enumerate(shares):
+            assert abs(order[:length].count(k) - length * share / sum(shares)) <= len(shares) / 2
+
+
+def test_two_equal_sources_alternate() -> None:
+    assert [int(target.flatten()[0]) for _, target in _batches(20)] == [0, 1] * 10
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+def test_batches_do_not_depend_on_the_number_of_workers() -> None:
+    alone = _batches(6)
+    assert _same(alone, _batches(6, workers=1))
+    assert _same(alone, _batches(6, workers=3))
+    assert len({float(image.sum()) for image, _ in alone}) == 6
+    assert len({image.shape for image, _ in alone}) == 2
+
+
+def test_a_stream_goes_on_where_another_broke_off() -> None:
+    assert _same(_batches(7)[4:], _batches(3, first=4))
+
+
+def test_two_processes_see_what_one_with_twice_the_batch_sees() -> None:
+    both = [_batches(3, rank=rank, ranks=2) for rank in (0, 1)]
+    wide = CaseStream(_sources, StreamSettings(**{**SETTINGS.__dict__, "batch": 2}))
+    for first, second, whole in zip(*both, wide, strict=False):
+        assert torch.equal(torch.cat([first[0], second[0]]), whole[0])
+        assert torch.equal(torch.cat([first[1], second[1]]), whole[1])
+
+
+def test_records_say_what_a_batch_was_made_of() -> None:
+    cases = CaseStream(partial(_sources, 2), SETTINGS)
+    assert cases.records(4) == [{"source": 0}]
+    assert cases.records(5) == [{"source": 1}]
+
+
+def test_a_constant_image_is_refused_with_its_record() -> None:
+    def flat() -> list[CaseSource]:
+        return [Flat(), Flat()]
+
+    with pytest.raises(ValueError, match="case 0 is constant.*'flat'"):
+        next(iter(CaseStream(flat, SETTINGS)))
+
+
+def test_hard_and_soft_targets_cannot_share_a_batch() -> None:
+    hard: Tensor = torch.zeros(2, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="some are hard and some soft"):
+        stack_targets([hard, torch.zeros(3, 2, 2, 2)])
