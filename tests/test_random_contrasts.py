@@ -1,3 +1,4 @@
+import json
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from anystroke.random_contrasts import (
     RandomContrast,
     RandomContrastGenerator,
     RandomContrastSettings,
+    regenerate,
 )
 from anystroke.rng import stream
 from anystroke.synthesis import CLASSES
@@ -93,3 +95,30 @@ def test_skull_stripping_leaves_background_outside() -> None:
 def test_a_contrast_of_unequal_lists_is_refused() -> None:
     with pytest.raises(ValueError, match="as many SDs as means, got 1 and 2"):
         RandomContrast(means=(1.0, 2.0), sds=(math.pi,))
+
+
+def test_shares_change_nothing_and_follow_flips_and_skull_stripping() -> None:
+    settings = RandomContrastSettings(spacing=4.0, shape=(40, 48, 40), skull_strip=0.5)
+    for key in range(6):
+        hard = _generator(settings).generate(ellipsoid_anatomy(), key=key)
+        soft = _generator(settings.model_copy(update={"soft_target": True})).generate(
+            ellipsoid_anatomy(), key=key
+        )
+        assert soft.shares is not None
+        assert torch.equal(hard.image, soft.image)
+        assert torch.equal(hard.target, soft.target)
+        assert torch.allclose(soft.shares.sum(0), torch.ones(40, 48, 40), atol=1e-5)
+        certain = soft.shares.max(0).values > 0.5
+        assert torch.equal(soft.shares.argmax(0)[certain], soft.target.long()[certain])
+
+
+def test_a_record_regenerates_its_sample_after_a_round_trip_through_json() -> None:
+    sample = _generator(PLAIN)(ellipsoid_anatomy(), rng=stream(2, "case"))
+    record = json.loads(json.dumps(sample.record))
+    again = regenerate(record, [ellipsoid_anatomy()], [sphere_lesion()])
+    assert torch.equal(again.image, sample.image)
+    assert torch.equal(again.target, sample.target)
+    with pytest.raises(ValueError, match="one anatomy called 'ellipsoids', got 0"):
+        regenerate(record, [], [sphere_lesion()])
+    with pytest.raises(ValueError, match="give the same bank"):
+        regenerate(record, [ellipsoid_anatomy()], [])

@@ -1,15 +1,20 @@
 import json
+import tomllib
 
 import pytest
 import torch
 
 from anystroke.acquisition.protocols import from_dict, load_preset
-from anystroke.rng import stream
+from anystroke.anatomy.deformation import DeformationSettings
+from anystroke.anatomy.mixing import LabelField, spread_left
+from anystroke.classes import CLASS_OF_TISSUE
+from anystroke.rng import stream, uniform
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((40, 48, 40),), cut=0.0, thick_slices=0.0)
 LESION = CLASSES.index("lesion")
+STILL = DeformationSettings(rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0)
 
 
 def _generator(**changes: object) -> Generator:
@@ -155,3 +160,130 @@ def test_a_session_has_one_field_strength() -> None:
 def test_a_sequence_of_another_field_keeps_its_own() -> None:
     protocol = load_preset("realistic").sample(stream(1), weighting="UNIT1", field_strength=1.5)
     assert protocol.field_strength in (3.0, 7.0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"cut": 1.0}, {"mass_effect": 1.0, "lesion_centred": 1.0}])
+def test_shares_change_nothing_and_agree_with_the_target(changes: dict[str, float]) -> None:
+    for key in range(4):
+        hard = _generator(**changes).generate(ellipsoid_anatomy(), key=key)
+        soft = _generator(**changes, soft_target=True).generate(ellipsoid_anatomy(), key=key)
+        assert hard.shares is None
+        assert soft.shares is not None
+        assert torch.equal(hard.image, soft.image)
+        assert torch.equal(hard.target, soft.target)
+        assert soft.shares.shape == (5, 40, 48, 40)
+        assert torch.allclose(soft.shares.sum(0), torch.ones(40, 48, 40), atol=1e-5)
+        assert float(soft.shares.min()) >= 0
+        assert torch.equal(soft.shares[LESION] > 0.5, soft.target == LESION)
+        certain = soft.shares.max(0).values > 0.5
+        assert torch.equal(soft.shares.argmax(0)[certain], soft.target.long()[certain])
+        assert 0.5 < float(certain.float().mean()) < 1
+
+
+def test_shares_count_the_parts_of_a_voxel() -> None:
+    settings = SETTINGS.model_copy(
+        update={"deformation": STILL, "spacing": 8.0, "shapes": ((25, 30, 25),), "soft_target": True}
+    )
+    anatomy = ellipsoid_anatomy()
+    sample = Generator(settings).generate(anatomy, [], key=1)
+    assert sample.shares is not None
+    assert isinstance(anatomy.tissues, LabelField)
+    classes = CLASS_OF_TISSUE[anatomy.tissues.labels.long()]
+    voxel_ml = 0.064
+    for number in range(1, len(CLASSES) - 1):
+        expected = float((classes == number).sum()) * voxel_ml
+        assert float(sample.shares[number].sum()) * 8 * voxel_ml == pytest.approx(expected, rel=0.01)
+
+
+def test_a_record_from_before_a_setting_was_there_still_regenerates() -> None:
+    sample = _generator()(ellipsoid_anatomy(), rng=stream(1, "case"))
+    record = json.loads(json.dumps(sample.record))
+    for name in ("soft_target", "transmit_field", "corrupted", "partial_volume"):
+        del record["settings"][name]
+    del record["settings"]["lesions"]["fading"]
+    assert torch.equal(regenerate(record, [ellipsoid_anatomy()], [sphere_lesion()]).image, sample.image)
+
+
+def _published(**changes: object) -> SynthesisSettings:
+    table = tomllib.loads(QSYNTH)
+    return SynthesisSettings.model_validate({**table, "spacing": 4.0, "shapes": [[40, 48, 40]], **changes})
+
+
+QSYNTH = """
+preset = "paper_code"
+priors = "paper"
+texture = 1.0
+largest_fwhm = 10
+rescale_texture = false
+partial_volume = "maps"
+transmit_field = false
+corrupted = false
+leukoaraiosis = 0.0
+lacunes = 0.0
+microbleeds = 0.0
+mass_effect = 0.0
+clear_air = 0.0
+defaced = 0.0
+cut = 0.0
+fat_suppression = {}
+deformation = {rotation = 15, scaling = 0.15, shear = 0.012, translation = 0, elastic = 4, mirror = 0}
+
+[lesions]
+absent = 0.0
+several = 0.0
+mirror = 0.0
+size_power = 0.0
+level = 0.0
+penumbra = 0.0
+haemorrhage = 0.0
+edge = "reference"
+fading = "reference"
+target_above = 0.2
+stages = [1.0, 0.0, 0.0]
+shape = {rotation = 0, scaling = 0, shear = 0, translation = 0, elastic = 0, mirror = 0}
+"""
+
+
+def test_without_texture_and_corruption_an_image_is_the_signal_of_the_mean_maps() -> None:
+    settings = _published(texture=0.0, skull_strip=0.0)
+    sequences = set()
+    for key in range(8):
+        sample = Generator(settings, [sphere_lesion()]).generate(ellipsoid_anatomy(), key=key)
+        maps = {name: sample.maps[name] for name in sample.protocol.needs}
+        assert torch.equal(sample.image, sample.protocol.signal(maps))
+        assert sample.record["scanner"] == {}
+        assert bool((sample.target == LESION).any())
+        sequences.add(sample.protocol.sequence)
+    assert len(sequences) > 2
+
+
+def test_texture_is_smoothed_as_published() -> None:
+    def spread(key: int, **changes: object) -> float:
+        settings = _published(soft_target=True, **changes)
+        sample = Generator(settings).generate(ellipsoid_anatomy(), [], key=key)
+        assert sample.shares is not None
+        white = sample.shares[CLASSES.index("white_matter")] == 1
+        return float(sample.maps["r1"][white].std())
+
+    ratios = [spread(key) / spread(key, largest_fwhm=1) for key in range(8)]
+    widths = [int(uniform(stream(key, "smoothing"), 0.0, 10.0)) for key in range(8)]
+    assert ratios == pytest.approx([spread_left(width) for width in widths], rel=0.25)
+    assert spread(3, rescale_texture=True) == pytest.approx(spread(3, largest_fwhm=1), rel=0.25)
+
+
+def test_a_fading_lesion_is_found_where_its_membership_is_above_the_published_level() -> None:
+    settings = _published(soft_target=True, skull_strip=0.0)
+    below_half = 0
+    for key in range(6):
+        shares = Generator(settings, [sphere_lesion()]).generate(ellipsoid_anatomy(), key=key)
+        assert shares.shares is not None
+        member = shares.shares[LESION]
+        assert torch.equal(member > 0.2, shares.target == LESION)
+        below_half += int(((member > 0.2) & (member <= 0.5)).sum())
+    assert below_half > 0
+
+
+def test_lesions_at_1_mm_can_be_absent() -> None:
+    settings = SETTINGS.model_copy(update={"spacing": 1.0, "shapes": ((16, 16, 16),), "motion": 0.0})
+    sample = Generator(settings, [sphere_lesion()]).generate(ellipsoid_anatomy(), [], key=1)
+    assert not bool((sample.target == LESION).any())

@@ -8,7 +8,7 @@ its published code. Where the code differs from the paper by mistake, ``SHIFTED`
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,8 @@ from anystroke.anatomy.deformation import DeformationSettings, SamplingGrid, gri
 from anystroke.anatomy.labels import TISSUES
 from anystroke.anatomy.lesion_tissues import Stage
 from anystroke.anatomy.lesions import LesionMask, LesionSettings, draw_masks
+from anystroke.anatomy.mixing import spread_left
+from anystroke.classes import CLASS_OF_TISSUE, CLASSES, LESION, class_shares
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import control_point_field
 from anystroke.corruption.head import brain_mask
@@ -38,16 +40,8 @@ from anystroke.fields import GridShape, smooth, spline_matrix
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import chance, integer, stream, uniform
-from anystroke.synthesis import (
-    CLASS_OF_TISSUE,
-    CLASSES,
-    Generator,
-    Sample,
-    SynthesisSettings,
-    lesion_area,
-)
+from anystroke.synthesis import Generator, Sample, SynthesisSettings, lesion_area
 
-_LESION = CLASSES.index("lesion")
 _LESION_TISSUE = "lesion"
 
 _GREY_VALUE_CLASSES: tuple[tuple[str, ...], ...] = (
@@ -87,6 +81,8 @@ class RandomContrastSettings(StrictModel):
         percentiles: Become 0 and 1.
         skull_strip: Probability that nothing but the brain is left.
         flips: Each of three draws flips a random axis with this probability.
+        smooth_spacing: Lesions are computed in voxels of about this size in mm.
+        soft_target: Whether samples come with the share that each class has of each voxel.
     """
 
     spacing: float = Field(default=1.0, gt=0)
@@ -110,6 +106,8 @@ class RandomContrastSettings(StrictModel):
     percentiles: tuple[float, float] = (1.0, 99.0)
     skull_strip: float = Field(default=0.3, ge=0, le=1)
     flips: float = Field(default=0.8, ge=0, le=1)
+    smooth_spacing: float = Field(default=2.0, gt=0)
+    soft_target: bool = False
 
 
 SHIFTED = RandomContrastSettings(
@@ -183,7 +181,12 @@ class RandomContrastGenerator:
         self.masks = list(masks)
         # Where a lesion may be does not depend on the contrast.
         self._placing = Generator(
-            SynthesisSettings(spacing=settings.spacing, lesions=settings.lesions, mass_effect=0.0)
+            SynthesisSettings(
+                spacing=settings.spacing,
+                smooth_spacing=settings.smooth_spacing,
+                lesions=settings.lesions,
+                mass_effect=0.0,
+            )
         )
 
     def __call__(
@@ -230,12 +233,20 @@ class RandomContrastGenerator:
         )
         image, target = maps.signal(contrast, classes=CLASS_OF_TISSUE)
         if box is not None:
-            target[box][placed.membership > 0.5] = _LESION
+            target[box][placed.membership > settings.lesions.target_above] = LESION
+        shares = None
+        if settings.soft_target:
+            shares = class_shares(tissues, grid, placed.membership if box is not None else None, box)
         image = self._augment(image, rng("augmentation"))
         if chance(draws := rng("strip"), settings.skull_strip):
             keep = self._brain(lesion_area(tissues, grid, settings.spacing, ventricles=True), draws)
             image, target = image * keep, target * keep
-        image, target = self._flip(image, target, rng("flips"))
+            if shares is not None:
+                shares *= keep
+                shares[CLASSES.index("background")] += ~keep
+        axes = self._flips(rng("flips"))
+        image, target = image.flip(axes).contiguous(), target.flip(axes).contiguous()
+        shares = None if shares is None else shares.flip([axis + 1 for axis in axes]).contiguous()
         record = {
             "key": key,
             "anatomy": anatomy.name,
@@ -244,7 +255,8 @@ class RandomContrastGenerator:
             "protocol": contrast.to_dict(),
             "settings": settings.model_dump(mode="json"),
         }
-        return Sample(image, target, grid_affine(settings.shape, settings.spacing), maps, contrast, record)
+        affine = grid_affine(settings.shape, settings.spacing)
+        return Sample(image, target, affine, maps, contrast, record, shares)
 
     def _grid(self, anatomy: Anatomy, rng: torch.Generator) -> SamplingGrid:
         settings = self.settings
@@ -274,12 +286,7 @@ class RandomContrastGenerator:
 
     def _texture_scale(self, fwhm: int) -> float:
         """Return what smoothing leaves of the spread, unless the settings restore it."""
-        if fwhm == 0 or self.settings.rescale_texture:
-            return 1.0
-        offset = torch.arange(-4 * fwhm, 4 * fwhm + 1, dtype=torch.float64)
-        kernel = torch.exp(-4 * math.log(2) * (offset / fwhm) ** 2)
-        kernel /= kernel.sum()
-        return math.pow(float(kernel.square().sum()), 1.5)
+        return 1.0 if self.settings.rescale_texture else spread_left(fwhm)
 
     def _augment(self, image: Tensor, rng: torch.Generator) -> Tensor:
         settings = self.settings
@@ -333,9 +340,38 @@ class RandomContrastGenerator:
             rng=rng,
         )
 
-    def _flip(self, image: Tensor, target: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _flips(self, rng: torch.Generator) -> list[int]:
+        """Return the axes that are flipped: those that an odd number of the draws picks."""
+        flipped: set[int] = set()
         for _ in range(3):
             if chance(rng, self.settings.flips):
-                axis = integer(rng, 0, 2)
-                image, target = image.flip(axis), target.flip(axis)
-        return image.contiguous(), target.contiguous()
+                flipped ^= {integer(rng, 0, 2)}
+        return sorted(flipped)
+
+
+def regenerate(
+    record: Mapping[str, Any],
+    anatomies: Iterable[Anatomy],
+    masks: Sequence[LesionMask],
+    *,
+    device: torch.device | str = "cpu",
+) -> Sample:
+    """Make a sample again from its record, to the bit on the same kind of device.
+
+    Args:
+        record: ``Sample.record``, or what was read back from JSON.
+        anatomies: Hold the patient, found by name.
+        masks: Those that the generator drew from, in the same order.
+        device: Where to compute.
+
+    Raises:
+        ValueError: If the anatomy is not there, or the masks are others.
+    """
+    found = [anatomy for anatomy in anatomies if anatomy.name == record["anatomy"]]
+    if len(found) != 1:
+        raise ValueError(f"expected one anatomy called {record['anatomy']!r}, got {len(found)}")
+    settings = RandomContrastSettings.model_validate(record["settings"])
+    sample = RandomContrastGenerator(settings, masks).generate(found[0], key=record["key"], device=device)
+    if sample.record != {**record, "settings": settings.model_dump(mode="json")}:
+        raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
+    return sample

@@ -31,6 +31,7 @@ class ScannerSettings(StrictModel):
     """How good scans are. Probabilities and ranges are engineering estimates of clinical practice.
 
     Attributes:
+        corrupted: Whether anything of what follows happens; False leaves the signal as it is.
         blur: Largest point-spread SD in voxels.
         receive_strength: Largest SD of the receive field's logarithm.
         snr: Range of the signal-to-noise ratio of white matter, drawn log-uniformly: its mean signal over the
@@ -46,6 +47,7 @@ class ScannerSettings(StrictModel):
         clipped: Probability that the brightest voxels were clipped before the scan was stored.
     """
 
+    corrupted: bool = True
     blur: float = Field(default=0.5, ge=0)
     receive_strength: float = Field(default=0.15, ge=0)
     snr: tuple[float, float] = (12.0, 80.0)
@@ -65,8 +67,8 @@ class Scan:
     """A scan and what was done to it.
 
     Attributes:
-        image: (X, Y, Z), non-negative.
-        facts: Plain values: ``snr`` always, the others where they happened.
+        image: (X, Y, Z), non-negative if the signal was.
+        facts: Plain values of what happened: ``snr`` always, the others at times.
     """
 
     image: Tensor
@@ -95,6 +97,8 @@ def acquire_scan(
         settings: What may happen.
         key: Seed.
     """
+    if not settings.corrupted:
+        return Scan(signal, {})
 
     def rng(name: str) -> torch.Generator:
         return stream(key, name, device=signal.device)

@@ -1,8 +1,9 @@
 """Labels and lesions -> quantitative maps -> protocol -> signal -> corruption -> image and target."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,7 +19,8 @@ from anystroke.anatomy.deformation import (
     grid_affine,
     sampling_grid,
 )
-from anystroke.anatomy.labels import TISSUES, segmentation_class
+from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.lesion_edges import fade
 from anystroke.anatomy.lesion_tissues import LESION_TISSUES, Stage
 from anystroke.anatomy.lesions import (
     LesionMask,
@@ -28,7 +30,11 @@ from anystroke.anatomy.lesions import (
     place_lesions,
 )
 from anystroke.anatomy.mass_effect import displaced
-from anystroke.anatomy.mixing import TissueField, mix
+from anystroke.anatomy.mixing import TissueField, mix, spread_left
+from anystroke.anatomy.placement import lesion_box, mni_points
+from anystroke.classes import CLASS_OF_TISSUE as CLASS_OF_TISSUE
+from anystroke.classes import CLASSES as CLASSES
+from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.fields import GridShape, apply_separable, linear_matrix, smooth
@@ -37,14 +43,6 @@ from anystroke.qmri.tissue_priors import TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
 from anystroke.scanner import ScannerSettings, acquire_scan
 
-CLASSES = ("background", "grey_matter", "white_matter", "csf", "lesion")
-"""Classes of the target, in the order of its numbers."""
-
-CLASS_OF_TISSUE = torch.tensor(
-    [CLASSES.index(segmentation_class(tissue)) for tissue in TISSUES], dtype=torch.uint8
-)
-"""(T,) the class of each tissue."""
-_LESION = CLASSES.index("lesion")
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
 _SURROUNDINGS_MM = 3.0
 
@@ -69,6 +67,14 @@ class SynthesisSettings(ScannerSettings):
         lesions: Choice and shape of lesions.
         texture: Scales the texture within tissues. Published spreads come from maps of about 1 mm, noise
             included; voxels of 2 mm average much of it away. The default is an engineering estimate.
+        largest_fwhm: The texture of all maps is smoothed by a whole number of voxels (FWHM) below this, drawn
+            for each patient; None smoothes each map by little, at random.
+        rescale_texture: Keep the texture's spread when it is smoothed; the published program of qSynth, whose
+            ``largest_fwhm`` is 10, does not.
+        partial_volume: What tissues in one voxel share: ``"signals"``, as nature has it, or ``"maps"``, the
+            signal of their mean maps, as published. The latter leaves negative what an equation gives so.
+        smooth_spacing: Lesions, confounders and brain masks are computed in voxels of about this size in mm.
+        transmit_field: Whether flip angles vary over the head.
         prior_spread: Widens the spread of tissue properties between patients.
         leukoaraiosis: Probability of white matter hyperintensities, which are no lesion.
         lacunes: Probability of old lacunes, which are no lesion either.
@@ -79,6 +85,7 @@ class SynthesisSettings(ScannerSettings):
         defaced: Probability that the face of a whole-head scan was removed or blurred.
         cut: Probability that the field of view ends within the head.
         fat_suppression: Probability, by weighting, that fat gives almost no signal.
+        soft_target: Whether samples come with the share that each class has of each voxel.
     """
 
     preset: str = "realistic"
@@ -91,6 +98,11 @@ class SynthesisSettings(ScannerSettings):
     deformation: DeformationSettings = DeformationSettings()
     lesions: LesionSettings = LesionSettings()
     texture: float = Field(default=0.4, ge=0)
+    largest_fwhm: int | None = Field(default=None, ge=0)
+    rescale_texture: bool = True
+    partial_volume: Literal["signals", "maps"] = "signals"
+    smooth_spacing: float = Field(default=2.0, gt=0)
+    transmit_field: bool = True
     prior_spread: float = 1.0
     leukoaraiosis: float = 0.35
     lacunes: float = 0.15
@@ -101,6 +113,7 @@ class SynthesisSettings(ScannerSettings):
     defaced: float = 0.1
     cut: float = 0.15
     fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25})
+    soft_target: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,7 @@ class Sample:
         maps: The quantitative maps, made on access.
         protocol: The acquisition.
         record: Plain values that, with the same anatomies and masks, regenerate the sample.
+        shares: (5, X, Y, Z) float32, the share of each of ``CLASSES`` in each voxel, if asked for.
     """
 
     image: Tensor
@@ -122,6 +136,7 @@ class Sample:
     maps: Mapping[str, Tensor]
     protocol: Protocol
     record: dict[str, Any]
+    shares: Tensor | None = None
 
 
 class Generator:
@@ -263,12 +278,17 @@ class Generator:
         inclusions = self._confounders(tissues, grid, rng("confounders"))
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares))
-        maps = PatientMaps(tissues, grid, draw, inclusions=inclusions, key=key, texture=settings.texture)
-        b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=scan_rng("transmit"))
-        image, target = maps.signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
+        smoothing, texture = self._draw_texture(rng("smoothing"))
+        maps = PatientMaps(
+            tissues, grid, draw, inclusions=inclusions, key=key, smoothing=smoothing, texture=texture
+        )
+        image, target = self._signal(maps, protocol, shape, scan_rng("transmit"))
+        shares = None
+        if settings.soft_target:
+            shares = class_shares(tissues, grid, placed.membership if box is not None else None, box)
         white = target == CLASSES.index("white_matter")
         if box is not None:
-            target[box][placed.membership > 0.5] = _LESION
+            target[box][placed.membership > settings.lesions.target_above] = LESION
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
         acquired = acquire_scan(
             image,
@@ -279,7 +299,7 @@ class Generator:
             key=scan_key,
         )
         image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"))
-        self._cut(image, target, scan_rng("cut"))
+        self._cut(image, target, shares, scan_rng("cut"))
         record = {
             "key": key,
             "scan": scan,
@@ -293,7 +313,8 @@ class Generator:
             "scanner": acquired.facts,
             "settings": settings.model_dump(mode="json"),
         }
-        return Sample(image, target, grid_affine(shape, settings.spacing), maps, protocol, record)
+        affine = grid_affine(shape, settings.spacing)
+        return Sample(image, target, affine, maps, protocol, record, shares)
 
     def place(
         self,
@@ -318,10 +339,16 @@ class Generator:
             The lesions within the box, the box, and the grid with the space that the lesions take or leave.
         """
         settings = self.settings
-        box = _lesion_box(anatomy, grid, lesions)
+        box = lesion_box(anatomy, grid, lesions)
         coarse = grid.crop(box or (slice(0, 0),) * 3).coarse(self._coarse_factor)
+        severity = self._fading(grid, box, coarse.shape, rng)
         placed = place_lesions(
-            lesions, _to_mni(anatomy, coarse), settings=settings.lesions, rng=rng, stage=stage
+            lesions,
+            mni_points(anatomy, coarse),
+            settings=settings.lesions,
+            rng=rng,
+            stage=stage,
+            severity=severity,
         )
         if box is None:
             return placed, None, grid
@@ -342,6 +369,41 @@ class Generator:
             box,
             grid,
         )
+
+    def _fading(
+        self, grid: SamplingGrid, box: Box | None, part: GridShape, rng: torch.Generator
+    ) -> Tensor | None:
+        """Draw how severe lesions are, over the whole coarse grid as published, and cut out the box."""
+        mode, factor = self.settings.lesions.fading, self._coarse_factor
+        if mode == "none" or box is None:
+            return None
+        whole = torch.ones([-(-n // factor) for n in grid.shape], device=grid.control.device)
+        x, y, z = (
+            slice(start, start + n)
+            for start, n in (
+                (min(cut.start // factor, m - n), n) for cut, n, m in zip(box, part, whole.shape, strict=True)
+            )
+        )
+        return fade(whole, mode=mode, rng=rng)[x, y, z]
+
+    def _draw_texture(self, rng: torch.Generator) -> tuple[float | None, float]:
+        """Return the SD of the texture's smoothing in voxels, None to draw it for each map, and its scale."""
+        settings = self.settings
+        if settings.largest_fwhm is None:
+            return None, settings.texture
+        fwhm = int(uniform(rng, 0.0, settings.largest_fwhm))
+        left = 1.0 if settings.rescale_texture else spread_left(fwhm)
+        return fwhm / math.sqrt(8 * math.log(2)), settings.texture * left
+
+    def _signal(
+        self, maps: PatientMaps, protocol: Protocol, shape: GridShape, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return the noise-free image and the classes, without inclusions."""
+        b1_plus = None
+        if self.settings.transmit_field:
+            b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng)
+        signal = maps.signal if self.settings.partial_volume == "signals" else maps.signal_of_means
+        return signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
 
     def _confounders(self, tissues: TissueField, grid: SamplingGrid, rng: torch.Generator) -> list[Inclusion]:
         settings = self.settings
@@ -373,8 +435,8 @@ class Generator:
 
     @property
     def _coarse_factor(self) -> int:
-        """How many voxels make one of about 2 mm, where what is smooth is computed."""
-        return max(round(2 / self.settings.spacing), 1)
+        """How many voxels make one in which what is smooth is computed."""
+        return max(round(self.settings.smooth_spacing / self.settings.spacing), 1)
 
     def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
         names = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
@@ -429,13 +491,17 @@ class Generator:
             image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
         return image
 
-    def _cut(self, image: Tensor, target: Tensor, rng: torch.Generator) -> None:
+    def _cut(self, image: Tensor, target: Tensor, shares: Tensor | None, rng: torch.Generator) -> None:
         if not chance(rng, self.settings.cut):
             return
         top, bottom = integer(rng, 0, image.shape[2] // 4), integer(rng, 0, image.shape[2] // 4)
         for array in (image, target):
             array[:, :, :bottom] = 0
             array[:, :, array.shape[2] - top :] = 0
+        if shares is not None:
+            for end in (shares[..., :bottom], shares[..., shares.shape[3] - top :]):
+                end.zero_()
+                end[CLASSES.index("background")] = 1
 
 
 def regenerate(
@@ -459,7 +525,8 @@ def regenerate(
     found = [anatomy for anatomy in anatomies if anatomy.name == record["anatomy"]]
     if len(found) != 1:
         raise ValueError(f"expected one anatomy called {record['anatomy']!r}, got {len(found)}")
-    generator = Generator(SynthesisSettings.model_validate(record["settings"]), masks)
+    settings = SynthesisSettings.model_validate(record["settings"])
+    generator = Generator(settings, masks)
     lesions = None
     if not record["lesions_drawn"]:
         by_name = {mask.name: mask for mask in masks}
@@ -476,32 +543,10 @@ def regenerate(
         field_strength=record["field_strength"],
         device=device,
     )
-    if sample.record != dict(record):
+    # A record from before a setting was there means the setting's default.
+    if sample.record != {**record, "settings": settings.model_dump(mode="json")}:
         raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
     return sample
-
-
-def _to_mni(anatomy: Anatomy, grid: SamplingGrid) -> Tensor:
-    points = grid.points()
-    matrix = anatomy.to_mni.to(points)
-    flat = matrix[:3, :3] @ points.reshape(3, -1) + matrix[:3, 3:]
-    return flat.reshape(points.shape)
-
-
-def _lesion_box(anatomy: Anatomy, grid: SamplingGrid, lesions: Sequence[LesionMask]) -> Box | None:
-    """Return a box of output voxels outside of which no lesion can reach, whatever shape it is given."""
-    corners = []
-    for lesion in lesions:
-        ends = torch.tensor([[-1.0, n] for n in lesion.mask.shape], dtype=torch.float64)
-        ends = torch.cartesian_prod(*ends)
-        mni = lesion.affine[:3, :3] @ ends.T + lesion.affine[:3, 3:]
-        centre = mni.mean(1, keepdim=True)
-        # Random turns, growth and shifts of a mask about its own centre.
-        corners.append(centre + 1.3 * (mni - centre) + 10 * torch.sign(mni - centre))
-    if not corners:
-        return None
-    inverse = torch.linalg.inv(anatomy.to_mni)
-    return grid.around(inverse[:3, :3] @ torch.cat(corners, 1) + inverse[:3, 3:], 0.0)
 
 
 def _refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:

@@ -67,3 +67,11 @@ def test_sample_at_reads_values_where_they_are() -> None:
     assert torch.allclose(sample_at(image, affine, between).flatten(), image[:, 3:5, 2, 5].mean(1), atol=1e-4)
     outside = torch.full((3, 1, 1, 1), 1000.0)
     assert float(sample_at(image, affine, outside).abs().sum()) == 0
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_a_coarse_grid_of_no_voxels_has_none(factor: int) -> None:
+    grid = sampling_grid((6, 6, 6), 1.0, centre=torch.zeros(3), settings=STILL, rng=stream(1, "grid"))
+    empty = grid.crop((slice(0, 0),) * 3).coarse(factor)
+    assert empty.shape == (0, 0, 0)
+    assert empty.points().shape == (3, 0, 0, 0)

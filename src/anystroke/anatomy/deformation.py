@@ -119,7 +119,7 @@ class SamplingGrid:
 def _pool_rows(matrix: Tensor, factor: int) -> Tensor:
     groups = -(-len(matrix) // factor)
     padded = torch.cat([matrix, matrix[-1:].expand(groups * factor - len(matrix), -1)])
-    return padded.reshape(groups, factor, -1).mean(1)
+    return padded.reshape(groups, factor, matrix.shape[1]).mean(1)
 
 
 def still_grid(shape: GridShape, linear: Tensor) -> SamplingGrid:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
+from typing import Literal
 
 import torch
 from pydantic import Field
@@ -17,6 +18,7 @@ from scipy.ndimage import label as label_components
 from torch import Tensor
 
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
+from anystroke.anatomy.lesion_edges import Fading, SoftEdge, soft_copy_paste
 from anystroke.anatomy.lesion_tissues import STAGES, TISSUES_OF_STAGE, Stage, lesion_shares
 from anystroke.config import StrictModel
 from anystroke.fields import smooth, smooth_noise
@@ -77,6 +79,11 @@ class LesionSettings(StrictModel):
         dilation: Largest outward shift of the border, in mm.
         penumbra: Probability that what surrounds the core of an acute lesion is affected in part only.
         haemorrhage: Probability that a lesion has bled.
+        edge: ``"smooth"``, or the mask's own voxels with the soft edge of SynthStroke: ``"reference"`` as its
+            program makes it, ``"morphological"`` as it was meant, see `soft_copy_paste`.
+        fading: Grades within the lesion, see `fade`: as published (``"reference"``), or ``"smooth"``.
+        target_above: A voxel is a lesion where the membership is above this; SynthStroke says 0.2 for lesions
+            that fade, else 0.5.
     """
 
     absent: float = 0.08
@@ -93,6 +100,9 @@ class LesionSettings(StrictModel):
     dilation: float = Field(default=0.0, ge=0, le=10)
     penumbra: float = 0.3
     haemorrhage: float = 0.06
+    edge: Literal["smooth"] | SoftEdge = "smooth"
+    fading: Literal["none"] | Fading = "none"
+    target_above: float = Field(default=0.5, ge=0, lt=1)
 
 
 def crop_mask(volume: Volume, name: str) -> LesionMask:
@@ -179,6 +189,8 @@ def place_mask(
     if settings.shape.elastic > 0 and mni_points.numel():
         mni_points = _elastic(mni_points, settings.shape.elastic, rng).add_(mni_points)
     height = _read(smoothed, moved, mni_points).sub_(level)
+    if settings.edge != "smooth" and mni_points.numel():
+        return soft_copy_paste(height > 0, mode=settings.edge).clamp_(0, 1), height
     edge = uniform(rng, 0.1, 0.3)
     return (height / edge).add_(0.5).clamp_(0, 1), height
 
@@ -276,6 +288,7 @@ def place_lesions(
     settings: LesionSettings,
     rng: torch.Generator,
     stage: Stage | None = None,
+    severity: Tensor | None = None,
 ) -> PlacedLesion:
     """Put given masks, all of one age, into a patient.
 
@@ -285,6 +298,7 @@ def place_lesions(
         settings: Ranges.
         rng: Random stream.
         stage: Age of the lesions; None draws it.
+        severity: (X, Y, Z) in [0, 1], multiplies the membership; None for 1.
     """
     drawn = STAGES[choice(rng, list(settings.stages))]
     stage = stage or drawn
@@ -296,6 +310,8 @@ def place_lesions(
     for lesion in masks:
         member, _ = place_mask(lesion, mni_points, settings=settings, rng=rng)
         torch.maximum(membership, member, out=membership)
+    if severity is not None:
+        membership *= severity
     spacing = _spacing(mni_points)
     shares = lesion_shares(
         membership,

@@ -8,6 +8,7 @@ ever made. Soft labels are weighted with the table first and interpolated afterw
 On the CPU the loop over hard labels is compiled; elsewhere torch operations do the same arithmetic.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -196,6 +197,24 @@ def texture_tile(columns: int, side: int, smoothness: float, *, rng: torch.Gener
         tile = torch.matmul(circulant, tile)
         tile = torch.matmul(circulant, tile.reshape(columns, side, -1)).reshape(tile.shape)
     return tile
+
+
+def spread_left(fwhm: int) -> float:
+    """Return the share of white noise's SD that smoothing with a Gaussian leaves, in three dimensions.
+
+    Args:
+        fwhm: Full width at half maximum of the Gaussian, whole voxels; 0 smoothes nothing.
+
+    Example:
+        >>> round(spread_left(2), 2)
+        0.19
+    """
+    if fwhm == 0:
+        return 1.0
+    offset = torch.arange(-4 * fwhm, 4 * fwhm + 1, dtype=torch.float64)
+    kernel = torch.exp(-4 * math.log(2) * (offset / fwhm) ** 2)
+    kernel /= kernel.sum()
+    return math.pow(float(kernel.square().sum()), 1.5)
 
 
 def _run(

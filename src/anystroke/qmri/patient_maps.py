@@ -162,6 +162,25 @@ class PatientMaps(Mapping[str, Tensor]):
                 inside += amount * self._play(protocol, own, part)
         return image.abs_(), winners
 
+    def signal_of_means(
+        self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Make the noise-free image of the mean maps of each voxel, as published systems do.
+
+        Args:
+            protocol: What is played.
+            b1_plus: (X, Y, Z) actual over nominal flip angle.
+            classes: (T,) uint8, a class for each of ``TISSUES``.
+
+        Returns:
+            As `signal`, but the image has the sign that the protocol's own has.
+        """
+        self.make(protocol.needs)
+        image = protocol.signal({name: self._made[name] for name in protocol.needs}, b1_plus=b1_plus)
+        tissues = self._tissues.to(self._grid.control.device)
+        _, winners = mix(tissues, self._grid, torch.zeros((len(TISSUES), 1)), classes=classes)
+        return image, winners
+
     def _signal_of_parts(
         self,
         protocol: SignalModel,

@@ -1,0 +1,43 @@
+"""Where output voxels and lesions lie: between a patient's own space and that of MNI."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from anystroke.anatomy.anatomies import Anatomy
+from anystroke.anatomy.deformation import Box, SamplingGrid
+from anystroke.anatomy.lesions import LesionMask
+
+
+def mni_points(anatomy: Anatomy, grid: SamplingGrid) -> Tensor:
+    """Return (3, X, Y, Z), the position of each voxel of a grid in MNI RAS+ mm."""
+    points = grid.points()
+    matrix = anatomy.to_mni.to(points)
+    flat = matrix[:3, :3] @ points.reshape(3, -1) + matrix[:3, 3:]
+    return flat.reshape(points.shape)
+
+
+def lesion_box(anatomy: Anatomy, grid: SamplingGrid, lesions: Sequence[LesionMask]) -> Box | None:
+    """Return a box of output voxels outside of which no lesion can reach, whatever shape it is given.
+
+    Args:
+        anatomy: The patient.
+        grid: Output voxels.
+        lesions: Zero or more masks.
+
+    Returns:
+        The box; None if there is no lesion, or none on the grid.
+    """
+    corners = []
+    for lesion in lesions:
+        ends = torch.tensor([[-1.0, n] for n in lesion.mask.shape], dtype=torch.float64)
+        ends = torch.cartesian_prod(*ends)
+        mni = lesion.affine[:3, :3] @ ends.T + lesion.affine[:3, 3:]
+        centre = mni.mean(1, keepdim=True)
+        # Random turns, growth and shifts of a mask about its own centre.
+        corners.append(centre + 1.3 * (mni - centre) + 10 * torch.sign(mni - centre))
+    if not corners:
+        return None
+    inverse = torch.linalg.inv(anatomy.to_mni)
+    return grid.around(inverse[:3, :3] @ torch.cat(corners, 1) + inverse[:3, 3:], 0.0)

@@ -1,0 +1,148 @@
+"""Training cases of simulated patients, with physics or with random contrasts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from anystroke import random_contrasts, synthesis
+from anystroke.anatomy.anatomies import Anatomy, load_anatomies
+from anystroke.anatomy.lesions import LesionMask, load_bank
+from anystroke.fields import GridShape
+from anystroke.learning.cases import Case
+from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
+from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
+from anystroke.rng import integer
+from anystroke.synthesis import Generator, Sample, SynthesisSettings
+
+TargetKind = Literal["hard", "soft"]
+_MOST_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What patients are made of.
+
+    Attributes:
+        anatomies: One of them for each case.
+        masks: Lesion masks in MNI space.
+    """
+
+    anatomies: Sequence[Anatomy]
+    masks: Sequence[LesionMask]
+
+
+def load_pack(folder: Path) -> Pack:
+    """Read a folder with ``anatomies.safetensors`` and ``lesions.safetensors``, once per process.
+
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the anatomies were packed for other tissues.
+    """
+    return _load_pack(folder.resolve())
+
+
+@lru_cache(maxsize=4)
+def _load_pack(folder: Path) -> Pack:
+    return Pack(load_anatomies(folder / "anatomies.safetensors"), load_bank(folder / "lesions.safetensors"))
+
+
+class SimulatedSource:
+    """Cases of simulated patients; a `CaseSource`.
+
+    Nothing is read before the first case. Sources of the same folder, such as one with physics and one with
+    random contrasts, share what they read.
+
+    Args:
+        pack: Folder with ``anatomies.safetensors`` and ``lesions.safetensors``, or what they hold.
+        settings: What scans look like; their type says with or without physics. The grid is that of the case.
+        scheme: Classes of the target.
+        target: ``"hard"``, the number of a class; or ``"soft"``, the share of each.
+
+    Raises:
+        ValueError: If there is no anatomy, or no such scheme or kind of target.
+
+    Example:
+        >>> from anystroke.anatomy.mni import mni_anatomy
+        >>> from anystroke.rng import stream
+        >>> source = SimulatedSource(Pack([mni_anatomy()], []), SynthesisSettings(), target="soft")
+        >>> case = source.case((32, 32, 32), rng=stream(1, "case"))
+        >>> case.image.shape, case.target.shape
+        (torch.Size([32, 32, 32]), torch.Size([5, 32, 32, 32]))
+    """
+
+    def __init__(
+        self,
+        pack: Path | Pack,
+        settings: SynthesisSettings | RandomContrastSettings,
+        *,
+        scheme: Scheme = "tissues",
+        target: TargetKind = "hard",
+    ) -> None:
+        if scheme not in SCHEMES:
+            raise ValueError(f"expected a scheme among {', '.join(SCHEMES)}, got {scheme!r}")
+        if target not in ("hard", "soft"):
+            raise ValueError(f"expected the target hard or soft, got {target!r}")
+        if isinstance(pack, Pack) and not pack.anatomies:
+            raise ValueError("expected at least one anatomy to simulate cases of, got none")
+        self.scheme: Scheme = scheme
+        self.soft = target == "soft"
+        shares = settings.soft_target or needs_shares(scheme, soft=self.soft)
+        self.settings = settings.model_copy(update={"soft_target": shares})
+        self._pack = pack
+        self._generators: dict[GridShape, Generator | RandomContrastGenerator] = {}
+
+    @property
+    def pack(self) -> Pack:
+        """The anatomies and masks, read when they are first needed."""
+        return self._pack if isinstance(self._pack, Pack) else load_pack(self._pack)
+
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        """Simulate one case; a draw in which the field of view misses the head is drawn anew.
+
+        Args:
+            shape: Voxels of the case.
+            rng: Random stream.
+
+        Raises:
+            RuntimeError: If 100 draws in a row gave constant images.
+        """
+        anatomies, generator = self.pack.anatomies, self._generator(shape)
+        for _ in range(_MOST_TRIES):
+            anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
+            sample = generator(anatomy, rng=rng)
+            if float(sample.image.max()) > float(sample.image.min()):
+                target = make_target(sample.target, sample.shares, self.scheme, soft=self.soft)
+                return Case(sample.image, target, sample.record)
+        raise RuntimeError(
+            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
+            f"voxels of {self.settings.spacing} mm; make the grid larger or move it less"
+        )
+
+    def regenerate(self, record: Mapping[str, Any]) -> Sample:
+        """Simulate again what a case was made of, to the bit on the same kind of device.
+
+        Args:
+            record: Of a case of this source, or of one with the same pack.
+
+        Raises:
+            ValueError: If the anatomy is not there, or the masks are others.
+        """
+        physics = isinstance(self.settings, SynthesisSettings)
+        again = synthesis.regenerate if physics else random_contrasts.regenerate
+        return again(record, self.pack.anatomies, self.pack.masks)
+
+    def _generator(self, shape: GridShape) -> Generator | RandomContrastGenerator:
+        shape = (int(shape[0]), int(shape[1]), int(shape[2]))
+        if shape not in self._generators:
+            settings, masks = self.settings, self.pack.masks
+            if isinstance(settings, SynthesisSettings):
+                settings = settings.model_copy(update={"shapes": (shape,), "shape_weights": (1.0,)})
+                self._generators[shape] = Generator(settings, masks)
+            else:
+                settings = settings.model_copy(update={"shape": shape})
+                self._generators[shape] = RandomContrastGenerator(settings, masks)
+        return self._generators[shape]

@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from anystroke import random_contrasts, synthesis
+from anystroke.anatomy.anatomies import save_anatomies
+from anystroke.anatomy.lesions import LesionSettings, save_bank
+from anystroke.learning.cases import CaseSource
+from anystroke.learning.simulated import Pack, SimulatedSource, TargetKind
+from anystroke.learning.targets import SCHEMES, Scheme
+from anystroke.random_contrasts import RandomContrastSettings
+from anystroke.rng import stream
+from anystroke.synthesis import SynthesisSettings
+from phantoms import ellipsoid_anatomy, sphere_lesion
+
+PHYSICS = SynthesisSettings(spacing=5.0, lesions=LesionSettings(absent=0.0))
+CONTRASTS = RandomContrastSettings(spacing=5.0)
+PACK = Pack([ellipsoid_anatomy(), ellipsoid_anatomy(head=False)][:1], [sphere_lesion()])
+
+
+@pytest.mark.parametrize("settings", [PHYSICS, CONTRASTS])
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_case_has_the_shape_asked_for_and_its_record_gives_it_back(
+    settings: SynthesisSettings | RandomContrastSettings, scheme: Scheme, kind: TargetKind
+) -> None:
+    source: CaseSource = SimulatedSource(PACK, settings, scheme=scheme, target=kind)
+    assert isinstance(source, SimulatedSource)
+    for shape in ((32, 40, 32), (24, 24, 28)):
+        case = source.case(shape, rng=stream(2, "case"))
+        assert case.image.shape == shape
+        assert case.image.dtype == torch.float32
+        if kind == "hard":
+            assert case.target.shape == shape
+            assert case.target.dtype == torch.uint8
+            assert int(case.target.max()) <= len(SCHEMES[scheme]) - 1
+        else:
+            assert case.target.shape == (len(SCHEMES[scheme]), *shape)
+            assert torch.allclose(case.target.sum(0), torch.ones(shape), atol=1e-5)
+        record = json.loads(json.dumps(case.record))
+        regenerate = (
+            synthesis.regenerate if isinstance(settings, SynthesisSettings) else random_contrasts.regenerate
+        )
+        again = regenerate(record, PACK.anatomies, PACK.masks)
+        assert torch.equal(again.image, case.image)
+        assert torch.equal(source.regenerate(record).target, again.target)
+
+
+def test_soft_targets_do_not_change_the_image() -> None:
+    for settings in (PHYSICS, CONTRASTS):
+        soft = SimulatedSource(PACK, settings, target="soft").case((32, 40, 32), rng=stream(4, "case"))
+        hard = SimulatedSource(PACK, settings).case((32, 40, 32), rng=stream(4, "case"))
+        assert torch.equal(soft.image, hard.image)
+        lesion = SimulatedSource(PACK, settings, scheme="lesion").case((32, 40, 32), rng=stream(4, "case"))
+        assert torch.equal(lesion.target == 1, hard.target == 4)
+        assert bool(lesion.target.any())
+        assert torch.equal(soft.target[-1] > 0.5, hard.target == 4)
+
+
+def test_a_folder_is_read_once_for_all_sources(tmp_path: Path) -> None:
+    save_anatomies(PACK.anatomies, tmp_path / "anatomies.safetensors")
+    save_bank(PACK.masks, tmp_path / "lesions.safetensors")
+    physics, contrasts = SimulatedSource(tmp_path, PHYSICS), SimulatedSource(tmp_path, CONTRASTS)
+    assert physics.pack is contrasts.pack
+    for source, settings in ((physics, PHYSICS), (contrasts, CONTRASTS)):
+        given = SimulatedSource(PACK, settings).case((24, 24, 24), rng=stream(1, "case"))
+        assert torch.equal(source.case((24, 24, 24), rng=stream(1, "case")).image, given.image)
+
+
+def test_constant_images_are_drawn_anew_and_never_forever() -> None:
+    settings = PHYSICS.model_copy(update={"spacing": 1.0, "skull_strip": 1.0, "corrupted": False})
+    far = settings.deformation.model_copy(update={"translation": 130.0})
+    source = SimulatedSource(PACK, settings.model_copy(update={"deformation": far}))
+    for number in range(4):
+        image = source.case((8, 8, 8), rng=stream(number, "case")).image
+        assert float(image.max()) > float(image.min())
+    nowhere = far.model_copy(update={"translation": 1e5})
+    source = SimulatedSource(
+        PACK, settings.model_copy(update={"deformation": nowhere, "lesion_centred": 0.0})
+    )
+    with pytest.raises(RuntimeError, match=r"100 constant images in a row of \(4, 4, 4\)"):
+        source.case((4, 4, 4), rng=stream(1, "case"))
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one anatomy"):
+        SimulatedSource(Pack([], []), PHYSICS)
+    with pytest.raises(ValueError, match="hard or soft, got 'fuzzy'"):
+        SimulatedSource(PACK, PHYSICS, target="fuzzy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got 'brain'"):
+        SimulatedSource(PACK, PHYSICS, scheme="brain")  # type: ignore[arg-type]
