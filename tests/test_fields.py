@@ -1,7 +1,15 @@
+import numpy as np
 import pytest
 import torch
 
-from anystroke.fields import apply_separable, gaussian_matrix, smooth, smooth_noise, spline_matrix
+from anystroke.fields import (
+    apply_separable,
+    gaussian_matrix,
+    legendre_matrix,
+    smooth,
+    smooth_noise,
+    spline_matrix,
+)
 from anystroke.rng import stream
 
 
@@ -36,3 +44,10 @@ def test_smooth_noise_is_reproducible_and_smooth() -> None:
     assert first.shape == (2, 30, 30, 30)
     assert torch.equal(first, smooth_noise((30, 30, 30), (5, 5, 5), rng=stream(1, "field"), channels=2))
     assert float(first.diff(dim=1).abs().max()) < 0.2 * float(first.max() - first.min())
+
+
+def test_legendre_polynomials_are_those_of_numpy() -> None:
+    position = np.linspace(-1, 1, 21)
+    for count in (1, 2, 6):
+        expected = np.polynomial.legendre.legvander(position, count - 1)
+        np.testing.assert_allclose(legendre_matrix(21, count).numpy(), expected, atol=1e-6)

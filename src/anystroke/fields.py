@@ -78,6 +78,22 @@ def smooth_noise(
     return apply_separable(control, (nx, ny, nz))
 
 
+def legendre_matrix(n: int, count: int) -> Tensor:
+    """Return (n, count), the first Legendre polynomials at n points from -1 to 1.
+
+    Example:
+        >>> legendre_matrix(3, 3)
+        tensor([[ 1.0000, -1.0000,  1.0000],
+                [ 1.0000,  0.0000, -0.5000],
+                [ 1.0000,  1.0000,  1.0000]])
+    """
+    position = torch.linspace(-1, 1, n)
+    rows = [torch.ones(n), position]
+    for degree in range(1, count - 1):
+        rows.append(((2 * degree + 1) * position * rows[-1] - degree * rows[-2]) / (degree + 1))
+    return torch.stack(rows[:count], dim=1)
+
+
 @lru_cache(maxsize=64)
 def linear_matrix(n_out: int, n_in: int, factor: int) -> Tensor:
     """Return the (n_out, n_in) matrix of linear interpolation from voxels that hold ``factor`` fine ones."""

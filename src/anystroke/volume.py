@@ -34,6 +34,59 @@ class VolumeWarning(UserWarning):
 
 
 @dataclass(frozen=True, eq=False)
+class Grid:
+    """Where the voxels of an image are, read without its voxels.
+
+    Attributes:
+        shape: Voxels along the three axes.
+        affine: float64 (4, 4), voxel indices to RAS+ mm.
+        count: Number of volumes of this shape.
+    """
+
+    shape: tuple[int, int, int]
+    affine: Tensor
+    count: int = 1
+
+    @classmethod
+    def of_file(cls, path: str | Path) -> "Grid":
+        """Read the header of an image file.
+
+        Raises:
+            VolumeError: As `Volume.load`, but for the voxels.
+
+        Example:
+            >>> Grid.of_file("T1w.nii.gz").shape  # doctest: +SKIP
+            (256, 256, 176)
+        """
+        path = Path(path)
+        image = _open(path)
+        affine, _ = _read_affine(image, path)
+        _check_kind(image, path, None)
+        x, y, z, *others = (int(n) for n in image.shape)
+        return cls((x, y, z), affine, math.prod(others))
+
+    def difference(self, other: "Grid", *, tolerance: float = 1e-2) -> str | None:
+        """Say how another grid differs.
+
+        Args:
+            other: The other grid.
+            tolerance: Largest distance of corresponding corners that counts as none [mm].
+
+        Returns:
+            The end of a sentence, or None if both put all voxels at the same places.
+
+        Example:
+            >>> grid = Grid((4, 4, 4), torch.eye(4))
+            >>> grid.difference(Grid((4, 4, 5), torch.eye(4)))
+            '4 x 4 x 4 voxels against 4 x 4 x 5'
+        """
+        if self.shape != other.shape:
+            return f"{_times(self.shape)} voxels against {_times(other.shape)}"
+        distance = _displacement(self.affine, other.affine, self.shape)
+        return None if distance <= tolerance else f"voxels up to {distance:.3g} mm apart"
+
+
+@dataclass(frozen=True, eq=False)
 class Volume:
     """Voxels and where they are.
 
@@ -72,6 +125,11 @@ class Volume:
     def shape(self) -> tuple[int, int, int]:
         """Voxels along x, y, z."""
         return (self.data.shape[1], self.data.shape[2], self.data.shape[3])
+
+    @property
+    def grid(self) -> Grid:
+        """Where the voxels are."""
+        return Grid(self.shape, self.affine)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.corruption.bias_field import control_point_field, receive_field, transmit_field
+from anystroke.corruption.bias_field import (
+    control_point_field,
+    polynomial_field,
+    receive_field,
+    transmit_field,
+)
 from anystroke.corruption.head import (
     apply_mask,
     blur_face,
@@ -15,7 +20,13 @@ from anystroke.corruption.head import (
     deface,
     face_region,
 )
-from anystroke.corruption.intensity import gamma, percentiles, scale_to_percentiles
+from anystroke.corruption.intensity import (
+    equalise,
+    gamma,
+    percentiles,
+    scale_to_percentiles,
+    shift_histogram,
+)
 from anystroke.corruption.kspace import Pose, Spike, ghosting, gibbs_ringing, rigid_motion, spikes
 from anystroke.corruption.noise import g_factor_map, noise_sd, non_central_chi, rician
 from anystroke.corruption.resolution import (
@@ -99,6 +110,8 @@ CORRUPTIONS: dict[str, Corruption] = {
         image * control_point_field(_shape(image), amplitude=size / 2, control_points=(2, 5, 7), rng=rng)
     ),
     "gamma": lambda image, size, rng: gamma(image, exponent=1 + size),
+    "equalise": lambda image, size, rng: equalise(image, bins=64),
+    "shift_histogram": lambda image, size, rng: shift_histogram(image, (0.0, 0.5 + size / 4, 1.0)),
     "scale_to_percentiles": lambda image, size, rng: scale_to_percentiles(
         image, lower=10 * size, upper=100 - 10 * size
     ),
@@ -111,8 +124,15 @@ CORRUPTIONS: dict[str, Corruption] = {
         image, left=round(2 * size), front=0, top=round(3 * size)
     )[0],
 }
-WITHOUT_STRENGTH = {"transmit_field", "scale_to_percentiles", "uneven_strip", "deface", "thick_slices"}
-WITHOUT_SCALE = {"scale_to_percentiles"}
+WITHOUT_STRENGTH = {
+    "transmit_field",
+    "equalise",
+    "scale_to_percentiles",
+    "uneven_strip",
+    "deface",
+    "thick_slices",
+}
+WITHOUT_SCALE = {"scale_to_percentiles", "equalise"}
 RANDOM = {
     "rician",
     "non_central_chi",
@@ -260,6 +280,10 @@ _NOT_FINITE = torch.full((8, 8, 8), float("nan"))
         (lambda: scale_to_percentiles(_RAMP > 500, lower=1, upper=50), "both are 0"),
         (lambda: gamma(_RAMP, exponent=0), "exponent above 0, got 0"),
         (lambda: gamma(_ONES, exponent=2), "every voxel is 1"),
+        (
+            lambda: polynomial_field((8, 8, 8), degree=1, coefficients=(1.0,)),
+            "expected 4 coefficients for degree 1, got 1",
+        ),
         (
             lambda: control_point_field((8, 8, 8), amplitude=1, control_points=(3, 3, 3), rng=_RNG),
             "below 1, got 1",

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from anystroke.corruption.bias_field import receive_field, transmit_field
+from anystroke.corruption.bias_field import polynomial_field, receive_field, transmit_field
 from anystroke.corruption.noise import rician
 from anystroke.corruption.resolution import along_axis, slice_grid
 from anystroke.rng import stream
@@ -53,3 +54,17 @@ def test_thick_slices_average_along_their_axis_only() -> None:
     assert torch.allclose(turned.permute(1, 2, 0), low, atol=1e-5)
     with pytest.raises(ValueError, match="finer model grid"):
         slice_grid(40, spacing=2.0, thickness=1.0, distance=1.0)
+
+
+def test_the_logarithm_of_a_polynomial_field_is_a_legendre_series() -> None:
+    coefficients = [0.1 * k - 0.7 for k in range(20)]
+    cube = np.zeros((4, 4, 4))
+    place = iter(coefficients)
+    for i in range(4):
+        for j in range(4 - i):
+            for k in range(4 - i - j):
+                cube[i, j, k] = next(place)
+    x, y, z = (np.linspace(-1, 1, n) for n in (9, 7, 5))
+    expected = np.exp(np.polynomial.legendre.leggrid3d(x, y, z, cube))
+    field = polynomial_field((9, 7, 5), degree=3, coefficients=coefficients)
+    np.testing.assert_allclose(field.numpy(), expected, rtol=1e-4)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anystroke.corruption.intensity import gamma, percentiles, scale_to_percentiles
+from anystroke.corruption.intensity import equalise, gamma, percentiles, scale_to_percentiles, shift_histogram
 from anystroke.rng import stream
 
 
@@ -60,3 +60,40 @@ def test_gamma_is_a_power_between_the_extremes(exponent: float) -> None:
     torch.testing.assert_close(result.double(), expected, atol=1e-5, rtol=1e-5)
     assert float(result.min()) == -3
     assert float(result.max()) == 7
+
+
+def test_equalised_grey_values_are_evenly_spread() -> None:
+    image = torch.rand(40, 40, 20, generator=stream(1, "equalise")).square().mul(700).add(50)
+    ranks = equalise(image, bins=256).flatten().sort().values
+    assert (float(ranks[0]), float(ranks[-1])) == (0.0, 1.0)
+    # The first of the bins, which becomes 0, holds the root of 1/256 of all voxels.
+    assert (ranks - torch.linspace(0, 1, ranks.numel())).abs().max() < 1 / 16 + 0.02
+
+
+def test_equalisation_is_that_of_numpy() -> None:
+    image = torch.rand(9, 8, 7, generator=stream(2, "equalise")).square()
+    counts, edges = np.histogram(image.numpy(), 64)
+    ranks = counts.cumsum()
+    ranks = (ranks - ranks[0]) / (ranks[-1] - ranks[0])
+    expected = np.interp(image.numpy(), (edges[1:] + edges[:-1]) / 2, ranks)
+    np.testing.assert_allclose(equalise(image, bins=64).numpy(), expected, atol=2e-3)
+
+
+@settings(deadline=None)
+@given(levels=st.lists(st.floats(0, 1), min_size=2, max_size=12))
+def test_shifted_histograms_follow_straight_lines(levels: list[float]) -> None:
+    image = torch.linspace(-3, 5, 101).reshape(101, 1, 1)
+    expected = np.interp(np.linspace(0, 1, 101), np.linspace(0, 1, len(levels)), levels) * 8 - 3
+    np.testing.assert_allclose(shift_histogram(image, levels).flatten().numpy(), expected, atol=1e-5)
+    assert torch.equal(image, torch.linspace(-3, 5, 101).reshape(101, 1, 1))
+
+
+def test_what_cannot_be_equalised_or_shifted() -> None:
+    image = torch.rand(4, 4, 4)
+    with pytest.raises(ValueError, match="at least 2 bins, got 1"):
+        equalise(image, bins=1)
+    with pytest.raises(ValueError, match="at least 2 levels, got 1"):
+        shift_histogram(image, (0.0,))
+    for change in (equalise, lambda flat: shift_histogram(flat, (0.0, 1.0))):
+        with pytest.raises(ValueError, match="every voxel is 1"):
+            change(torch.ones(4, 4, 4))

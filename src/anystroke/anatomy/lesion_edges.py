@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from anystroke.fields import smooth_noise
+from anystroke.fields import legendre_matrix, smooth_noise
 from anystroke.rng import uniform
 
 SoftEdge = Literal["reference", "morphological"]
@@ -101,7 +101,7 @@ def fade(membership: Tensor, *, mode: Fading = "smooth", lowest: float = 0.3, rn
         return membership * field.mul_(1 - least).add_(least)
     if mode != "reference":
         raise ValueError(f"expected the mode reference or smooth, got {mode!r}")
-    x, y, z = (_legendre(n, 8).to(membership) for n in shape)
+    x, y, z = (legendre_matrix(n, 8).to(membership) for n in shape)
     degree = torch.arange(8)
     kept = degree[:, None, None] + degree[:, None] + degree <= 7
     coefficients = torch.rand((8, 8, 8), generator=rng, device=rng.device).add_(2) * kept.to(rng.device)
@@ -128,12 +128,3 @@ def _largest_of_neighbours(field: Tensor) -> Tensor:
             torch.maximum(kept, field.narrow(axis, other, n - 1), out=kept)
         field = found
     return field
-
-
-def _legendre(n: int, count: int) -> Tensor:
-    """Return (n, count), the first Legendre polynomials at n points from -1 to 1."""
-    position = torch.linspace(-1, 1, n)
-    rows = [torch.ones(n), position]
-    for degree in range(1, count - 1):
-        rows.append(((2 * degree + 1) * position * rows[-1] - degree * rows[-2]) / (degree + 1))
-    return torch.stack(rows, dim=1)

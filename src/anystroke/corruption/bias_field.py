@@ -1,9 +1,12 @@
 """Receive (B1-) and transmit (B1+) fields."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from anystroke.fields import GridShape, apply_separable, spline_matrix
+from anystroke.corruption.limits import check_within
+from anystroke.fields import GridShape, apply_separable, legendre_matrix, spline_matrix
 from anystroke.rng import integer, uniform
 
 
@@ -81,6 +84,43 @@ def control_point_field(
     control = torch.rand(outer, generator=rng, device=rng.device).mul_(2 * amplitude).add_(1 - amplitude)
     x, y, z = (spline_matrix(n, c).to(rng.device) for n, c in zip(shape, outer, strict=True))
     return apply_separable(control, (x, y, z))
+
+
+def polynomial_field(shape: GridShape, *, degree: int, coefficients: Sequence[float]) -> Tensor:
+    """Compute the exponential of a sum of products of Legendre polynomials.
+
+    Args:
+        shape: Grid, from -1 to 1 along each axis.
+        degree: Largest total degree of a product, 1 or more.
+        coefficients: One for each product, by the degree along x, then y, then z: there are
+            ``(degree + 1) * (degree + 2) * (degree + 3) / 6``.
+
+    Returns:
+        (X, Y, Z), positive, dimensionless.
+
+    Raises:
+        ValueError: If the number of coefficients is another, or the degree is below 1.
+
+    Source: K. van Leemput et al., Automated model-based bias field correction of MR images of the brain, IEEE
+    Trans Med Imaging 18:885 (1999).
+
+    Example:
+        >>> polynomial_field((3, 2, 2), degree=1, coefficients=(0.0, 0.0, 0.0, 1.0))[:, 0, 0]
+        tensor([0.3679, 1.0000, 2.7183])
+    """
+    check_within("the degree of a polynomial field", degree, 1, 20)
+    products = [
+        (i, j, k) for i in range(degree + 1) for j in range(degree + 1 - i) for k in range(degree + 1 - i - j)
+    ]
+    if len(coefficients) != len(products):
+        raise ValueError(
+            f"expected {len(products)} coefficients for degree {degree}, got {len(coefficients)}"
+        )
+    cube = torch.zeros((degree + 1,) * 3)
+    for product, coefficient in zip(products, coefficients, strict=True):
+        cube[product] = coefficient
+    x, y, z = (legendre_matrix(n, degree + 1) for n in shape)
+    return apply_separable(cube, (x, y, z)).exp_()
 
 
 def _matrices(control: Tensor, shape: GridShape) -> tuple[Tensor, Tensor, Tensor]:

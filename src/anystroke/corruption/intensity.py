@@ -1,6 +1,7 @@
-"""Changes of grey values: percentiles clipped and scaled, gamma."""
+"""Changes of grey values: percentiles clipped and scaled, gamma, histograms equalised and shifted."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -105,6 +106,66 @@ def gamma(image: Tensor, *, exponent: float) -> Tensor:
     floor = torch.finfo(image.dtype).tiny if exponent >= 0.25 else 0.0
     scaled = (image - low).mul_(1 / (high - low)).clamp_(floor, 1)
     return scaled.log2_().mul_(exponent).exp2_().mul_(high - low).add_(low)
+
+
+def equalise(image: Tensor, *, bins: int = 256) -> Tensor:
+    """Give every grey value the rank that it has among the voxels.
+
+    The ranks at the middles of equally wide bins are interpolated linearly in between.
+
+    Args:
+        image: Any shape; must be finite and not constant.
+        bins: Number of bins from the smallest to the largest value, at least 2.
+
+    Returns:
+        A new tensor of the same shape, from 0 (the first bin) to 1 (the last).
+
+    Raises:
+        ValueError: If the image is not finite or is constant, or there are fewer than 2 bins.
+
+    Example:
+        >>> equalise(torch.tensor([0.0, 1.0, 2.0, 8.0]), bins=8)
+        tensor([0.0000, 0.1667, 0.5000, 1.0000])
+    """
+    if bins < 2:
+        raise ValueError(f"expected at least 2 bins, got {bins}")
+    low, high = _range(image)
+    ranks = torch.histc(image.detach().float(), bins, low, high).double().cumsum(0)
+    ranks = (ranks - ranks[0]) / (ranks[-1] - ranks[0])
+    position = (image - low).mul_(bins / (high - low)).sub_(0.5)
+    return _interpolate(position, ranks.to(image))
+
+
+def shift_histogram(image: Tensor, levels: Sequence[float]) -> Tensor:
+    """Map grey values by straight lines between points at equal distances.
+
+    Args:
+        image: Any shape; must be finite and not constant.
+        levels: New values at equal steps from the smallest value of the image to the largest, as shares of
+            this range; at least 2. ``(0, 0.5, 1)`` changes nothing.
+
+    Returns:
+        A new tensor of the same shape.
+
+    Raises:
+        ValueError: If the image is not finite or is constant, or there are fewer than 2 levels.
+
+    Example:
+        >>> shift_histogram(torch.tensor([0.0, 5.0, 10.0]), (0.0, 0.8, 1.0))
+        tensor([ 0.,  8., 10.])
+    """
+    if len(levels) < 2:
+        raise ValueError(f"expected at least 2 levels, got {len(levels)}")
+    low, high = _range(image)
+    position = (image - low).mul_((len(levels) - 1) / (high - low))
+    return _interpolate(position, torch.tensor(levels).to(image)).mul_(high - low).add_(low)
+
+
+def _interpolate(position: Tensor, values: Tensor) -> Tensor:
+    """Interpolate a list of values linearly at positions counted in its steps, held at both ends."""
+    position = position.clamp_(0, len(values) - 1)
+    lower = position.long().clamp_(max=len(values) - 2)
+    return torch.lerp(values[lower], values[lower + 1], position.sub_(lower))
 
 
 def _range(image: Tensor) -> tuple[float, float]:
