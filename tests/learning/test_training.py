@@ -1,42 +1,55 @@
 import csv
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from anystroke.anatomy.anatomies import load_anatomies, save_anatomies
 from anystroke.anatomy.lesions import save_bank
+from anystroke.files import sha256
 from anystroke.inference.preprocessing import normalise_intensity
-from anystroke.learning import training
+from anystroke.learning import trainer as trainer_module
+from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.checkpoints import load_model
-from anystroke.learning.sampling import SimulatedCases, case_loader
-from anystroke.learning.training import (
-    DataSettings,
-    LossError,
-    OptimiserSettings,
-    Trainer,
-    TrainingError,
-    TrainingSettings,
-    load_recipe,
-    train,
-)
-from anystroke.rng import stream
-from anystroke.synthesis import SynthesisSettings, regenerate
+from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.run_log import read_log
+from anystroke.learning.sources import sources_of
+from anystroke.learning.trainer import LossError, Trainer, TrainingError
+from anystroke.learning.training import Devices, train
+from anystroke.synthesis import regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
-SYNTHESIS = SynthesisSettings(spacing=8.0, shapes=((32, 32, 32),))
+SHAPE = (32, 32, 32)
 
 
-def _settings(**options: object) -> TrainingSettings:
+def _settings(
+    architecture: str = "tiny_unet", shape: tuple[int, int, int] = SHAPE, **options: object
+) -> TrainingSettings:
     optimiser = {"steps": 4, "checkpoint_every": 2, "workers": 0, "precision": "float32"} | options
-    return TrainingSettings(
-        name="test",
-        data=DataSettings(anatomies=(), lesions=()),
-        synthesis=SYNTHESIS,
-        optimiser=OptimiserSettings.model_validate(optimiser),
+    return TrainingSettings.model_validate(
+        {
+            "name": "test",
+            "architecture": architecture,
+            "grid": {"spacing": 8.0, "shapes": [shape]},
+            "sources": [{"kind": "simulated"}],
+            "optimiser": optimiser,
+        }
     )
+
+
+def _batches(settings: TrainingSettings, run: Path, count: int) -> list[Batch]:
+    drawn = StreamSettings((1,), settings.grid.shapes, settings.grid.shape_weights, settings.seed)
+    return list(islice(CaseStream(sources_of(settings, run / "data"), drawn), count))
 
 
 @pytest.fixture
@@ -44,13 +57,14 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "data").mkdir()
     bare = replace(ellipsoid_anatomy(head=False), name="bare")
     save_anatomies([ellipsoid_anatomy(), bare], tmp_path / "data" / "anatomies.safetensors")
+    save_anatomies([ellipsoid_anatomy()], tmp_path / "data" / "held_out_anatomies.safetensors")
     save_bank([sphere_lesion()], tmp_path / "data" / "lesions.safetensors")
+    save_bank([sphere_lesion(radius=18)], tmp_path / "data" / "held_out_lesions.safetensors")
     return tmp_path
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:
-    with (folder / "log.csv").open(newline="") as file:
-        return [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    return [(int(row["step"]), float(row["loss"])) for row in read_log(folder)]
 
 
 def test_a_run_leaves_a_model_a_log_and_pictures_and_resumes(run: Path) -> None:
@@ -64,27 +78,127 @@ def test_a_run_leaves_a_model_a_log_and_pictures_and_resumes(run: Path) -> None:
     assert [step for step, _ in _losses(run)] == [1, 2, 3, 4, 5, 6]
 
 
-def test_resuming_gives_the_losses_of_a_run_without_break(run: Path) -> None:
-    whole = Trainer(_settings(steps=8), run)
-    cases = iter(SimulatedCases(run / "data", SYNTHESIS, seed=1))
-    batches = [tuple(part[None] for part in next(cases)) for _ in range(4)]
-    expected = [whole.train_step(*batch) for batch in batches[:2]]
+@pytest.mark.parametrize("architecture", ["tiny_unet", "residual_unet"])
+def test_resuming_gives_the_losses_of_a_run_without_break(run: Path, architecture: str) -> None:
+    """The published network has dropout, whose random numbers must go on as well."""
+    settings = _settings(architecture, (64, 32, 32), steps=8)
+    whole = Trainer(settings, run)
+    batches = _batches(settings, run, 4)
+    expected = [whole.train_step(batch) for batch in batches[:2]]
     whole.save()
-    resumed = Trainer(_settings(steps=8), run)
+    resumed = Trainer(settings, run)
     resumed.resume()
     assert resumed.step == 2
-    expected_after = [whole.train_step(*batch) for batch in batches[2:]]
-    assert [resumed.train_step(*batch) for batch in batches[2:]] == expected_after
+    expected_after = [whole.train_step(batch) for batch in batches[2:]]
+    torch.rand(7)
+    assert [resumed.train_step(batch) for batch in batches[2:]] == expected_after
     assert all(torch.equal(whole.average[k], resumed.average[k]) for k in whole.average)
     assert expected_after != expected
 
 
-def test_cases_do_not_depend_on_the_number_of_workers(run: Path) -> None:
-    alone = iter(case_loader(SimulatedCases(run / "data", SYNTHESIS, seed=1, first=2), batch=2, workers=0))
-    shared = iter(case_loader(SimulatedCases(run / "data", SYNTHESIS, seed=1, first=2), batch=2, workers=1))
-    for _ in range(2):
-        for first, second in zip(next(alone), next(shared), strict=True):
-            assert torch.equal(first, second)
+def _start(recipe: Path, folder: Path, *more: str) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "anystroke", "train", str(recipe), "-o", str(folder), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def _recipe_file(run: Path, settings: TrainingSettings) -> Path:
+    """Write a recipe whose optimiser is that of the settings."""
+    path = run / "recipe.toml"
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.optimiser.model_dump().items()]
+    path.write_text(
+        f'name = "test"\narchitecture = "{settings.architecture}"\n[grid]\nspacing = 8.0\n'
+        'shapes = [[32, 32, 32]]\n[[sources]]\nkind = "simulated"\n[optimiser]\n' + "\n".join(lines)
+    )
+    return path
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_to_the_bit(run: Path, tmp_path: Path) -> None:
+    recipe = _recipe_file(run, _settings(steps=60, checkpoint_every=7, workers=1))
+    folders = [tmp_path / name for name in ("whole", "broken")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "data").symlink_to(run / "data")
+    assert _start(recipe, folders[0]).wait() == 0
+    process = _start(recipe, folders[1])
+    while len(read_log(folders[1])) < 23:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 23 <= len(read_log(folders[1])) < 60
+    assert _start(recipe, folders[1], "--resume").wait() == 0
+    assert _losses(folders[0]) == _losses(folders[1])
+    first, second = (sha256(folder / "state.safetensors") for folder in folders)
+    assert first == second
+
+
+def _gradients(rank: int, run: Path, ranks: int, batch: int, port: int) -> None:
+    """Compute the gradients of one step in one of several processes; the first writes them down."""
+    torch.set_num_threads(1)
+    if ranks > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_WORLD_SIZE": str(ranks),
+            "GROUP_RANK": "0",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+    settings = _settings(batch=batch, precision="float64")
+    fabric = Devices(accelerator="cpu").fabric(settings)
+    fabric.launch()
+    assert fabric.world_size == ranks
+    made = Trainer(settings, run, fabric)
+    cases = CaseStream(
+        sources_of(settings, run / "data"),
+        StreamSettings((1,), settings.grid.shapes, (1.0,), settings.seed, batch),
+        first=3,
+        rank=rank,
+        ranks=ranks,
+    )
+    fabric.backward(made._loss(*next(iter(cases)), number=0))
+    if rank == 0:
+        torch.save({k: p.grad for k, p in made.module.named_parameters()}, run / f"gradients_{ranks}.pt")
+    fabric.barrier()
+
+
+def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(run: Path) -> None:
+    torch.multiprocessing.spawn(_gradients, (run, 2, 1, 29511), nprocs=2)  # type: ignore[no-untyped-call]
+    _gradients(0, run, 1, 2, 0)
+    two, one = (torch.load(run / f"gradients_{k}.pt", weights_only=True) for k in (2, 1))
+    assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3
+    for name, gradient in one.items():
+        assert float((two[name] - gradient).norm()) <= 1e-5 * float(gradient.norm()) + 1e-12, name
+
+
+def test_gradients_accumulate_over_batches(run: Path) -> None:
+    settings = _settings()
+    batches = _batches(settings, run, 2)
+    both, alone = Trainer(settings, run), Trainer(settings, run)
+    gradients: list[list[Tensor]] = []
+    for chosen in batches:
+        alone.network.zero_grad()
+        alone.fabric.backward(alone._loss(*chosen, number=0))
+        gradients.append([p.grad.clone() for p in alone.module.parameters() if p.grad is not None])
+    both.train_step(*batches)
+    scale = None
+    for parameter, first, second in zip(both.module.parameters(), *gradients, strict=True):
+        assert parameter.grad is not None
+        expected = (first + second) / 2
+        if scale is None:
+            scale = float(parameter.grad.norm() / expected.norm())
+        assert torch.allclose(parameter.grad, scale * expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_grid_that_the_network_cannot_halve_is_refused(run: Path) -> None:
+    with pytest.raises(TrainingError, match=r"multiples of 8.*\(36, 32, 32\)"):
+        Trainer(_settings(shape=(36, 32, 32)), run)
+    with pytest.raises(TrainingError, match=r"\(32, 32, 32\).*a single voxel"):
+        Trainer(_settings("residual_unet"), run)
 
 
 def test_the_rate_warms_up_and_falls_to_zero(run: Path) -> None:
@@ -100,11 +214,11 @@ def test_the_rate_warms_up_and_falls_to_zero(run: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(run: Path) -> None:
     trainer = Trainer(_settings(), run)
-    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    before = {key: value.clone() for key, value in trainer.module.state_dict().items()}
     image = torch.full((1, 1, 32, 32, 32), float("nan"))
     with pytest.raises(TrainingError, match="step 0 is nan"):
-        trainer.train_step(image, torch.zeros(1, 32, 32, 32, dtype=torch.int64))
-    assert all(torch.equal(before[key], value) for key, value in trainer.network.state_dict().items())
+        trainer.train_step((image, torch.zeros(1, 32, 32, 32, dtype=torch.uint8)))
+    assert all(torch.equal(before[key], value) for key, value in trainer.module.state_dict().items())
 
 
 def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,41 +227,48 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
     def broken(*_: object, **__: object) -> torch.Tensor:
         return torch.tensor(float("inf"))
 
-    monkeypatch.setattr(training, "deep_supervision", broken)
-    with pytest.raises(LossError, match=r"step_000002_cases\.json"):
-        train(_settings(steps=4, batch=1), run, resume=True)
-    [record] = json.loads((run / "step_000002_cases.json").read_text())
+    monkeypatch.setattr(trainer_module, "deep_supervision", broken)
+    with pytest.raises(LossError, match=r"step_000002_cases_0\.json"):
+        train(_settings(steps=4), run, resume=True)
+    [record] = json.loads((run / "step_000002_cases_0.json").read_text())
     sample = regenerate(record, load_anatomies(run / "data" / "anatomies.safetensors"), [sphere_lesion()])
-    cases = iter(SimulatedCases(run / "data", SYNTHESIS, seed=1, first=2))
-    assert torch.equal(normalise_intensity(sample.image)[None], next(cases)[0])
+    image, _ = _batches(_settings(), run, 3)[2]
+    assert torch.equal(normalise_intensity(sample.image)[None, None], image)
     assert load_model(run / "model")[1].training["steps"] == 2
 
 
 def test_another_architecture_cannot_be_resumed(run: Path) -> None:
-    Trainer(_settings().model_copy(update={"architecture": "residual_unet"}), run).save()
+    Trainer(_settings("small_unet"), run).save()
     other = Trainer(_settings(), run)
     with pytest.raises(TrainingError, match="another architecture"):
         other.resume()
 
 
-@pytest.mark.slow
 def test_one_case_can_be_learnt_by_heart(run: Path) -> None:
-    trainer = Trainer(_settings(steps=150, warm_up=5, learning_rate=3e-3), run)
-    image, target = next(iter(SimulatedCases(run / "data", SYNTHESIS, seed=4)))
+    trainer = Trainer(_settings("small_unet", steps=150, warm_up=5, learning_rate=3e-3), run)
+    image, target = _batches(_settings(), run, 5)[4]
     assert bool((target == 4).any())
     for _ in range(150):
-        trainer.train_step(image[None], target[None])
-    trainer.network.eval()
+        trainer.train_step((image, target))
+    trainer.module.eval()
     with torch.no_grad():
-        found = trainer.network(image[None]).argmax(1)[0] == 4
+        found = trainer.module(image).argmax(1) == 4
     truth = target == 4
     assert 2 * float((found & truth).sum()) / float(found.sum() + truth.sum()) > 0.9
 
 
-def test_shipped_recipes_are_valid() -> None:
-    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
-    assert recipes
-    for recipe in recipes:
-        settings = load_recipe(recipe)
-        assert settings.name == recipe.stem
-        assert stream(settings.seed, "x")
+def test_validation_is_written_and_the_best_network_kept(run: Path) -> None:
+    settings = _settings(steps=4)
+    wanted: dict[str, Any] = {"every": 2, "patients": 2, "healthy": 1, "weightings": ["T1w"]}
+    settings = TrainingSettings.model_validate(settings.model_dump() | {"validation": wanted})
+    train(settings, run)
+    with (run / "validation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["step"], row["set"]) for row in rows} == {
+        (step, of) for step in ("2", "4") for of in ("simulated", "healthy")
+    }
+    assert [row["scans"] for row in rows if (row["set"], row["group"]) == ("simulated", "all")] == ["2", "2"]
+    assert load_model(run / "best")[1].training["steps"] in (2, 4)
+    page = (run / "report.html").read_text()
+    assert "weighting T1w" in page
+    assert (run / "curves.png").stat().st_size > 5000

@@ -88,21 +88,20 @@ def dice_cross_entropy(
     for weights in (dice_weights, cross_entropy_weights):
         if weights is not None and len(weights) != classes:
             raise ValueError(f"expected {classes} weights, one per class, but got {len(weights)}")
-    balance = logits.new_ones(classes, dtype=torch.float32)
-    if cross_entropy_weights is not None:
-        balance = logits.new_tensor(cross_entropy_weights, dtype=torch.float32)
+    exact = _exact(logits[:0]).dtype
+    balance = torch.tensor(cross_entropy_weights or [1.0] * classes, dtype=exact, device=logits.device)
     soft = target.is_floating_point()
     partial = torch.zeros(len(target), dtype=torch.bool) if soft else (target == HEALTHY).flatten(1).any(1)
     groups: list[tuple[Tensor, ...]] = []
     if not bool(partial.all()):
         kept = slice(None) if not bool(partial.any()) else ~partial
-        groups.append(_sums(logits[kept].float().log_softmax(1), target[kept], balance))
+        groups.append(_sums(_exact(logits[kept]).log_softmax(1), target[kept], balance))
     if bool(partial.any()):
         kept = slice(None) if bool(partial.all()) else partial
-        two = _two_classes(logits[kept].float(), partial_labels)
+        two = _two_classes(_exact(logits[kept]), partial_labels)
         lesion = (target[kept] == classes - 1).long()
         entropy, weight, overlap, predicted, true = _sums(two, lesion, balance[[0, classes - 1]])
-        padding = logits.new_zeros(classes - 1, dtype=torch.float32)
+        padding = logits.new_zeros(classes - 1, dtype=exact)
         groups.append(
             (entropy, weight, *(torch.cat([padding, each[1:]]) for each in (overlap, predicted, true)))
         )
@@ -110,11 +109,15 @@ def dice_cross_entropy(
     packed = reduce(torch.cat([part.reshape(-1) for part in parts]))
     overlap, predicted, true = packed[2:].split(classes)
     dice = (2 * overlap + smoothing) / (predicted + true + smoothing)
-    share = logits.new_tensor(dice_weights, dtype=torch.float32)
+    share = torch.tensor(dice_weights, dtype=exact, device=logits.device)
     if absent_classes == "left_out":
         share = share * (true.detach() > 0)
     total = share.sum().clamp(min=torch.finfo(torch.float32).tiny)
     return packed[0] / packed[1] + ((1 - dice) * share).sum() / total
+
+
+def _exact(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def _sums(log_probability: Tensor, target: Tensor, balance: Tensor) -> tuple[Tensor, ...]:
@@ -132,7 +135,7 @@ def _sums(log_probability: Tensor, target: Tensor, balance: Tensor) -> tuple[Ten
             target.sum(dims),
         )
     entropy = torch.nn.functional.nll_loss(log_probability, target, weight=balance, reduction="sum")
-    sizes = torch.bincount(target.flatten(), minlength=classes).to(torch.float32)
+    sizes = torch.bincount(target.flatten(), minlength=classes).to(log_probability.dtype)
     probability = log_probability.exp()
     right = probability.gather(1, target[:, None]).flatten()
     overlap = torch.zeros_like(sizes).index_add(0, target.flatten(), right)
@@ -164,9 +167,9 @@ def logit_regression(logits: Tensor, target: Tensor, *, reduce: Reduce = _alone)
     Source: the warm-up loss of the published SynthStroke code.
     """
     classes = logits.shape[1]
-    squares = logits.new_zeros((), dtype=torch.float32)
+    squares = _exact(logits.new_zeros(()))
     total = squares.clone()
-    for each, truth in zip(logits.float(), target, strict=True):
+    for each, truth in zip(_exact(logits), target, strict=True):
         if truth.is_floating_point():
             wanted = truth
         elif bool((truth == HEALTHY).any()):

@@ -4,11 +4,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from anystroke.config import ConfigError, StrictModel, apply_overrides, read_toml, validate
 from anystroke.fields import GridShape
-from anystroke.learning.augmentation import AugmentationSettings
+from anystroke.learning.augmentation import PRESETS, AugmentationSettings
 from anystroke.learning.losses import LossSettings
 from anystroke.learning.maps import MapSettings
 from anystroke.learning.scans import ScanSettings
@@ -16,7 +16,7 @@ from anystroke.learning.targets import Scheme
 from anystroke.random_contrasts import RandomContrastSettings
 from anystroke.synthesis import SynthesisSettings
 
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
 
 class DataSettings(StrictModel):
@@ -65,9 +65,21 @@ class GridSettings(StrictModel):
         return self
 
 
+def _preset(value: Any) -> Any:
+    """Turn the name of augmentations into them."""
+    if not isinstance(value, str):
+        return value
+    if value not in PRESETS:
+        raise ValueError(f"expected a table or one of {', '.join(PRESETS)}")
+    return PRESETS[value]
+
+
+Augmentation = Annotated[AugmentationSettings, BeforeValidator(_preset)]
+
+
 class _Source(StrictModel):
     share: int = Field(default=1, gt=0)
-    augmentation: AugmentationSettings | None = None
+    augmentation: Augmentation | None = None
 
 
 class SimulatedPart(_Source):
@@ -75,7 +87,7 @@ class SimulatedPart(_Source):
 
     Attributes:
         share: Cases of this source in every round.
-        augmentation: Changes made to the cases.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
         synthesis: What scans look like; grid and voxel size are those of the recipe.
         target: Hard classes, or the share of each class in each voxel.
     """
@@ -90,7 +102,7 @@ class RandomContrastPart(_Source):
 
     Attributes:
         share: Cases of this source in every round.
-        augmentation: Changes made to the cases.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
         contrasts: How random; grid and voxel size are those of the recipe.
         target: Hard classes, or the share of each class in each voxel.
     """
@@ -105,7 +117,7 @@ class ScansPart(_Source):
 
     Attributes:
         share: Cases of this source in every round.
-        augmentation: Changes made to the cases.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
         scans: Where they are.
     """
 
@@ -118,7 +130,7 @@ class MapsPart(_Source):
 
     Attributes:
         share: Cases of this source in every round.
-        augmentation: Changes made to the cases.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
         maps: Where they are.
     """
 

@@ -24,7 +24,6 @@ from anystroke.learning.recipes import (
     DataSettings,
     MapsPart,
     Part,
-    RandomContrastPart,
     ScansPart,
     SimulatedPart,
     TrainingSettings,
@@ -118,11 +117,14 @@ class _Augmented:
 
     source: CaseSource
     settings: AugmentationSettings
+    spacing: float
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
         made = self.source.case(shape, rng=rng)
         changes = stream(rng.initial_seed(), "augmentation")
-        image, target = augment(made.image, made.target, self.settings, rng=changes)
+        image, target = augment(
+            made.image, made.target, self.settings, spacing=self.spacing, rng=changes
+        )
         return Case(image, target, made.record)
 
 
@@ -140,7 +142,9 @@ def _open_sources(settings: TrainingSettings, folder: Path) -> list[CaseSource]:
     opened = []
     for number, part in enumerate(settings.sources):
         source = _open(part, settings, folder, folder / _folder(number, part))
-        opened.append(_Augmented(source, part.augmentation) if part.augmentation else source)
+        if part.augmentation is not None:
+            source = _Augmented(source, part.augmentation, settings.grid.spacing)
+        opened.append(source)
     return opened
 
 
@@ -155,6 +159,3 @@ def _open(part: Part, settings: TrainingSettings, folder: Path, place: Path) -> 
     return SimulatedSource(
         folder, looks.model_copy(update={"spacing": spacing}), scheme=settings.classes, target=part.target
     )
-
-
-__all__ = ["RandomContrastPart", "pack", "sources_of"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -25,7 +25,7 @@ from anystroke.learning.checkpoints import (
     write_atomically,
 )
 from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
-from anystroke.learning.networks import build_network
+from anystroke.learning.networks import DivisibleUNet, build_network
 from anystroke.learning.recipes import OptimiserSettings, Precision, TrainingSettings
 from anystroke.learning.targets import SCHEMES
 from anystroke.rng import stream
@@ -39,6 +39,40 @@ class TrainingError(RuntimeError):
 
 class LossError(TrainingError):
     """The loss or its gradient is not a finite number."""
+
+
+class _Heads(torch.nn.Module):
+    """A network whose forward pass gives all its heads."""
+
+    def __init__(self, network: DivisibleUNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.network.heads(image)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes, each of which holds a part of what the loss depends on."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        total = part.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+
+_PRECISIONS: dict[str, Literal["32-true", "64-true", "bf16-mixed"]] = {
+    "float32": "32-true",
+    "float64": "64-true",
+    "bfloat16": "bf16-mixed",
+}
 
 
 def make_fabric(
@@ -62,7 +96,8 @@ def make_fabric(
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device("mps" if accelerator == "mps" else accelerator.replace("gpu", "cuda"))
-    half = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(device))
+    if precision == "auto":
+        precision = "bfloat16" if fast_bfloat16(device) else "float32"
     if devices == "auto":
         devices = torch.cuda.device_count() if device.type == "cuda" else 1
     many = int(devices) * nodes > 1
@@ -72,7 +107,7 @@ def make_fabric(
             devices=int(devices),
             num_nodes=nodes,
             strategy="ddp" if many else "auto",
-            precision="bf16-mixed" if half else "32-true",
+            precision=_PRECISIONS[precision],
         )
     except (RuntimeError, ValueError) as error:
         # Fabric's own messages; its configuration errors derive from ValueError.
@@ -99,12 +134,13 @@ class Trainer:
         self.fabric = fabric or make_fabric(settings.optimiser.precision)
         self.classes = SCHEMES[settings.classes]
         self.module = build_network(settings.architecture, len(self.classes), seed=settings.seed)
+        _check_shapes(settings, self.module.divisor)
         if settings.start_from is not None:
             _start(self.module, settings)
         if self.fabric.device.type == "cuda":
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)
         self.module.to(self.fabric.device)
-        self.module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        _channels_last(self.module)
         if settings.optimiser.compile:
             self.module.network.compile()
         self.average = {key: value.clone() for key, value in self.module.state_dict().items()}
@@ -112,8 +148,7 @@ class Trainer:
         optimiser = torch.optim.AdamW(
             self.module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
-        self.network, self.optimiser = self.fabric.setup(self.module, optimiser)
-        self.network.mark_forward_method("heads")
+        self.network, self.optimiser = self.fabric.setup(_Heads(self.module), optimiser)
         self.step = 0
 
     @property
@@ -174,7 +209,7 @@ class Trainer:
             torch.manual_seed(
                 stream(self.settings.seed, "dropout", self.step, number, self.fabric.global_rank).initial_seed()
             )
-            heads: Sequence[Tensor] = self.network.heads(image)
+            heads: Sequence[Tensor] = self.network(image)
         reduce = self._sum_over_processes
         if self.step < settings.l2_steps:
             return deep_supervision(heads, target, partial(logit_regression, reduce=reduce))
@@ -195,9 +230,7 @@ class Trainer:
     def _sum_over_processes(self, sums: Tensor) -> Tensor:
         if self.fabric.world_size == 1:
             return sums
-        from torch.distributed.nn.functional import all_reduce
-
-        total: Tensor = all_reduce(sums)
+        total: Tensor = _SumOverProcesses.apply(sums)  # type: ignore[no-untyped-call]
         return total
 
     def _average(self, options: OptimiserSettings) -> None:
@@ -286,6 +319,28 @@ class Trainer:
             moments.setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         self.step = int(metadata["step"])
+
+
+def _channels_last(network: torch.nn.Module) -> None:
+    """Lay weights out for fast convolutions, except where the layout says nothing but upsets gradients."""
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    for weight in network.parameters():
+        if weight.ndim == 5 and (weight.shape[1] == 1 or weight[0, 0].numel() == 1):
+            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+
+
+def _check_shapes(settings: TrainingSettings, divisor: int) -> None:
+    for shape in settings.grid.shapes:
+        if any(side % divisor for side in shape):
+            raise TrainingError(
+                f"expected grid.shapes with sides that are multiples of {divisor} for the architecture "
+                f"{settings.architecture!r}, but one is {shape}"
+            )
+        if math.prod(side // divisor for side in shape) < 2:
+            raise TrainingError(
+                f"the shape {shape} leaves the architecture {settings.architecture!r} a single voxel at its "
+                "deepest level; make grid.shapes larger"
+            )
 
 
 def recipe_digest(settings: TrainingSettings) -> str:
