@@ -164,7 +164,9 @@ def check_scan(scan: Volume, name: str = "the scan") -> None:
         )
 
 
-def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> ModelSpace:
+def to_model_space(
+    scan: Volume, *, spacing: float = 2.0, divisor: int = 16, normalise: bool = True
+) -> ModelSpace:
     """Resample a scan to the network's grid, cut out the head and standardise the intensities.
 
     The scan is brought to RAS order first, so that every storage order of the same scan gives the same result
@@ -175,6 +177,7 @@ def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> 
         scan: One channel that `check_scan` accepts.
         spacing: Voxel size of the network [mm].
         divisor: Each side of the grid is a multiple of it.
+        normalise: Whether to standardise; otherwise intensities stay in the scan's unit, from zero.
 
     Returns:
         The network's input with the way back.
@@ -198,10 +201,11 @@ def to_model_space(scan: Volume, *, spacing: float = 2.0, divisor: int = 16) -> 
     image = _drop_residue(_cut(whole.data, start, sides))
     affine = grid.clone()
     affine[:3, 3] += spacing * torch.tensor(start, dtype=torch.float64)
-    try:
-        image = normalise_intensity(image)
-    except ValueError as error:
-        raise VolumeError(f"the scan cannot be used at {spacing:g} mm: {error}") from error
+    if normalise:
+        try:
+            image = normalise_intensity(image)
+        except ValueError as error:
+            raise VolumeError(f"the scan cannot be used at {spacing:g} mm: {error}") from error
     return ModelSpace(image, affine, scan.affine, scan.shape, scan.space_code)
 
 

@@ -112,16 +112,16 @@ class RandomContrastPart(_Source):
     target: Literal["hard", "soft"] = "hard"
 
 
-class ScansPart(_Source):
+class ScansPart(StrictModel):
     """Labelled scans, also pseudo-labelled ones.
 
     Attributes:
         share: Cases of this source in every round.
-        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
-        scans: Where they are.
+        scans: Where they are, and what happens to them.
     """
 
     kind: Literal["scans"]
+    share: int = Field(default=1, gt=0)
     scans: ScanSettings
 
 

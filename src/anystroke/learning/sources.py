@@ -61,9 +61,8 @@ def pack(settings: TrainingSettings, folder: Path, on_item: OnItem = lambda _: N
         place = folder / _folder(number, part)
         if isinstance(part, ScansPart):
             scans = [scan for source in part.scans.data for scan in find_labelled_scans(source)]
-            kept = [scan for scan in scans if scan.name not in part.scans.held_out]
-            pack_scans(kept, place, spacing=settings.grid.spacing, on_scan=on_item)
-            names[place.name] = [scan.name for scan in kept]
+            pack_scans(scans, place, spacing=settings.grid.spacing, on_scan=on_item)
+            names[place.name] = [scan.name for scan in scans]
         elif isinstance(part, MapsPart):
             subjects = [subject for source in part.maps.data for subject in find_map_subjects(source)]
             pack_maps(subjects, place, spacing=settings.grid.spacing, on_subject=on_item)
@@ -142,7 +141,7 @@ def _open_sources(settings: TrainingSettings, folder: Path) -> list[CaseSource]:
     opened = []
     for number, part in enumerate(settings.sources):
         source = _open(part, settings, folder, folder / _folder(number, part))
-        if part.augmentation is not None:
+        if not isinstance(part, ScansPart) and part.augmentation is not None:
             source = _Augmented(source, part.augmentation, settings.grid.spacing)
         opened.append(source)
     return opened
