@@ -231,5 +231,6 @@ def _area_table(x: float, y: float, z: float) -> Array:
 def _percentile_of_area(distances: Array, areas: Array, percent: float) -> float:
     order = distances.argsort(kind="stable")
     share = areas[order].cumsum() / areas.sum()
-    place = int(np.searchsorted(share, percent / 100))
+    # A share that is just the percentage but for rounding reaches it.
+    place = int(np.searchsorted(share, percent / 100 - 1e-6))
     return float(distances[order][min(place, distances.size - 1)])
