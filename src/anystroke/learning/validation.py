@@ -71,6 +71,7 @@ def simulated_patients(
     seed: int,
     weightings: Sequence[str],
     preset: str = "realistic",
+    priors: str = "literature",
     spacing: float = 2.0,
 ) -> Iterator[Patient]:
     """Simulate a fixed set of patients, each with the whole head in the field of view.
@@ -86,6 +87,7 @@ def simulated_patients(
         seed: Decides all that is random.
         weightings: Contrasts.
         preset: Protocols.
+        priors: Tissue properties.
         spacing: Voxel size in mm.
 
     Raises:
@@ -98,7 +100,12 @@ def simulated_patients(
         )
     x, y, z = (16 * math.ceil(side / spacing / 16) for side in _HEAD_MM)
     plain = SynthesisSettings(
-        preset=preset, spacing=spacing, shapes=((x, y, z),), lesions=LesionSettings(absent=0.0), cut=0.0
+        preset=preset,
+        priors=priors,
+        spacing=spacing,
+        shapes=((x, y, z),),
+        lesions=LesionSettings(absent=0.0),
+        cut=0.0,
     )
     generators = {
         stripped: Generator(plain.model_copy(update={"skull_strip": float(stripped)}), masks)
@@ -145,7 +152,8 @@ def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:
         VolumeError: A scan cannot be used.
     """
     for scan in scans:
-        yield Patient(Volume.load(scan.image), scan.load_mask() > 0, {"set": "real", "scan": scan.name})
+        image, mask, _ = scan.load()
+        yield Patient(image, mask.data[0] > 0, {"set": "real", "scan": scan.name})
 
 
 def judge(model: Model, patients: Sequence[Patient] | Iterator[Patient]) -> list[Score]:
