@@ -222,3 +222,16 @@ def test_a_class_that_means_something_else_is_refused(packed: PackedScans) -> No
     for lesion in (0, HEALTHY):
         with pytest.raises(ScanError, match=f"class from 1 to 254, got {lesion}"):
             ScanCases(packed, ScanSettings(), lesion=lesion)
+
+
+@pytest.mark.real_data
+def test_a_real_scan_keeps_its_lesion(data_dir: Path, tmp_path: Path) -> None:
+    folder = data_dir / "scans" / "stroke_tutorial"
+    scan = LabelledScan("tutorial", folder / "T2w.nii", folder / "T2w_lesion_mask.nii")
+    packed = pack_scans([scan], tmp_path / "packed", spacing=2.0)
+    assert packed.volumes_ml["tutorial"] == pytest.approx(37.855, abs=0.01)
+    assert float(packed["tutorial"].lesion.sum()) * 0.008 == pytest.approx(37.855, abs=0.02)
+    cases = ScanCases(packed, ScanSettings(augmentation=TAIL, lesion_centred=1.0), lesion=4)
+    case = cases.case((96, 96, 96), rng=stream(1, "real"))
+    inside, head = case.image[case.target == 4].mean(), case.image.mean()
+    assert float(inside) > 2 * float(head)  # an old lesion is bright in T2
