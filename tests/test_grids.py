@@ -11,7 +11,7 @@ from nibabel.spatialimages import SpatialImage
 from scipy import ndimage
 from torch import Tensor
 
-from anystroke.grids import resample
+from anystroke.grids import keep_volume, resample
 from anystroke.rng import stream
 from stand_in import axial_affine, phantom, rotation
 
@@ -198,3 +198,11 @@ def test_linear_functions_are_reproduced_on_any_grid(
     inside = _interior(to_source, (9, 9, 9))
     # 1e-4 of a voxel may be snapped away on each axis.
     assert float((result - expected)[inside].abs().max()) < 5e-4
+
+
+@settings(deadline=None, max_examples=40)
+@given(seed=st.integers(0, 10**6), wanted=st.floats(0, 200))
+def test_volume_is_kept_as_near_as_can_be(seed: int, wanted: float) -> None:
+    share = torch.rand(5, 6, 7, generator=stream(seed, "share"))
+    assert int(keep_volume(share, wanted).sum()) == max(round(wanted), 1)
+    assert not keep_volume(torch.zeros(3, 3, 3), wanted).any()

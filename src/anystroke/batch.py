@@ -113,7 +113,7 @@ def segment_files(
             taken[stem.lower()] = source
             outcome = _segment_file(source, folder, stem, model, overwrite, options)
         except Exception as error:
-            outcome = Outcome(str(source), status="failed", message=_sentence(source, error))
+            outcome = Outcome(str(source), status="failed", message=failure_sentence(source, error))
             outcome = replace(outcome, details="".join(traceback.format_exception(error)))
         outcome = replace(outcome, seconds=time.perf_counter() - start)
         update_table(folder / TABLE, outcome)
@@ -260,8 +260,17 @@ def _of_probability(facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sentence(source: Path, error: Exception) -> str:
-    """Say in one sentence that names the input what went wrong."""
+def failure_sentence(source: Path, error: Exception) -> str:
+    """Say in one sentence that names the input what went wrong.
+
+    Args:
+        source: The input.
+        error: What was raised.
+
+    Example:
+        >>> failure_sentence(Path("a.nii"), VolumeError("too small"))
+        'a.nii: too small'
+    """
     text = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, VolumeError | OSError | ValueError):
         text = f"failed unexpectedly ({type(error).__name__}: {text}); run again with --debug and report it"

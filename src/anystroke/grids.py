@@ -89,6 +89,29 @@ def resample(
     return _resample_oblique(data, to_source, shape, mode, fill)
 
 
+def keep_volume(share: Tensor, voxels: float) -> Tensor:
+    """Threshold a resampled mask so that its volume stays what it was.
+
+    Where half a voxel is the limit, small lesions shrink on coarser grids, by a quarter at 0.1 ml and 2 mm.
+
+    Args:
+        share: (X, Y, Z), how much of each voxel is in the mask.
+        voxels: Number that the mask should have, whole or not; at least one is kept.
+
+    Returns:
+        Boolean mask, as near to this number as equal shares allow, and empty where all shares are zero.
+
+    Example:
+        >>> keep_volume(torch.tensor([0.1, 0.45, 0.9, 0.3]), 2.2)
+        tensor([False,  True,  True, False])
+    """
+    wanted = min(max(round(voxels), 1), share.numel())
+    level = float(share.flatten().kthvalue(share.numel() - wanted + 1).values)
+    reached, passed = share >= max(level, 1e-6), share > max(level, 1e-6)
+    more, less = int(reached.sum()) - wanted, wanted - int(passed.sum())
+    return passed if less < more and bool(passed.any()) else reached
+
+
 def _separable(to_source: Tensor, shape: tuple[int, int, int]) -> list[int] | None:
     """Find the source axis that each target axis runs along; None when the grids are oblique."""
     reach = to_source[:3, :3].abs() * torch.tensor([float(max(n - 1, 1)) for n in shape], dtype=torch.float64)

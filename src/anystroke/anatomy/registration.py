@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
@@ -30,6 +31,9 @@ STORED = Path(__file__).with_name("mni_registrations.json")
 """The registrations that come with the package."""
 
 _LPS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
+
+
+Similarity = Literal["squares", "mutual_information"]
 
 
 class RegistrationError(ValueError):
@@ -91,7 +95,7 @@ def register_to_mni(labels: Volume, scheme: LabelScheme) -> Registration:
     """
     moving, moving_affine = _brain_tissues(labels, scheme)
     fixed, fixed_affine = mni_tissues(WORKING_SPACING)
-    to_subject = _align(_image(_contrast(fixed), fixed_affine), _image(_contrast(moving), moving_affine))
+    to_subject = align(itk_image(_contrast(fixed), fixed_affine), itk_image(_contrast(moving), moving_affine))
     return _measured(torch.linalg.inv(to_subject), moving, moving_affine)
 
 
@@ -249,8 +253,13 @@ def _contrast(tissues: Tensor) -> Tensor:
     return tissues[0] + 2 * tissues[1]
 
 
-def _image(data: Tensor, affine: Tensor) -> sitk.Image:
-    """Make an ITK image; its world is LPS, and its arrays are indexed z, y, x."""
+def itk_image(data: Tensor, affine: Tensor) -> sitk.Image:
+    """Make an ITK image; its world is LPS, and its arrays are indexed z, y, x.
+
+    Args:
+        data: (X, Y, Z).
+        affine: (4, 4) voxel -> RAS mm, without shear.
+    """
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.permute(2, 1, 0).numpy()))
     world = _LPS @ affine
     spacing = world[:3, :3].norm(dim=0)
@@ -260,17 +269,34 @@ def _image(data: Tensor, affine: Tensor) -> sitk.Image:
     return image
 
 
-def _align(fixed: sitk.Image, moving: sitk.Image) -> Tensor:
-    """Find the affine (4, 4) that maps RAS mm of the fixed image to RAS mm of the moving one."""
-    start = sitk.CenteredTransformInitializer(
+def align(
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    *,
+    start: sitk.Transform | None = None,
+    similarity: Similarity = "squares",
+    mask: sitk.Image | None = None,
+) -> Tensor:
+    """Find the affine (4, 4) that maps RAS mm of the fixed image to RAS mm of the moving one.
+
+    Args:
+        fixed: Where to.
+        moving: What is aligned.
+        start: A rigid transform to start from; by default the centres of mass are brought together.
+        similarity: Mean squared difference, or Mattes' mutual information.
+        mask: Voxels of the fixed image that count.
+    """
+    start = start or sitk.CenteredTransformInitializer(
         fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
-    found = sitk.Euler3DTransform(_optimise(fixed, moving, start, shrink=(4, 2), smooth=(8.0, 4.0)))
+    rigid = optimiser(similarity, shrink=(4, 2), smooth=(8.0, 4.0), mask=mask)
+    found = sitk.Euler3DTransform(run(rigid, fixed, moving, start))
     affine = sitk.AffineTransform(3)
     affine.SetCenter(found.GetCenter())
     affine.SetTranslation(found.GetTranslation())
     affine.SetMatrix(found.GetMatrix())
-    affine = sitk.AffineTransform(_optimise(fixed, moving, affine, shrink=(4, 2, 1), smooth=(6.0, 4.0, 2.0)))
+    full = optimiser(similarity, shrink=(4, 2, 1), smooth=(6.0, 4.0, 2.0), mask=mask)
+    affine = sitk.AffineTransform(run(full, fixed, moving, affine))
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = torch.tensor(affine.GetMatrix(), dtype=torch.float64).reshape(3, 3)
     centre = torch.tensor(affine.GetCenter(), dtype=torch.float64)
@@ -279,19 +305,23 @@ def _align(fixed: sitk.Image, moving: sitk.Image) -> Tensor:
     return _LPS @ matrix @ _LPS
 
 
-def _optimise(
-    fixed: sitk.Image,
-    moving: sitk.Image,
-    start: sitk.Transform,
+def optimiser(
+    similarity: Similarity,
     *,
     shrink: tuple[int, ...],
     smooth: tuple[float, ...],
-) -> sitk.Transform:
-    """Minimise the mean squared difference over a pyramid; smoothing is in mm."""
+    mask: sitk.Image | None = None,
+) -> sitk.ImageRegistrationMethod:
+    """Set up a gradient descent over a pyramid; smoothing is in mm."""
     method = sitk.ImageRegistrationMethod()
     # More threads would sum in another order each time.
     method.SetNumberOfThreads(1)
-    method.SetMetricAsMeanSquares()
+    if similarity == "squares":
+        method.SetMetricAsMeanSquares()
+    else:
+        method.SetMetricAsMattesMutualInformation(32)
+    if mask is not None:
+        method.SetMetricFixedMask(mask)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=2.0, minStep=1e-3, numberOfIterations=150, relaxationFactor=0.6
@@ -300,6 +330,13 @@ def _optimise(
     method.SetShrinkFactorsPerLevel(list(shrink))
     method.SetSmoothingSigmasPerLevel(list(smooth))
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
+    return method
+
+
+def run(
+    method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform
+) -> sitk.Transform:
+    """Find the transform that an optimiser ends at."""
     method.SetInitialTransform(start, inPlace=False)
     found: sitk.Transform = method.Execute(fixed, moving)
     return found.GetNthTransform(0) if isinstance(found, sitk.CompositeTransform) else found

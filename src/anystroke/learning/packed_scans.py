@@ -15,6 +15,7 @@ from torch import Tensor
 
 from anystroke.fields import GridShape
 from anystroke.files import atomic_path, sha256
+from anystroke.grids import keep_volume
 from anystroke.inference.preprocessing import check_scan, to_model_space
 from anystroke.labelled_scans import LabelledScan, LabelledScanError, check_names
 from anystroke.volume import Volume, VolumeError
@@ -178,29 +179,6 @@ def pack_scans(
             + "; ".join(problems)
         )
     return PackedScans(folder, [scan.name for scan in scans])
-
-
-def keep_volume(share: Tensor, voxels: float) -> Tensor:
-    """Threshold a resampled mask so that its volume stays what it was.
-
-    Where half a voxel is the limit, small lesions shrink on coarser grids, by a quarter at 0.1 ml and 2 mm.
-
-    Args:
-        share: (X, Y, Z), how much of each voxel is in the mask.
-        voxels: Number that the mask should have, whole or not; at least one is kept.
-
-    Returns:
-        Boolean mask, as near to this number as equal shares allow, and empty where all shares are zero.
-
-    Example:
-        >>> keep_volume(torch.tensor([0.1, 0.45, 0.9, 0.3]), 2.2)
-        tensor([False,  True,  True, False])
-    """
-    wanted = min(max(round(voxels), 1), share.numel())
-    level = float(share.flatten().kthvalue(share.numel() - wanted + 1).values)
-    reached, passed = share >= max(level, 1e-6), share > max(level, 1e-6)
-    more, less = int(reached.sum()) - wanted, wanted - int(passed.sum())
-    return passed if less < more and bool(passed.any()) else reached
 
 
 def _sources(scan: LabelledScan) -> str:

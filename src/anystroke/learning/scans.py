@@ -17,10 +17,10 @@ from anystroke.learning.augmentation import (
     draw_augmentation,
 )
 from anystroke.learning.cases import HEALTHY, Case
-from anystroke.learning.packed_scans import PackedScan, PackedScans, ScanError, keep_volume, pack_scans
+from anystroke.learning.packed_scans import PackedScan, PackedScans, ScanError, pack_scans
 from anystroke.rng import chance, integer
 
-__all__ = ["PackedScan", "PackedScans", "ScanCases", "ScanError", "ScanSettings", "keep_volume", "pack_scans"]
+__all__ = ["PackedScan", "PackedScans", "ScanCases", "ScanError", "ScanSettings", "pack_scans"]
 
 
 class ScanSettings(StrictModel):
