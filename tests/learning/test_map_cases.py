@@ -16,6 +16,8 @@ from anystroke.learning.maps import MapCases, MapSettings, pack_data
 from anystroke.qmri.tissue_priors import MAPS
 from anystroke.rng import stream
 from anystroke.scanner import ScannerSettings
+from anystroke.simulation import Request, simulate_files
+from anystroke.synthesis import SynthesisSettings
 from anystroke.volume import Volume
 from map_phantoms import SPACING, load, write_map_subject
 
@@ -177,3 +179,18 @@ def test_bad_input_is_refused(pack: Path, tmp_path: Path) -> None:
         MapCases(pack, MapSettings(), lesion=1)
     with pytest.raises(MapDataError, match="at least one subject"):
         MapCases(pack, SETTINGS, lesion=1, names=[])
+
+
+@pytest.mark.real_data
+def test_simulated_maps_of_a_real_head_give_cases(data_dir: Path, tmp_path: Path) -> None:
+    labels = data_dir / "anatomies" / "synthseg" / "training_seg_05.nii.gz"
+    synthesis = SynthesisSettings(spacing=SPACING, shapes=((48, 56, 48),))
+    request = Request(
+        label_maps=(labels,), maps=True, synthesis=synthesis, weightings=("T1w",), stage="acute"
+    )
+    assert [each.status for each in simulate_files(request, tmp_path / "data")] == ["written"]
+    settings = SETTINGS.model_copy(update={"data": (tmp_path / "data",), "preset": "realistic"})
+    assert pack_data(settings, tmp_path / "pack").names == ("sim-0001",)
+    for number in range(3):
+        case = MapCases(tmp_path / "pack", settings, lesion=1).case(SHAPE, rng=stream(number, "case"))
+        assert bool(torch.isfinite(case.image).all())
