@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anystroke.anatomy.deformation import DeformationSettings
+from anystroke.anatomy.lesion_edges import SoftEdge, soft_copy_paste
 from anystroke.anatomy.lesions import (
     LesionSettings,
     choose_mask,
@@ -161,3 +162,29 @@ def test_several_masks_unite_without_adding_up_where_they_overlap() -> None:
     assert float(twice.membership.max()) <= 1
     assert float(twice.membership.sum()) == pytest.approx(float(one.membership.sum()), rel=0.05)
     assert twice.names == ("sphere", "sphere")
+
+
+@pytest.mark.parametrize("mode", ["reference", "morphological"])
+def test_published_edges_are_those_of_the_masks_own_voxels(mode: SoftEdge) -> None:
+    settings = UNCHANGED.model_copy(update={"edge": mode})
+    points = _points(half=30)
+    member, height = place_mask(sphere_lesion(), points, settings=settings, rng=stream(1, "edge"))
+    assert torch.equal(member, soft_copy_paste(height > 0, mode=mode).clamp(0, 1))
+    smooth, _ = place_mask(sphere_lesion(), points, settings=UNCHANGED, rng=stream(1, "edge"))
+    wider = float(member.sum()) / float(smooth.sum())
+    assert wider > 1.15 if mode == "reference" else 0.6 < wider < 1.15
+
+
+def test_severity_multiplies_the_membership() -> None:
+    points = _points(half=30)
+    plain = place_lesions([sphere_lesion()], points, settings=UNCHANGED, rng=stream(1, "lesion"))
+    faded = place_lesions(
+        [sphere_lesion()],
+        points,
+        settings=UNCHANGED,
+        rng=stream(1, "lesion"),
+        severity=torch.full(points.shape[1:], 0.25),
+    )
+    assert torch.allclose(faded.membership, 0.25 * plain.membership)
+    total = torch.stack(list(faded.shares.values())).sum(0)
+    assert bool((total <= faded.membership + 1e-6).all())

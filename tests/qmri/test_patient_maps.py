@@ -114,3 +114,16 @@ def test_draws_without_a_needed_tissue_are_refused() -> None:
     inclusion = Inclusion((slice(0, 1),) * 3, {"chronic_core": torch.ones(1, 1, 1)})
     with pytest.raises(ValueError, match="chronic_core has none"):
         _maps(1, inclusions=(inclusion,))
+
+
+def test_the_signal_of_mean_maps_is_that_of_the_maps() -> None:
+    classes = torch.arange(len(TISSUES), dtype=torch.uint8).clamp(max=7)
+    image, winners = _maps(2, texture=0.5).signal_of_means(FLAIR, classes=classes)
+    maps = _maps(2, texture=0.5)
+    expected = FLAIR.signal({name: maps[name] for name in FLAIR.needs})
+    assert torch.equal(image, expected)
+    of_parts, same = _maps(2, texture=0.5).signal(FLAIR, classes=classes)
+    assert torch.equal(winners, same)
+    # Only a voxel that holds both fluid and tissue tells the two apart.
+    different = ((image - of_parts).abs() > 0.02 * of_parts.max()).any(1).any(1)
+    assert different.tolist() == [k == 5 for k in range(11)]

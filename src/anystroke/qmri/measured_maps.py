@@ -221,8 +221,8 @@ class MeasuredMaps(Mapping[str, Tensor]):
         grid = Volume(torch.empty(1, *shape), images.affine)
         maps = cls(
             images.values,
-            _load_mask(head, grid),
-            brain=None if brain is None else _load_mask(brain, grid),
+            load_mask(head, grid),
+            brain=None if brain is None else load_mask(brain, grid),
             field_strength=field_strength,
             stated=images.stated,
             affine=images.affine,
@@ -242,7 +242,12 @@ class MeasuredMaps(Mapping[str, Tensor]):
         return len(self._maps)
 
 
-def _load_mask(path: Path, grid: Volume) -> Tensor:
+def load_mask(path: Path, grid: Volume) -> Tensor:
+    """Read a mask as bool (X, Y, Z) on a grid, resampled with nearest neighbours where it has another.
+
+    Raises:
+        VolumeError: If the file is no image of one volume.
+    """
     mask = Volume.load(path)
     if not same_grid(mask, grid):
         mask = mask.resample_to(grid.affine, grid.shape, "nearest")
