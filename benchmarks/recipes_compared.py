@@ -1,6 +1,6 @@
 """Train the compared recipes for the same number of steps, judge each on the same patients, and tabulate.
 
-    python benchmarks/recipes_compared.py recipes/compared/*.toml --runs runs/compared --output docs/recipes_compared
+    python benchmarks/recipes_compared.py recipes/compared/*.toml --runs runs/compared --output docs/compared
 
 Every part is resumed where it broke off. Patients are of anatomies and masks that training never saw:
 realistic protocols, the published simulator's contrasts (its protocols and tissue priors), and random ones.

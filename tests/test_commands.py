@@ -12,7 +12,9 @@ from anystroke.cli import main
 from anystroke.datasets import DatasetError
 from anystroke.inference.segmentation import Model
 from anystroke.learning import checkpoints, training
-from anystroke.learning.training import TrainingError, TrainingSettings
+from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.trainer import TrainingError
+from anystroke.learning.training import Devices
 from anystroke.qmri.tissue_priors import load_table, save_table
 from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy
@@ -20,6 +22,8 @@ from stand_in import stand_in_model
 
 RECIPE = """
 name = "toy"
+[[sources]]
+kind = "simulated"
 [data]
 anatomies = ["maps"]
 lesions = ["masks"]
@@ -186,14 +190,31 @@ def test_train_hands_the_recipe_over(
 ) -> None:
     calls: list[tuple[TrainingSettings, Path, bool]] = []
 
-    def remember(settings: TrainingSettings, folder: Path, *, resume: bool = False) -> Path:
+    def remember(settings: TrainingSettings, folder: Path, *, resume: bool, devices: Devices) -> Path:
+        assert devices == Devices("cpu", 2, None)
         calls.append((settings, folder, resume))
         return folder / "model"
 
     monkeypatch.setattr(training, "train", remember)
     out = tmp_path / "run"
     changes = ["--override", "optimiser.steps=7", "--override", 'name="other"']
-    assert main(["train", str(recipe), "-o", str(out), "--resume", *changes]) == 0
+    assert (
+        main(
+            [
+                "train",
+                str(recipe),
+                "-o",
+                str(out),
+                "--resume",
+                "--accelerator",
+                "cpu",
+                "--devices",
+                "2",
+                *changes,
+            ]
+        )
+        == 0
+    )
     assert capsys.readouterr().out == f"model: {out / 'model'}\n"
     [(settings, folder, resume)] = calls
     assert (settings.optimiser.steps, settings.name, folder, resume) == (7, "other", out, True)
@@ -208,6 +229,8 @@ def test_train_hands_the_recipe_over(
         (["RECIPE", "-o", "OUT", "--override", "steps"], "'steps'"),
         (["RECIPE", "-o", "OUT", "--override", "optimiser.steps=-1"], "-1"),
         (["RECIPE", "-o", "RECIPE"], "is a file"),
+        (["RECIPE", "-o", "OUT", "--devices", "none"], "'none'"),
+        (["RECIPE", "-o", "OUT", "--accelerator", "tpu"], "'tpu'"),
     ],
 )
 def test_wrong_usage_of_train(

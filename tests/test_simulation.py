@@ -13,11 +13,11 @@ from anystroke import patient_files, simulation
 from anystroke.acquisition.protocols import from_dict
 from anystroke.anatomy import registration
 from anystroke.anatomy.lesions import LesionSettings, load_masks
+from anystroke.anatomy.made_up_lesions import random_blob
 from anystroke.anatomy.registration import Registration, RegistrationError
 from anystroke.datasets import DatasetError
 from anystroke.nnunet import NnunetError
 from anystroke.rng import stream
-from anystroke.anatomy.made_up_lesions import random_blob
 from anystroke.simulation import Format, Outcome, Request, SimulationError, simulate_files
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
 from anystroke.volume import Volume, VolumeError

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from anystroke.inference.segmentation import Model as Model
     from anystroke.inference.segmentation import Segmentation as Segmentation
     from anystroke.inference.segmentation import segment as segment
+    from anystroke.learning.recipes import load_recipe as load_recipe
     from anystroke.learning.sampling import SimulatedCases as SimulatedCases
-    from anystroke.learning.training import load_recipe as load_recipe
     from anystroke.learning.training import train as train
     from anystroke.qmri.tissue_priors import load_table as load_table
     from anystroke.rng import stream as stream
@@ -48,7 +48,7 @@ _HOMES = {
     "build_anatomy": "anatomy.anatomies",
     "load_masks": "anatomy.lesions",
     "load_preset": "acquisition.protocols",
-    "load_recipe": "learning.training",
+    "load_recipe": "learning.recipes",
     "load_table": "qmri.tissue_priors",
     "mni_anatomy": "anatomy.mni",
     "segment": "inference.segmentation",

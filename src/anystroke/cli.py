@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from anystroke import cli_training
+from anystroke import cli_pseudo_labels, cli_training
 from anystroke.cli_common import (
     FAILED,
     INTERRUPTED,
@@ -35,6 +35,7 @@ app = typer.Typer(
 
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
+app.command("pseudo-label")(cli_pseudo_labels.pseudo_label)
 
 
 def _print_version(wanted: bool) -> None:
@@ -101,9 +102,7 @@ def segment(
     except CheckpointError as error:
         raise ArgumentError(f"--model: {error}") from error
     failed = False
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(inputs))
         for outcome in segment_files(
             inputs,

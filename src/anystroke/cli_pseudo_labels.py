@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-OK, FAILED, USAGE = 0, 1, 2
+from anystroke.cli_common import FAILED, OK, ArgumentError, check_folder, progress_bar
 
 
 def pseudo_label(
@@ -36,14 +34,12 @@ def pseudo_label(
 
     Example: anystroke pseudo-label scans/*.nii.gz -o pseudo --confidence 0.9
     """
+    check_folder(output)
     from anystroke.inference.segmentation import Model
     from anystroke.learning.checkpoints import CheckpointError
     from anystroke.pseudo_labels import TABLE, PseudoLabel, PseudoLabelError, pseudo_lesions
     from anystroke.pseudo_labels import pseudo_label as label_scans
 
-    if output.exists() and not output.is_dir():
-        typer.echo(f"error: --output must be a folder, but {output} is a file; name another", err=True)
-        return USAGE
     if not debug:
         logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
     failed = False
@@ -63,7 +59,7 @@ def pseudo_label(
         if problem:
             typer.echo(f"left out of the lesions: {problem}", err=True)
 
-    with _progress() as progress:
+    with progress_bar() as progress:
         try:
             task = progress.add_task("segmenting", total=len(inputs))
             labels = label_scans(
@@ -76,8 +72,7 @@ def pseudo_label(
                 on_scan=report,
             )
         except (CheckpointError, PseudoLabelError) as error:
-            typer.echo(f"error: {error}", err=True)
-            return USAGE
+            raise ArgumentError(str(error)) from error
         kept = sum(label.kept for label in labels)
         if lesions:
             task = progress.add_task("registering", total=kept)
@@ -85,9 +80,3 @@ def pseudo_label(
             typer.echo(f"lesions: {len(found)} of {kept} in MNI space")
     typer.echo(f"{output / TABLE}: {kept} of {len(labels)} scans kept")
     return FAILED if failed else OK
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -100,6 +100,7 @@ def _run(settings: "TrainingSettings", output: Path, *, resume: bool, devices: "
     from anystroke.memory import keep_pages
 
     keep_pages()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("anystroke").setLevel(logging.INFO)
     typer.echo(f"model: {run_recipe(settings, output, resume=resume, devices=devices)}")
     return OK

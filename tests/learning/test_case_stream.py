@@ -101,7 +101,7 @@ def test_a_constant_image_is_refused_with_its_record() -> None:
     def flat() -> list[CaseSource]:
         return [Flat(), Flat()]
 
-    with pytest.raises(ValueError, match="case 0 is constant.*'flat'"):
+    with pytest.raises(ValueError, match=r"case 0 is constant.*'flat'"):
         next(iter(CaseStream(flat, SETTINGS)))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from anystroke.anatomy.anatomies import load_anatomies, save_anatomies
 from anystroke.anatomy.lesions import save_bank
@@ -167,7 +168,7 @@ def _gradients(rank: int, run: Path, ranks: int, batch: int, port: int) -> None:
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(run: Path) -> None:
-    torch.multiprocessing.spawn(_gradients, (run, 2, 1, 29511), nprocs=2)  # type: ignore[no-untyped-call]
+    spawn(_gradients, (run, 2, 1, 29511), nprocs=2)  # type: ignore[no-untyped-call]
     _gradients(0, run, 1, 2, 0)
     two, one = (torch.load(run / f"gradients_{k}.pt", weights_only=True) for k in (2, 1))
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3

@@ -93,7 +93,9 @@ def predict(
     seconds: dict[str, float] = {}
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
-        space = to_model_space(scan, spacing=config.spacing, divisor=config.divisor)
+        space = to_model_space(
+            scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
+        )
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
         values = _probabilities(space.image, network, config, wanted, flip, _device(device))

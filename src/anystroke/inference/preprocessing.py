@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ HEAD_MARGIN = 10.0
 HEAD_HEIGHT = 220.0
 LARGEST_SAMPLE = 2_000_000
 CLIP_QUANTILES = (0.005, 0.995)
+Normalisation = Literal["foreground", "whole"]
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -84,7 +86,7 @@ class ModelSpace:
         return Volume(data.contiguous(), self.native_affine, self.space_code)
 
 
-def normalise_intensity(image: Tensor) -> Tensor:
+def normalise_intensity(image: Tensor, over: Normalisation = "foreground") -> Tensor:
     """Standardise the intensities of one scan.
 
     Voxels above the minimum are the foreground. All voxels are clipped to the foreground's 0.5 and 99.5 %
@@ -93,6 +95,8 @@ def normalise_intensity(image: Tensor) -> Tensor:
 
     Args:
         image: Intensities in any unit, any shape.
+        over: ``"foreground"``; or ``"whole"``: mean and standard deviation over all voxels, without clipping,
+            as the published systems do.
 
     Returns:
         float32 tensor of the same shape.
@@ -105,6 +109,11 @@ def normalise_intensity(image: Tensor) -> Tensor:
         tensor(True)
     """
     image = image.to(torch.float32)
+    if over == "whole":
+        spread = image.std(correction=0)
+        if not bool(spread > 0):
+            raise ValueError("the image is constant, expected at least three different intensities")
+        return (image - image.mean()).div_(spread)
     looked_at = image.flatten()[:: 1 + image.numel() // LARGEST_SAMPLE]
     foreground = looked_at[looked_at > image.min()]
     if foreground.numel() == 0:
@@ -165,7 +174,7 @@ def check_scan(scan: Volume, name: str = "the scan") -> None:
 
 
 def to_model_space(
-    scan: Volume, *, spacing: float = 2.0, divisor: int = 16, normalise: bool = True
+    scan: Volume, *, spacing: float = 2.0, divisor: int = 16, normalise: Normalisation | None = "foreground"
 ) -> ModelSpace:
     """Resample a scan to the network's grid, cut out the head and standardise the intensities.
 
@@ -177,7 +186,7 @@ def to_model_space(
         scan: One channel that `check_scan` accepts.
         spacing: Voxel size of the network [mm].
         divisor: Each side of the grid is a multiple of it.
-        normalise: Whether to standardise; otherwise intensities stay in the scan's unit, from zero.
+        normalise: How to standardise; None leaves intensities in the scan's unit, from zero.
 
     Returns:
         The network's input with the way back.
@@ -201,9 +210,9 @@ def to_model_space(
     image = _drop_residue(_cut(whole.data, start, sides))
     affine = grid.clone()
     affine[:3, 3] += spacing * torch.tensor(start, dtype=torch.float64)
-    if normalise:
+    if normalise is not None:
         try:
-            image = normalise_intensity(image)
+            image = normalise_intensity(image, normalise)
         except ValueError as error:
             raise VolumeError(f"the scan cannot be used at {spacing:g} mm: {error}") from error
     return ModelSpace(image, affine, scan.affine, scan.shape, scan.space_code)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from anystroke.fields import GridShape
-from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.inference.preprocessing import Normalisation, normalise_intensity
 from anystroke.learning.cases import Case, CaseSource
 from anystroke.memory import keep_pages
 from anystroke.rng import choice, stream
@@ -56,6 +56,7 @@ class StreamSettings:
         shape_weights: Probability of each.
         seed: Seed of the run.
         batch: Cases of a batch.
+        normalisation: How intensities are standardised.
     """
 
     shares: tuple[int, ...]
@@ -63,6 +64,7 @@ class StreamSettings:
     shape_weights: tuple[float, ...]
     seed: int
     batch: int = 1
+    normalisation: Normalisation = "foreground"
 
 
 class CaseStream(IterableDataset[Batch]):
@@ -101,9 +103,10 @@ class CaseStream(IterableDataset[Batch]):
         if worker:
             torch.set_num_threads(1)
             keep_pages()
+        over = self.settings.normalisation
         for number in count(self.first + offset, step):
             cases = self.cases(number)
-            images = torch.stack([normalise_intensity(case.image)[None] for case in cases])
+            images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases])
             yield images, stack_targets([case.target for case in cases])
 
     def cases(self, number: int) -> list[Case]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -34,6 +34,7 @@ class ModelConfig(StrictModel):
             keep all.
         spacing: Voxel size of the network's input in mm.
         divisor: Sides of the input are multiples of this.
+        normalisation: How its intensities are standardised, see ``normalise_intensity``.
         threshold: Lesion probability from which a voxel belongs to the mask.
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         temperature: Logits are divided by it before the softmax.
@@ -47,6 +48,7 @@ class ModelConfig(StrictModel):
     brain: tuple[str, ...] = ()
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
+    normalisation: Literal["foreground", "whole"] = "foreground"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)

@@ -107,13 +107,14 @@ def dice_cross_entropy(
         )
     parts = [sum(each[1:], each[0]) for each in zip(*groups, strict=True)]
     packed = reduce(torch.cat([part.reshape(-1) for part in parts]))
-    overlap, predicted, true = packed[2:].split(classes)
+    overlap, predicted, true = packed[2:].reshape(3, classes)
     dice = (2 * overlap + smoothing) / (predicted + true + smoothing)
     share = torch.tensor(dice_weights, dtype=exact, device=logits.device)
     if absent_classes == "left_out":
         share = share * (true.detach() > 0)
     total = share.sum().clamp(min=torch.finfo(torch.float32).tiny)
-    return packed[0] / packed[1] + ((1 - dice) * share).sum() / total
+    loss: Tensor = packed[0] / packed[1] + ((1 - dice) * share).sum() / total
+    return loss
 
 
 def _exact(logits: Tensor) -> Tensor:
@@ -210,6 +211,6 @@ def _on_grid(target: Tensor, shape: torch.Size) -> Tensor:
     if target.shape[-3:] == shape:
         return target
     if target.is_floating_point():
-        return torch.nn.functional.adaptive_avg_pool3d(target, tuple(shape))
+        return torch.nn.functional.adaptive_avg_pool3d(target, (shape[0], shape[1], shape[2]))
     small = torch.nn.functional.interpolate(target[:, None].float(), shape, mode="nearest")
     return small[:, 0].to(target.dtype)

@@ -209,7 +209,7 @@ def _is_current(path: Path, sources: str, spacing: float) -> bool:
 def _pack(scan: LabelledScan, spacing: float) -> tuple[dict[str, Tensor], dict[str, str]]:
     image, lesion, brain = scan.load()
     check_scan(image, scan.name)
-    space = to_model_space(image, spacing=spacing, divisor=1, normalise=False)
+    space = to_model_space(image, spacing=spacing, divisor=1, normalise=None)
     _, x, y, z = space.image.shape
     _check_inside(scan, lesion, space.affine, (x, y, z))
     lesion_ml = float(lesion.data.sum()) * lesion.voxel_volume

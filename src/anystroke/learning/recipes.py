@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from anystroke.config import ConfigError, StrictModel, apply_overrides, read_toml, validate
 from anystroke.fields import GridShape
+from anystroke.inference.preprocessing import Normalisation
 from anystroke.learning.augmentation import PRESETS, AugmentationSettings
 from anystroke.learning.losses import LossSettings
 from anystroke.learning.maps import MapSettings
@@ -49,11 +50,13 @@ class GridSettings(StrictModel):
         spacing: Voxel size in mm.
         shapes: Sizes of the parts of a head that are cut out; each step draws one.
         shape_weights: Probability of each of them.
+        normalisation: How intensities are standardised, see ``normalise_intensity``.
     """
 
     spacing: float = Field(default=2.0, gt=0)
     shapes: tuple[GridShape, ...] = ((96, 112, 96),)
     shape_weights: tuple[float, ...] = (1.0,)
+    normalisation: Normalisation = "foreground"
 
     @model_validator(mode="after")
     def _fits(self) -> "GridSettings":

@@ -61,9 +61,7 @@ class RunLog:
         else:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(self.folder / "tensorboard"), purge_step=self.done + 1
-            )
+            self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.done + 1)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,13 +189,11 @@ def _curves(rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str
         left.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width} steps")
         left.legend()
     left.set(xlabel="step", ylabel="loss")
-    groups = sorted({(r["set"], r["group"]) for r in validations if r["group"] == "all" and r["set"] != "healthy"})
-    for of, group in groups:
-        points = [
-            (int(r["step"]), float(r["mean_dice"])) for r in validations if (r["set"], r["group"]) == (of, group)
-        ]
+    totals = [row for row in validations if row["group"] == "all" and row["set"] != "healthy"]
+    for of in sorted({row["set"] for row in totals}):
+        points = [(int(row["step"]), float(row["mean_dice"])) for row in totals if row["set"] == of]
         right.plot(*zip(*points, strict=True), marker="o", label=f"{of} patients")
-    if groups:
+    if totals:
         right.legend()
     right.set(xlabel="step", ylabel="mean Dice of validation", ylim=(0, 1))
     with atomic_path(path, overwrite=True) as part:

@@ -1,5 +1,6 @@
 """From a recipe and packed data to sources of training cases."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from anystroke.anatomy.anatomies import build_anatomy, load_anatomies, save_anatomies
+from anystroke.anatomy.anatomies import Anatomy, build_anatomy, load_anatomies, save_anatomies
 from anystroke.anatomy.labels import SYNTHSEG
 from anystroke.anatomy.lesions import load_bank, load_masks, save_bank
 from anystroke.anatomy.made_up_lesions import blob_bank
@@ -19,7 +20,8 @@ from anystroke.fields import GridShape
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.augmentation import AugmentationSettings, augment
 from anystroke.learning.cases import Case, CaseSource
-from anystroke.learning.maps import MapCases, PackedMaps, find_map_subjects, pack_maps
+from anystroke.learning.maps import MapCases, MapSettings
+from anystroke.learning.maps import pack_data as pack_map_data
 from anystroke.learning.recipes import (
     DataSettings,
     MapsPart,
@@ -33,6 +35,8 @@ from anystroke.learning.simulated import SimulatedSource
 from anystroke.learning.targets import SCHEMES
 from anystroke.rng import stream
 from anystroke.volume import Volume
+
+log = logging.getLogger(__name__)
 
 _BLOB_SEED = 20260101
 OnItem = Callable[[str], None]
@@ -64,10 +68,15 @@ def pack(settings: TrainingSettings, folder: Path, on_item: OnItem = lambda _: N
             pack_scans(scans, place, spacing=settings.grid.spacing, on_scan=on_item)
             names[place.name] = [scan.name for scan in scans]
         elif isinstance(part, MapsPart):
-            subjects = [subject for source in part.maps.data for subject in find_map_subjects(source)]
-            pack_maps(subjects, place, spacing=settings.grid.spacing, on_subject=on_item)
-            names[place.name] = [subject.name for subject in subjects]
+            report = pack_map_data(_on_grid(part.maps, settings), place, on_subject=on_item)
+            for name, reason in report.skipped.items():
+                log.warning("%s is left out: %s", name, reason)
+            names[place.name] = list(report.names)
     return names
+
+
+def _on_grid(maps: MapSettings, settings: TrainingSettings) -> MapSettings:
+    return maps.model_copy(update={"spacing": settings.grid.spacing})
 
 
 def _folder(number: int, part: Part) -> str:
@@ -80,7 +89,8 @@ def _pack_patients(data: DataSettings, folder: Path, on_item: OnItem) -> dict[st
         for name in ("anatomies", "held_out_anatomies", "lesions", "held_out_lesions")
     }
     if not all(path.exists() for path in files.values()):
-        seen, unseen = [], []
+        seen: list[Anatomy] = []
+        unseen: list[Anatomy] = []
         for path in [p for source in data.anatomies for p in images_in(source)]:
             name = image_stem(path)
             to_mni = stored_registration(path).affine
@@ -121,9 +131,7 @@ class _Augmented:
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
         made = self.source.case(shape, rng=rng)
         changes = stream(rng.initial_seed(), "augmentation")
-        image, target = augment(
-            made.image, made.target, self.settings, spacing=self.spacing, rng=changes
-        )
+        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=changes)
         return Case(image, target, made.record)
 
 
@@ -153,7 +161,7 @@ def _open(part: Part, settings: TrainingSettings, folder: Path, place: Path) -> 
     if isinstance(part, ScansPart):
         return ScanCases(PackedScans(place), part.scans, lesion=lesion)
     if isinstance(part, MapsPart):
-        return MapCases(PackedMaps(place), part.maps, spacing=spacing, lesion=lesion)
+        return MapCases(place, _on_grid(part.maps, settings), lesion=lesion)
     looks = part.synthesis if isinstance(part, SimulatedPart) else part.contrasts
     return SimulatedSource(
         folder, looks.model_copy(update={"spacing": spacing}), scheme=settings.classes, target=part.target

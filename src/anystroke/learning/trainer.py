@@ -137,8 +137,8 @@ class Trainer:
         _check_shapes(settings, self.module.divisor)
         if settings.start_from is not None:
             _start(self.module, settings)
-        if self.fabric.device.type == "cuda":
-            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)
+        if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
+            torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
         self.module.to(self.fabric.device)
         _channels_last(self.module)
         if settings.optimiser.compile:
@@ -206,9 +206,8 @@ class Trainer:
             target = target.long()
         with torch.random.fork_rng(devices=self._cuda_devices()):
             # Dropout draws from the global stream: its own number for each step makes resuming exact.
-            torch.manual_seed(
-                stream(self.settings.seed, "dropout", self.step, number, self.fabric.global_rank).initial_seed()
-            )
+            place = (self.step, number, self.fabric.global_rank)
+            torch.manual_seed(stream(self.settings.seed, "dropout", *place).initial_seed())
             heads: Sequence[Tensor] = self.network(image)
         reduce = self._sum_over_processes
         if self.step < settings.l2_steps:
@@ -268,6 +267,7 @@ class Trainer:
             brain=self.classes[1:-1],
             spacing=self.settings.grid.spacing,
             divisor=network.divisor,
+            normalisation=self.settings.grid.normalisation,
             training={
                 "steps": self.step,
                 "planned_steps": self.settings.optimiser.steps,

@@ -36,6 +36,8 @@ from anystroke.learning.validation import (
 
 log = logging.getLogger(__name__)
 VALIDATION_SEED = 786
+# Slurm jobs in which a person types: one process, whatever the allocation.
+_BY_HAND = ("bash", "interactive")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Devices:
             here = int(environment["LOCAL_WORLD_SIZE"])
             devices = here if devices == "auto" else devices
             nodes = nodes or int(environment["WORLD_SIZE"]) // here
-        elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        elif "SLURM_NTASKS" in environment and environment.get("SLURM_JOB_NAME") not in _BY_HAND:
             nodes = nodes or int(environment.get("SLURM_NNODES", "1"))
             devices = int(environment["SLURM_NTASKS"]) // nodes if devices == "auto" else devices
         return make_fabric(
@@ -74,8 +76,8 @@ def train(
 ) -> Path:
     """Run a recipe to its last step.
 
-    A run that was broken off, however, goes on with ``resume`` as if nothing had happened: on the same kind of
-    device and with as many of them, every loss is the same to the bit.
+    A run that was broken off goes on with ``resume`` as if nothing had happened: on the same kind of device,
+    and with as many of them, every loss is the same to the bit.
 
     Args:
         settings: The recipe.
@@ -124,6 +126,7 @@ def _loop(trainer: Trainer) -> None:
             shape_weights=settings.grid.shape_weights,
             seed=settings.seed,
             batch=options.batch,
+            normalisation=settings.grid.normalisation,
         ),
         first=trainer.step * options.accumulate,
         rank=fabric.global_rank,
@@ -224,5 +227,3 @@ def _sheet(trainer: Trainer, batch: Batch) -> Path:
 def _write_json(path: Path, content: object) -> None:
     with atomic_path(path, overwrite=True) as part:
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
