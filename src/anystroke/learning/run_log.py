@@ -39,7 +39,13 @@ class RunLog:
         self.active = active
         self.recent = math.nan
         self.best = -math.inf
+        self._seconds: tuple[float, ...] = ()
         self._board: Any = None
+
+    @property
+    def rate(self) -> float:
+        """Steps per second of the last 20 steps; 0 before the first."""
+        return len(self._seconds) / sum(self._seconds) if self._seconds else 0.0
 
     def __enter__(self) -> "RunLog":
         """Open the files."""
@@ -82,6 +88,7 @@ class RunLog:
             seconds: Seconds of the whole step.
         """
         self._follow(loss)
+        self._seconds = (*self._seconds[-19:], seconds)
         if not self.active:
             return
         values = (step, f"{loss:.9g}", f"{rate:.6g}", f"{waited:.4f}", f"{seconds:.4f}")
@@ -188,7 +195,7 @@ def _curves(rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str
         smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
         left.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width} steps")
         left.legend()
-    left.set(xlabel="step", ylabel="loss")
+    left.set(xlabel="step", ylabel="loss", yscale="log")
     totals = [row for row in validations if row["group"] == "all" and row["set"] != "healthy"]
     for of in sorted({row["set"] for row in totals}):
         points = [(int(row["step"]), float(row["mean_dice"])) for row in totals if row["set"] == of]

@@ -59,7 +59,8 @@ def pack(settings: TrainingSettings, folder: Path, on_item: OnItem = lambda _: N
     """
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {}
-    if any(part.kind in ("simulated", "random_contrasts") for part in settings.sources):
+    simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
+    if simulates or settings.validation.patients or settings.validation.healthy:
         names |= _pack_patients(settings.data, folder, on_item)
     for number, part in enumerate(settings.sources):
         place = folder / _folder(number, part)

@@ -250,29 +250,32 @@ class Trainer:
         write_atomically(self.folder / "state.safetensors", tensors, facts)
         self.export(self.folder / "model")
 
-    def export(self, folder: Path, **facts: Any) -> None:
-        """Write the averaged network as a model folder.
-
-        Args:
-            folder: Made if missing.
-            facts: More to say about the training.
-        """
+    def averaged(self) -> DivisibleUNet:
+        """Return a network with the averaged weights, ready for inference, on the CPU."""
         network = build_network(self.settings.architecture, len(self.classes), seed=self.settings.seed)
         network.load_state_dict(self.average)
+        return network.eval().requires_grad_(False)
+
+    def model_config(self, **facts: Any) -> ModelConfig:
+        """Return the configuration of the model that this run makes.
+
+        Args:
+            facts: More to say about the training.
+        """
         packs = sorted((self.folder / "data").glob("*.safetensors"))
-        config = ModelConfig(
+        return ModelConfig(
             name=self.settings.name,
             architecture=self.settings.architecture,
             classes=self.classes,
             brain=self.classes[1:-1],
             spacing=self.settings.grid.spacing,
-            divisor=network.divisor,
+            divisor=self.module.divisor,
             normalisation=self.settings.grid.normalisation,
             training={
                 "steps": self.step,
                 "planned_steps": self.settings.optimiser.steps,
                 "seed": self.settings.seed,
-                "parameters": parameter_count(network),
+                "parameters": parameter_count(self.module),
                 "start_from": self.settings.start_from,
                 "pack_sha256": {
                     path.stem: sha256(path) for path in packs if not path.stem.startswith("held_out")
@@ -280,7 +283,15 @@ class Trainer:
                 **facts,
             },
         )
-        save_model(folder, network, config)
+
+    def export(self, folder: Path, **facts: Any) -> None:
+        """Write the averaged network as a model folder.
+
+        Args:
+            folder: Made if missing.
+            facts: More to say about the training.
+        """
+        save_model(folder, self.averaged(), self.model_config(**facts))
 
     def resume(self) -> None:
         """Go on from the last checkpoint of the run folder.

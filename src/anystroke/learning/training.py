@@ -19,7 +19,6 @@ from anystroke.files import atomic_path
 from anystroke.inference.segmentation import Model
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings, stream_loader
-from anystroke.learning.checkpoints import load_model
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.run_log import RunLog, write_report
 from anystroke.learning.sheets import predict_lesion, sample_sheet
@@ -135,13 +134,19 @@ def _loop(trainer: Trainer) -> None:
     loader = stream_loader(cases, workers=options.workers, pin_memory=fabric.device.type == "cuda")
     batches: Iterator[Batch] = iter(loader)
     patients = _validation_patients(trainer) if fabric.is_global_zero else []
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.2f} steps/s, left"),
+        TimeRemainingColumn(),
+    )
     console = Console(stderr=True)
     with (
         RunLog(trainer.folder, trainer.step, active=fabric.is_global_zero) as record,
         Progress(*columns, console=console, disable=not fabric.is_global_zero) as progress,
     ):
-        task = progress.add_task("training", total=options.steps, completed=trainer.step)
+        task = progress.add_task("training", total=options.steps, completed=trainer.step, rate=0.0)
         while trainer.step < options.steps:
             started = time.perf_counter()
             taken = list(itertools.islice(batches, options.accumulate))
@@ -154,7 +159,9 @@ def _loop(trainer: Trainer) -> None:
                     f"{error}; {_keep_records(trainer, cases)} says what it was made of"
                 ) from error
             record.step(trainer.step, loss, rate, waited, time.perf_counter() - started)
-            progress.update(task, completed=trainer.step, description=f"loss {record.recent:.3f}")
+            progress.update(
+                task, completed=trainer.step, description=f"loss {record.recent:.3f}", rate=record.rate
+            )
             last = trainer.step == options.steps
             if fabric.is_global_zero and (last or trainer.step % options.checkpoint_every == 0):
                 trainer.save()
@@ -188,9 +195,7 @@ def _validation_patients(trainer: Trainer) -> list[Patient]:
 
 def _validate(trainer: Trainer, patients: list[Patient], record: RunLog) -> None:
     """Judge the averaged network; keep it apart if none before it was as good on the simulated patients."""
-    trainer.export(trainer.folder / "candidate")
-    network, config = load_model(trainer.folder / "candidate")
-    model = Model(network, config, sha256="")
+    model = Model(trainer.averaged(), trainer.model_config(), sha256="")
     rows = summarise(judge(model, patients))
     if sources := trainer.settings.validation.scans:
         scans = [scan for source in sources for scan in find_labelled_scans(source)]

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from anystroke.config import ConfigError
+from anystroke.learning.checkpoints import CheckpointError, load_config, load_model
+from anystroke.learning.finetuning import finetuning_recipe
+from anystroke.learning.recipes import ScansPart, SimulatedPart
+from anystroke.learning.trainer import Trainer, TrainingError
+
+
+def test_the_recipe_starts_from_the_model_and_has_its_grid(tmp_path: Path) -> None:
+    settings = finetuning_recipe([tmp_path], simulated=2, overrides=["optimiser.steps=7"])
+    config = load_config("default")
+    assert (settings.architecture, settings.grid.spacing) == (config.architecture, config.spacing)
+    first, second = settings.sources
+    assert isinstance(first, ScansPart)
+    assert first.scans.data == (tmp_path,)
+    assert isinstance(second, SimulatedPart)
+    assert (first.share, second.share, settings.optimiser.steps) == (1, 2, 7)
+    assert len(finetuning_recipe([tmp_path], simulated=0).sources) == 1
+
+
+def test_training_starts_with_the_weights_of_the_model(tmp_path: Path) -> None:
+    settings = finetuning_recipe([tmp_path])
+    trainer = Trainer(settings, tmp_path)
+    network, _ = load_model("default")
+    for key, value in network.state_dict().items():
+        assert bool((trainer.module.state_dict()[key] == value).all())
+
+
+def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = finetuning_recipe([tmp_path], overrides=['classes="lesion"'])
+    with caplog.at_level("INFO", logger="anystroke"):
+        Trainer(settings, tmp_path)
+    assert "tensors start anew" in caplog.text
+    other = finetuning_recipe([tmp_path], overrides=['architecture="mde"', "grid.shapes=[[64, 64, 64]]"])
+    with pytest.raises(TrainingError, match="fits the architecture 'mde'"):
+        Trainer(other, tmp_path)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no model 'nothing'"):
+        finetuning_recipe([tmp_path], model="nothing")
+    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+        finetuning_recipe([tmp_path], overrides=["optimiser.stepps=3"])
