@@ -17,6 +17,8 @@ import torch
 
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
+from anystroke.evaluation.calibration import Reliability, reliability
+from anystroke.evaluation.lesion_wise import match_lesions
 from anystroke.evaluation.metrics import dice
 from anystroke.inference.segmentation import Model, segment
 from anystroke.memory import keep_pages
@@ -50,10 +52,12 @@ def lesion_ml(sample: Sample) -> float:
     return float((sample.target == LESION).sum()) * voxel / 1000
 
 
-def judge(model: Model, sample: Sample) -> dict[str, Any]:
-    """Segment one simulated scan and compare."""
+def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
+    """Segment one simulated scan; return the comparison and how far probabilities hold."""
     found = segment(Volume(sample.image[None], sample.affine), model)
     truth = sample.target == LESION
+    mask = found.mask.data[0] > 0
+    match = match_lesions(mask, truth, voxel_ml=float(torch.linalg.det(sample.affine[:3, :3]).abs()) / 1000)
     return {
         "weighting": sample.protocol.weighting,
         "stage": sample.record["stage"],
@@ -61,8 +65,9 @@ def judge(model: Model, sample: Sample) -> dict[str, Any]:
         "lesions": sample.record["lesions"],
         "truth_ml": lesion_ml(sample),
         "predicted_ml": found.lesion_volume,
-        "dice": dice(found.mask.data[0] > 0, truth, empty="undefined") if truth.any() else None,
-    }
+        "dice": dice(mask, truth, empty="undefined") if truth.any() else None,
+        "lesion_f1": match.f1() if truth.any() else None,
+    }, reliability(found.probability.data[0], truth)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,6 +85,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "q3": round(high, 3),
             "mean": round(statistics.fmean(scores), 3),
             "missed": sum(score == 0 for score in scores),
+            "mean_f1": round(statistics.fmean(row["lesion_f1"] for row in rows if keep(row)), 3),
         }
 
     return {
@@ -92,6 +98,31 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             )
             for low, high in SIZES_ML
         },
+        "by_weighting_and_stage": {
+            f"{w} {s}": of(lambda row, w=w, s=s: (row["weighting"], row["stage"]) == (w, s))
+            for w in WEIGHTINGS
+            for s in ("chronic", "acute", "subacute")
+        },
+        "by_weighting_and_size_ml": {
+            f"{w} {low:g}-{high:g}": of(
+                lambda row, w=w, low=low, high=high: row["weighting"] == w and low <= row["truth_ml"] < high
+            )
+            for w in WEIGHTINGS
+            for low, high in SIZES_ML
+        },
+    }
+
+
+def calibration(sums: Reliability) -> dict[str, Any]:
+    """Return the expected calibration error and what the reliability plot shows."""
+    return {
+        "expected_calibration_error": round(sums.expected_calibration_error(), 4),
+        "brier": round(sums.brier(), 4),
+        "voxels": sums.count.tolist(),
+        "predicted": [
+            round(p / n, 4) if n else None for p, n in zip(sums.predicted, sums.count, strict=True)
+        ],
+        "true": [round(t / n, 4) if n else None for t, n in zip(sums.true, sums.count, strict=True)],
     }
 
 
@@ -100,25 +131,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pack", type=Path, help="data folder of the training run")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--cases", type=int, default=50, help="scans per weighting, and scans without lesion")
+    parser.add_argument("--cases", type=int, default=100, help="scans per weighting")
+    parser.add_argument("--healthy", type=int, default=50, help="scans without lesion")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     keep_pages()
     anatomies = load_anatomies(arguments.pack / "held_out_anatomies.safetensors")
     masks = [m for m in load_bank(arguments.pack / "held_out_lesions.safetensors") if m.volume_ml >= 1]
     model = Model.open(arguments.model)
-    rows, empty = [], []
+    rows: list[dict[str, Any]] = []
+    empty: list[dict[str, Any]] = []
+    trust: Reliability | None = None
     started = time.perf_counter()
     for weighting in WEIGHTINGS:
         generator = Generator(SynthesisSettings(weighting=weighting), masks)
         for number in range(arguments.cases):
             sample = simulate(generator, anatomies, masks, f"{weighting}-{number}", smallest_ml=1.0)
-            rows.append(judge(model, sample))
+            row, each = judge(model, sample)
+            rows.append(row)
+            trust = each if trust is None else trust + each
         print(weighting, summary(rows)["by_weighting"][weighting], flush=True)
-    for number in range(arguments.cases):
+    for number in range(arguments.healthy):
         generator = Generator(SynthesisSettings(weighting=WEIGHTINGS[number % len(WEIGHTINGS)]))
         sample = simulate(generator, anatomies, [], f"healthy-{number}", smallest_ml=0.0)
-        empty.append(judge(model, sample))
+        row, each = judge(model, sample)
+        empty.append(row)
+        trust = each if trust is None else trust + each
     volumes = sorted(row["predicted_ml"] for row in empty)
     result = {
         "model": model.config.name,
@@ -134,6 +172,7 @@ def main() -> None:
                 for w in WEIGHTINGS
             },
         },
+        "calibration": calibration(trust) if trust is not None else None,
         "seconds": round(time.perf_counter() - started),
     }
     print(json.dumps(result, indent=1))

@@ -1,6 +1,7 @@
 """The verbs that train networks."""
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -102,7 +103,10 @@ def _run(settings: "TrainingSettings", output: Path, *, resume: bool, devices: "
     keep_pages()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("anystroke").setLevel(logging.INFO)
-    typer.echo(f"model: {run_recipe(settings, output, resume=resume, devices=devices)}")
+    model = run_recipe(settings, output, resume=resume, devices=devices)
+    ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
+    if int(next(ranks, "0")) == 0:
+        typer.echo(f"model: {model}")
     return OK
 
 

@@ -1,5 +1,6 @@
 """The supervised loop: cases in, a network that segments lesions out."""
 
+import errno
 import itertools
 import json
 import logging
@@ -99,19 +100,30 @@ def train(
             f"{folder} already holds a run; pass --resume to go on with it, or another folder"
         )
     fabric.launch()
+    try:
+        _run(settings, folder, fabric, resume=resume)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise TrainingError(
+            f"no space is left on the disk of {folder}; make some and pass --resume: the last checkpoint is whole"
+        ) from error
+    return folder / "model"
+
+
+def _run(settings: TrainingSettings, folder: Path, fabric: Fabric, *, resume: bool) -> None:
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         split = pack(settings, folder / "data", on_item=lambda name: log.info("packed %s", name))
         _write_json(folder / "split.json", split)
     fabric.barrier()
     trainer = Trainer(settings, folder, fabric)
-    if resume and state.exists():
+    if resume and (folder / "state.safetensors").exists():
         trainer.resume()
     if fabric.is_global_zero:
         _write_json(folder / "recipe.json", settings.model_dump(mode="json"))
     _loop(trainer)
     fabric.barrier()
-    return folder / "model"
 
 
 def _loop(trainer: Trainer) -> None:
