@@ -12,7 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+from anystroke.cli_common import FAILED, INTERRUPTED, OK, USAGE, ArgumentError
+from anystroke.cli_common import check_folder as _check_folder
+from anystroke.cli_common import complain as _complain
+from anystroke.cli_common import progress as _progress
+from anystroke.cli_evaluation import VERBS
 
 _SMALLEST, _LARGEST = 16, 320
 Choice = TypeVar("Choice", bound=str)
@@ -23,10 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class ArgumentError(Exception):
-    """Arguments that cannot be used, found after parsing; the message is one sentence."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -384,9 +384,8 @@ def doctor(
     return OK if good else FAILED
 
 
-def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise ArgumentError(f"--output must be a folder, but {path} is a file; name another")
+for _verb in VERBS:
+    app.command()(_verb)
 
 
 def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
@@ -415,16 +414,6 @@ def _parse_shape(text: str) -> tuple[int, int, int]:
 
 def _voxels_of_head(spacing: float) -> tuple[int, int, int]:
     return round(192 / spacing), round(224 / spacing), round(192 / spacing)
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _complain(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,11 +4,11 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from adversaries import named_masks, pairs_of_masks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from adversaries import named_masks, pairs_of_masks
 from anystroke.config import ConfigError
 from anystroke.evaluation.metrics import METRICS, EmptyPolicy, dice, load_settings, measure, volume_ml
 from anystroke.evaluation.settings import metric_presets
