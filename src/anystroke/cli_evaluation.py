@@ -49,6 +49,9 @@ def evaluate(
     missing: Annotated[
         str, typer.Option(metavar="failed|empty", help="What a truth without a prediction is.")
     ] = "failed",
+    scans: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where else to look for the scans, for pictures.")
+    ] = None,
     name: Annotated[
         str, typer.Option(help="Name of what is evaluated, for tables.", show_default="the output's name")
     ] = "",
@@ -80,7 +83,7 @@ def evaluate(
     if (output / CASES).exists() and not overwrite:
         raise ArgumentError(f"{output / CASES} exists already; name another folder or use --overwrite")
     try:
-        found = find_cases(predictions, truths)
+        found = find_cases(predictions, truths, scans=scans)
     except (CaseError, TableError) as error:
         raise ArgumentError(str(error)) from error
     reading = Reading(

@@ -1,7 +1,7 @@
 """Which prediction belongs to which truth: folders, BIDS trees, tables of pairs."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,7 +94,7 @@ class _Name:
         return len(self.entities) + len(self.words)
 
 
-def find_cases(predictions: Path, truths: Path | None = None) -> Cases:
+def find_cases(predictions: Path, truths: Path | None = None, *, scans: Path | None = None) -> Cases:
     """Pair predictions with truths.
 
     Two files are one pair. In two folders, files at the same place belong together; otherwise a truth belongs
@@ -107,12 +107,13 @@ def find_cases(predictions: Path, truths: Path | None = None) -> Cases:
     Args:
         predictions: A file, a folder, or a table (.tsv) of pairs.
         truths: A file or a folder; None with a table.
+        scans: A folder to look in for the scans, which pictures need, beside the other two folders.
 
     Raises:
         CaseError: There is nothing to pair, or the arguments are not of one kind.
         TableError: The table cannot be read.
     """
-    for path in (predictions, truths):
+    for path in (predictions, truths, scans):
         if path is not None and not path.exists():
             raise CaseError(f"expected a file or folder at {path}, but there is none; check the path")
     if predictions.suffix.lower() == ".tsv":
@@ -125,7 +126,7 @@ def find_cases(predictions: Path, truths: Path | None = None) -> Cases:
         raise CaseError(f"expected two files or two folders, got {predictions} and {truths}")
     if predictions.is_file():
         return Cases((Case(image_stem(predictions), predictions, truths),))
-    return _from_folders(predictions, truths)
+    return _from_folders(predictions, truths, scans)
 
 
 def _from_table(path: Path) -> Cases:
@@ -153,7 +154,7 @@ def _from_table(path: Path) -> Cases:
     return _unique(cases, problems, [])
 
 
-def _from_folders(predictions: Path, truths: Path) -> Cases:
+def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
     predicted, passed = _mask_files(predictions)
     true, passed_too = _mask_files(truths)
     for folder, files in ((predictions, predicted), (truths, true)):
@@ -161,6 +162,7 @@ def _from_folders(predictions: Path, truths: Path) -> Cases:
             raise CaseError(f"expected {', '.join(SUFFIXES)} files in {folder}, but there are none")
     names = [_Name.of(path) for path in true]
     at_place = {path.relative_to(truths): path for path in true}
+    pictured = _scans_by_name(folder for folder in (truths, predictions, scans) if folder is not None)
     cases, problems, used = [], [], set()
     for path in predicted:
         partner = at_place.get(path.relative_to(predictions))
@@ -173,9 +175,9 @@ def _from_folders(predictions: Path, truths: Path) -> Cases:
             continue
         used.add(candidates[0])
         facts = {"sequence": own.contrast} if own.contrast else {}
-        cases.append(
-            Case(_case_id(path), path, candidates[0], probability=_probability_beside(path), facts=facts)
-        )
+        name = _case_id(path)
+        scan = pictured.get(name.replace("_desc-", "_"))
+        cases.append(Case(name, path, candidates[0], _probability_beside(path), scan, facts))
     cases += [Case(_case_id(path), None, path) for path in true if path not in used]
     notes = [
         f"{count} files in {folder} were passed over, as others are called masks"
@@ -183,6 +185,17 @@ def _from_folders(predictions: Path, truths: Path) -> Cases:
         if count
     ]
     return _unique(cases, problems, notes)
+
+
+def _scans_by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Find the images that are neither masks nor label maps nor probabilities."""
+    others = (*_MASK_SUFFIXES, *_LABEL_SUFFIXES, _PROBABILITY_SUFFIX)
+    return {
+        image_stem(path): path
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.name.lower().endswith(SUFFIXES) and image_stem(path).split("_")[-1] not in others
+    }
 
 
 def _case_id(path: Path) -> str:
