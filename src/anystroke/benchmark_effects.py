@@ -66,7 +66,11 @@ def measure_effects(results: Results) -> list[Effect]:
         metric = "predicted_ml" if level == "0 ml" else "dice"
         for sequence in ("all", *sequences):
             pairs = [
-                (standard[key].values.get(metric, math.nan), case.values.get(metric, math.nan))
+                (
+                    standard[key].values.get(metric, math.nan),
+                    case.values.get(metric, math.nan),
+                    case.facts["patient"],
+                )
                 for case in results.cases.values()
                 if (case.facts.get("factor"), case.facts.get("level")) == (factor, level)
                 and sequence in ("all", case.facts["sequence"])
@@ -77,10 +81,12 @@ def measure_effects(results: Results) -> list[Effect]:
 
 
 def _effect(
-    model: str, factor: str, level: str, sequence: str, metric: str, pairs: Sequence[tuple[float, float]]
+    model: str, factor: str, level: str, sequence: str, metric: str, pairs: Sequence[tuple[float, float, str]]
 ) -> Effect:
-    known = np.array([pair for pair in pairs if not any(map(math.isnan, pair))]).reshape(-1, 2)
+    measured = [pair for pair in pairs if not any(map(math.isnan, pair[:2]))]
+    known = np.array([pair[:2] for pair in measured]).reshape(-1, 2)
+    patients = [patient for _, _, patient in measured]
     rng = stream(1, "effect", model, factor, level, sequence)
-    low, high = bootstrap_interval(known[:, 1] - known[:, 0], rng=rng, centre="mean")
+    low, high = bootstrap_interval(known[:, 1] - known[:, 0], rng=rng, centre="mean", units=patients)
     before, after = known.mean(axis=0) if len(known) else (math.nan, math.nan)
     return Effect(model, factor, level, sequence, metric, len(known), float(before), float(after), low, high)

@@ -140,6 +140,9 @@ def compare(
             show_default="sequence",
         ),
     ] = None,
+    unit: Annotated[
+        str, typer.Option(metavar="COLUMN", help="What is independent: its cases count as one in tests.")
+    ] = "patient",
     centre: Annotated[str, typer.Option(metavar="median|mean", help="What tables show.")] = "median",
     interval: Annotated[
         str,
@@ -180,6 +183,7 @@ def compare(
     settings = CompareSettings(
         metrics=_split(metric) or MAIN_METRICS,
         by=_split(by) if by else None,
+        unit=unit,
         centre="mean" if centre == "mean" else "median",
         interval="bootstrap" if interval == "bootstrap" else "none" if interval == "none" else "t",
         seed=seed,

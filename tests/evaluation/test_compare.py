@@ -19,6 +19,7 @@ from anystroke.evaluation.summaries import (
     Summary,
     compare_models,
     group_runs,
+    independent_units,
     spread_of_seeds,
     strata,
     summarise,
@@ -162,6 +163,21 @@ def test_runs_of_one_name_are_one_model(folders: dict[str, Path]) -> None:
     assert spread.runs == 2
     assert spread.between_runs == pytest.approx(abs(first - second) / 6 / math.sqrt(2))
     assert math.isnan(spread_of_seeds(models[1], "dice").between_runs)
+
+
+def test_cases_of_one_patient_count_once(folders: dict[str, Path]) -> None:
+    models = group_runs(load(folders, "good", "half"))
+    everything = strata(models)[:1]
+    assert independent_units(models, "patient") is None
+    units = independent_units(models, "site")
+    assert units is not None
+    assert set(units.values()) == {"site A", "site B"}
+    [plain] = compare_models(models, everything, ["dice"])
+    [grouped] = compare_models(models, everything, ["dice"], units=units)
+    assert (plain.found.pairs, grouped.found.pairs) == (6, 2)
+    assert grouped.found.wilcoxon >= 0.5
+    [one] = summarise(models[:1], everything, ["dice"], units=units)
+    assert one.bootstrap == (1, 1)
 
 
 def test_failures_are_ranked(folders: dict[str, Path]) -> None:

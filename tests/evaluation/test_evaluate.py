@@ -51,7 +51,7 @@ def test_what_segment_writes_meets_what_simulate_writes(tmp_path: Path) -> None:
         f"sim-000{n}_{contrast}" for n in (1, 2) for contrast in ("FLAIR", "T1w")
     ]
     assert found.cases[-1].truth == truth
-    assert found.cases[0].facts == {"sequence": "FLAIR"}
+    assert found.cases[0].facts == {"patient": "sim-0001", "sequence": "FLAIR"}
     assert found.cases[0].probability is not None
     assert not found.problems
     assert found.notes == (f"2 files in {tmp_path / 'sim'} were passed over, as others are called masks",)

@@ -68,6 +68,22 @@ def test_the_bootstrap_covers_the_truth() -> None:
     assert 0.87 <= covered / 200 <= 0.98
 
 
+def test_units_are_drawn_whole() -> None:
+    values = [0.1, 0.2, 0.3, 0.7, 0.8, 0.9]
+    alone = bootstrap_interval(values, rng=stream(1, "test"), centre="mean", units=list("abcdef"))
+    plain = bootstrap_interval(values, rng=stream(1, "test"), centre="mean")
+    assert alone == pytest.approx(plain)
+    median = bootstrap_interval(values, rng=stream(1, "test"), units=list("abcdef"))
+    assert median == pytest.approx(bootstrap_interval(values, rng=stream(1, "test")))
+    few = bootstrap_interval(values, rng=stream(1, "test"), centre="mean", units=list("aaabbb"))
+    assert few == pytest.approx((0.2, 0.8))
+    assert all(map(math.isnan, bootstrap_interval(values, rng=stream(1, "test"), units=["a"] * 6)))
+    # More cases of the same patients tell no more about other patients.
+    copies = bootstrap_interval(values * 9, rng=stream(1, "test"), centre="mean", units=list("abcdef") * 9)
+    assert copies == pytest.approx(plain)
+    assert np.ptp(bootstrap_interval(values * 9, rng=stream(1, "test"), centre="mean")) < np.ptp(plain) / 2
+
+
 def test_infinite_distances_have_ranks() -> None:
     low, high = bootstrap_interval([1.0, 2.0, 3.0, math.inf, math.inf], rng=stream(1, "test"))
     assert low < high == math.inf
@@ -77,7 +93,7 @@ def test_infinite_distances_have_ranks() -> None:
     assert some.wilcoxon == stats.wilcoxon([-1.0, -1.0, -9.0]).pvalue
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=25))
 def test_wilcoxon_is_scipys(differences: list[float]) -> None:
     if any(differences):

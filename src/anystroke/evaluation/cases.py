@@ -174,11 +174,16 @@ def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
             problems.append(f"{path} has {what}{which}; name files alike or give a table of pairs")
             continue
         used.add(candidates[0])
-        facts = {"sequence": own.contrast} if own.contrast else {}
+        facts = {"patient": _patient(candidates[0])}
+        facts |= {"sequence": own.contrast} if own.contrast else {}
         name = _case_id(path)
         scan = pictured.get(name.replace("_desc-", "_"))
         cases.append(Case(name, path, candidates[0], _probability_beside(path), scan, facts))
-    cases += [Case(_case_id(path), None, path) for path in true if path not in used]
+    cases += [
+        Case(_case_id(path), None, path, facts={"patient": _patient(path)})
+        for path in true
+        if path not in used
+    ]
     notes = [
         f"{count} files in {folder} were passed over, as others are called masks"
         for folder, count in ((predictions, passed), (truths, passed_too))
@@ -208,6 +213,12 @@ def _case_id(path: Path) -> str:
     if len(tokens) > 1 and tokens[-1] in (*_MASK_SUFFIXES, *_LABEL_SUFFIXES):
         tokens.pop()
     return "_".join(tokens)
+
+
+def _patient(truth: Path) -> str:
+    """Name the patient: by the BIDS subject, or else by the truth's file."""
+    name = _case_id(truth)
+    return next((token for token in name.split("_") if token.startswith("sub-")), name)
 
 
 def _partners(own: _Name, names: Sequence[_Name]) -> list[Path]:

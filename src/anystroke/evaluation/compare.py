@@ -27,6 +27,7 @@ from anystroke.evaluation.summaries import (
     all_cases,
     compare_models,
     group_runs,
+    independent_units,
     spread_of_seeds,
     strata,
     summarise,
@@ -53,6 +54,7 @@ class CompareSettings:
     Attributes:
         metrics: Names, in the order of columns.
         by: Facts to stratify by, beside lesion size; the sequence where it is known, if None.
+        unit: Fact whose values are independent; cases that share one count as one in tests and bootstrap.
         centre: Median or mean.
         interval: Which interval tables print.
         seed: Of bootstrap and permutations.
@@ -61,6 +63,7 @@ class CompareSettings:
 
     metrics: tuple[str, ...] = MAIN_METRICS
     by: tuple[str, ...] | None = None
+    unit: str = "patient"
     centre: Centre = "median"
     interval: Interval = "t"
     seed: int = 1
@@ -119,8 +122,14 @@ def compare_results(
         )
     groups = strata(models, by)
     folder.mkdir(parents=True, exist_ok=True)
-    summaries = summarise(models, groups, settings.metrics, centre=settings.centre, seed=settings.seed)
-    tests = compare_models(models, groups, settings.metrics, seed=settings.seed)
+    units = independent_units(models, settings.unit)
+    if units is not None:
+        count = len(set(units.values()))
+        notes.append(f"{len(units)} cases are of {count} {settings.unit}s; tests and bootstrap count those")
+    summaries = summarise(
+        models, groups, settings.metrics, centre=settings.centre, seed=settings.seed, units=units
+    )
+    tests = compare_models(models, groups, settings.metrics, seed=settings.seed, units=units)
     write_table(folder / "summary.tsv", _SUMMARY, map(_summary_row, summaries))
     write_table(folder / "tests.tsv", _TESTS, map(_test_row, tests))
     tables = _write_tables(folder, summaries, settings)

@@ -57,6 +57,7 @@ def bootstrap_interval(
     centre: Centre = "median",
     draws: int = 2000,
     level: float = 0.95,
+    units: Sequence[str] | None = None,
 ) -> tuple[float, float]:
     """Compute a percentile bootstrap interval of the median or mean over cases.
 
@@ -66,9 +67,10 @@ def bootstrap_interval(
         centre: What the interval is of.
         draws: Number of resamples.
         level: Confidence.
+        units: What is drawn, such as the patient of each value; the values themselves if None.
 
     Returns:
-        Low and high; NaN for fewer than two values.
+        Low and high; NaN for fewer than two values, or units.
 
     Example:
         >>> low, high = bootstrap_interval([0.1, 0.5, 0.6, 0.7], rng=torch.Generator().manual_seed(1))
@@ -78,8 +80,13 @@ def bootstrap_interval(
     sample = _finite_or_infinite(values)
     if sample.size < 2:
         return math.nan, math.nan
-    resampled = sample[_indices(sample.size, draws, rng)]
-    centres = np.median(resampled, axis=1) if centre == "median" else resampled.mean(axis=1)
+    if units is not None:
+        centres = _centres_of_units(sample, units, draws, centre, rng)
+        if centres.size == 0:
+            return math.nan, math.nan
+    else:
+        resampled = sample[_indices(sample.size, draws, rng)]
+        centres = np.median(resampled, axis=1) if centre == "median" else resampled.mean(axis=1)
     # Interpolating between two infinite values gives no number.
     low, high = np.quantile(centres, [0.5 - level / 2, 0.5 + level / 2], method="inverted_cdf")
     return float(low), float(high)
@@ -272,6 +279,28 @@ def seed_spread(scores: Array) -> SeedSpread:
         float(np.sqrt(kept.var(axis=0, ddof=1).mean())) if several else math.nan,
         float(kept.mean(axis=0).std(ddof=1)) if cases > 1 else math.nan,
     )
+
+
+def _centres_of_units(
+    sample: Array, units: Sequence[str], draws: int, centre: Centre, rng: torch.Generator
+) -> Array:
+    """Draw whole units, with all of their values; nothing for fewer than two."""
+    names, member = np.unique(np.asarray(units), return_inverse=True)
+    if names.size < 2:
+        return np.empty(0)
+    drawn = _indices(names.size, draws, rng)
+    times = np.stack([(drawn == k).sum(axis=1) for k in range(names.size)], axis=1)
+    order = sample.argsort(kind="stable")
+    weights, ordered = times[:, member[order]], sample[order]
+    if centre == "mean":
+        products = np.where(weights > 0, weights * np.where(weights > 0, ordered, 0.0), 0.0)
+        means: Array = products.sum(axis=1) / weights.sum(axis=1)
+        return means
+    upto = weights.cumsum(axis=1)
+    half = upto[:, -1:] / 2
+    low, high = ordered[(upto >= half).argmax(axis=1)], ordered[(upto > half).argmax(axis=1)]
+    middle: Array = np.where(low == high, low, (low + high) / 2)
+    return middle
 
 
 def _finite_or_infinite(values: Sequence[float] | Array) -> Array:

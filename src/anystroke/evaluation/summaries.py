@@ -176,6 +176,7 @@ def summarise(
     *,
     centre: Centre = "median",
     seed: int = 1,
+    units: Mapping[str, str] | None = None,
 ) -> list[Summary]:
     """Reduce scores to summaries.
 
@@ -185,19 +186,30 @@ def summarise(
         metrics: Names.
         centre: What intervals are around.
         seed: Of the bootstrap.
+        units: What is independent, such as the patient of each case; each case if None.
     """
     return [
-        _summary(model, stratum, metric, centre, seed)
+        _summary(model, stratum, metric, (centre, seed), units)
         for stratum in groups
         for metric in metrics
         for model in models
     ]
 
 
-def _summary(model: Model, stratum: Stratum, metric: str, centre: Centre, seed: int) -> Summary:
+def _summary(
+    model: Model,
+    stratum: Stratum,
+    metric: str,
+    options: tuple[Centre, int],
+    units: Mapping[str, str] | None,
+) -> Summary:
+    centre, seed = options
     measured = [case for case in stratum.cases if not model.failed(case)]
     scores = np.array([model.score(case, metric) for case in measured])
     values = scores[~np.isnan(scores)]
+    drawn = None
+    if units is not None:
+        drawn = [units[case] for case, score in zip(measured, scores, strict=True) if not math.isnan(score)]
     count = int(values.size)
     finite = bool(count) and bool(np.isfinite(values).all())
     mean, median = (float(values.mean()), float(np.median(values))) if count else (math.nan, math.nan)
@@ -218,7 +230,7 @@ def _summary(model: Model, stratum: Stratum, metric: str, centre: Centre, seed: 
         deviation=deviation,
         quartiles=(float(low), float(high)),
         t=t_interval(middle, deviation, count, bounds=METRICS[metric].bounds),
-        bootstrap=bootstrap_interval(values, rng=rng, centre=centre),
+        bootstrap=bootstrap_interval(values, rng=rng, centre=centre, units=drawn),
     )
 
 
@@ -228,6 +240,7 @@ def compare_models(
     metrics: Sequence[str] = MAIN_METRICS,
     *,
     seed: int = 1,
+    units: Mapping[str, str] | None = None,
 ) -> list[Difference]:
     """Compare every two models in every stratum.
 
@@ -236,11 +249,12 @@ def compare_models(
         groups: Strata.
         metrics: Names.
         seed: Of bootstrap and permutations.
+        units: What is independent, such as the patient of each case; its scores are averaged before testing.
     """
     found: list[Difference] = []
     for kind in dict.fromkeys(stratum.kind for stratum in groups):
         for metric in metrics:
-            family = list(_compare(models, [s for s in groups if s.kind == kind], metric, seed))
+            family = list(_compare(models, [s for s in groups if s.kind == kind], metric, seed, units))
             corrected = holm([comparison.wilcoxon for _, _, _, comparison in family])
             found += [
                 Difference(stratum, metric, first, second, comparison, p)
@@ -250,13 +264,42 @@ def compare_models(
 
 
 def _compare(
-    models: Sequence[Model], groups: Sequence[Stratum], metric: str, seed: int
+    models: Sequence[Model],
+    groups: Sequence[Stratum],
+    metric: str,
+    seed: int,
+    units: Mapping[str, str] | None,
 ) -> Iterator[tuple[Stratum, str, str, PairedComparison]]:
     for stratum in groups:
         for one, other in itertools.combinations(models, 2):
             rng = stream(seed, "pairs", stratum.kind, stratum.name, metric, one.name, other.name)
             scores = [[model.score(case, metric) for case in stratum.cases] for model in (one, other)]
+            if units is not None:
+                scores = _averaged(scores, [units[case] for case in stratum.cases])
             yield stratum, one.name, other.name, compare_pairs(*scores, rng=rng)
+
+
+def _averaged(scores: Sequence[Sequence[float]], units: Sequence[str]) -> list[list[float]]:
+    """Average both models' scores over the cases of each unit in which both have one."""
+    members: dict[str, list[tuple[float, float]]] = {}
+    for first, second, unit in zip(*scores, units, strict=True):
+        if not (math.isnan(first) or math.isnan(second)):
+            members.setdefault(unit, []).append((first, second))
+    return [[statistics.fmean(pair[k] for pair in pairs) for pairs in members.values()] for k in range(2)]
+
+
+def independent_units(models: Sequence[Model], column: str | None) -> dict[str, str] | None:
+    """Return the unit of each case by a column of facts; a case without it is its own unit.
+
+    Returns:
+        None if there is no column, or no two cases share a unit.
+    """
+    if column is None:
+        return None
+    cases = all_cases(models)
+    units = {name: case.facts.get(column, "n/a") for name, case in cases.items()}
+    units = {name: name if unit == "n/a" else f"{column} {unit}" for name, unit in units.items()}
+    return units if len(set(units.values())) < len(units) else None
 
 
 def spread_of_seeds(model: Model, metric: str) -> SeedSpread:
