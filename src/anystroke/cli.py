@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from anystroke import cli_pseudo_labels, cli_training
+from anystroke import cli_evaluation, cli_pseudo_labels, cli_training
 from anystroke.cli_common import (
     FAILED,
     INTERRUPTED,
@@ -31,11 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-app.command()(cli_training.train)
-app.command()(cli_training.finetune)
-app.command("pseudo-label")(cli_pseudo_labels.pseudo_label)
 
 
 def _print_version(wanted: bool) -> None:
@@ -357,6 +352,13 @@ def doctor(
         good = good and finding.good
         typer.echo(finding.text if finding.good else f"problem: {finding.text}")
     return OK if good else FAILED
+
+
+app.command()(cli_training.train)
+app.command()(cli_training.finetune)
+app.command("pseudo-label")(cli_pseudo_labels.pseudo_label)
+for _verb in cli_evaluation.VERBS:
+    app.command()(_verb)
 
 
 def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:

@@ -200,7 +200,7 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
             continue
         generator = generator or Generator(request.synthesis, _load_lesions(request))
         try:
-            anatomy, note = _open_anatomy(source)
+            anatomy, note = open_anatomy(source)
         except (ValueError, OSError) as error:
             text = " ".join(str(error).split())
             message = text if str(source) in text else f"{source}: {text}"
@@ -286,8 +286,23 @@ def _load_lesions(request: Request) -> list[LesionMask]:
     return masks
 
 
-def _open_anatomy(source: Path | None) -> tuple[Anatomy, str]:
-    """Make an anatomy of a label map, and say so if it had to be registered."""
+def open_anatomy(source: Path | None) -> tuple[Anatomy, str]:
+    """Make an anatomy of a label map, registered to MNI space if its registration is not stored.
+
+    Args:
+        source: The label map; None for the MNI152 brain.
+
+    Returns:
+        The anatomy, and a sentence if it had to be registered.
+
+    Raises:
+        ValueError: The file is no label map that can be used.
+        OSError: It cannot be read.
+
+    Example:
+        >>> open_anatomy(None)[0].name
+        'mni152'
+    """
     if source is None:
         return mni_anatomy(), ""
     # nilearn and SimpleITK take seconds to import, and the MNI brain needs no registration.

@@ -106,7 +106,7 @@ def train(
         if error.errno != errno.ENOSPC:
             raise
         raise TrainingError(
-            f"no space is left on the disk of {folder}; make some and pass --resume: the last checkpoint is whole"
+            f"no space is left on the disk of {folder}: free some and use --resume, the checkpoint is whole"
         ) from error
     return folder / "model"
 

@@ -1,0 +1,273 @@
+"""Which prediction belongs to which truth: folders, BIDS trees, tables of pairs."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anystroke.bids import image_stem
+from anystroke.evaluation.metrics import METRICS
+from anystroke.evaluation.tables import TableError, read_rows
+from anystroke.volume import SUFFIXES
+
+_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
+# What says how a derivative was made, not of what.
+_DERIVED = ("space", "res", "den", "label", "seg")
+_MASK_SUFFIXES = ("mask", "roi", "lesion")
+_LABEL_SUFFIXES = ("dseg", "seg", "labels")
+_PROBABILITY_SUFFIX = "probseg"
+_RESULT_COLUMNS = ("status", "undefined", "message")
+_RESERVED = ("id", "prediction", "truth", "probability", "scan")
+
+
+class CaseError(ValueError):
+    """Predictions and truths that cannot be paired; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prediction and its truth.
+
+    Attributes:
+        id: Unique name.
+        prediction: File of the predicted mask; None if there is none.
+        truth: File of the true mask.
+        probability: File of the lesion probability, if there is one.
+        scan: The scan, for pictures, if it is known.
+        facts: What else is known, such as site or sequence, by column.
+    """
+
+    id: str
+    prediction: Path | None
+    truth: Path
+    probability: Path | None = None
+    scan: Path | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What was found.
+
+    Attributes:
+        cases: Those that can be evaluated, and the truths without a prediction.
+        problems: Sentences, one for each file that has no or no unique partner.
+        notes: What else there is to say.
+    """
+
+    cases: tuple[Case, ...]
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Name:
+    """The parts of a file's name that say of what it is."""
+
+    path: Path
+    entities: frozenset[str]
+    words: tuple[str, ...]
+    contrast: str
+
+    @classmethod
+    def of(cls, path: Path) -> "_Name":
+        tokens = image_stem(path).split("_")
+        if tokens[-1] in (*_MASK_SUFFIXES, *_LABEL_SUFFIXES, _PROBABILITY_SUFFIX) and len(tokens) > 1:
+            tokens.pop()
+        tokens = [token for token in tokens if token.split("-")[0] not in _DERIVED or "-" not in token]
+        described = [token.removeprefix("desc-") for token in tokens if token.startswith("desc-")]
+        tokens = [token for token in tokens if not token.startswith("desc-")]
+        if tokens and _ENTITY.fullmatch(tokens[0]):
+            entities = frozenset(token for token in tokens if _ENTITY.fullmatch(token))
+            bare = [token for token in tokens if not _ENTITY.fullmatch(token)]
+            return cls(path, entities, (), "_".join([*bare, *described]))
+        return cls(path, frozenset(), tuple(tokens), "_".join(described))
+
+    def covers(self, other: "_Name") -> bool:
+        """Say whether ``other`` can be an image of what this is the truth of."""
+        if self.entities or other.entities:
+            return bool(self.entities) and self.entities <= other.entities
+        return bool(self.words) and self.words == other.words[: len(self.words)]
+
+    @property
+    def depth(self) -> int:
+        return len(self.entities) + len(self.words)
+
+
+def find_cases(predictions: Path, truths: Path | None = None, *, scans: Path | None = None) -> Cases:
+    """Pair predictions with truths.
+
+    Two files are one pair. In two folders, files at the same place belong together; otherwise a truth belongs
+    to each prediction whose name has all of the truth's BIDS entities (``space``, ``res``, ``den``,
+    ``label``, ``seg`` and ``desc`` aside), or begins with the words of the truth's name; if several do, the
+    one with most of them and then that of the same contrast. Files called ``_mask`` are taken if there are
+    any, else ``_dseg``, else all. A table has the columns ``prediction`` and ``truth`` with paths from its
+    own folder, and may have ``id``, ``probability`` and ``scan``; other columns are facts of the case.
+
+    Args:
+        predictions: A file, a folder, or a table (.tsv) of pairs.
+        truths: A file or a folder; None with a table.
+        scans: A folder to look in for the scans, which pictures need, beside the other two folders.
+
+    Raises:
+        CaseError: There is nothing to pair, or the arguments are not of one kind.
+        TableError: The table cannot be read.
+    """
+    for path in (predictions, truths, scans):
+        if path is not None and not path.exists():
+            raise CaseError(f"expected a file or folder at {path}, but there is none; check the path")
+    if predictions.suffix.lower() == ".tsv":
+        if truths is not None:
+            raise CaseError(f"{predictions} is a table of pairs, so no second path is needed; got {truths}")
+        return _from_table(predictions)
+    if truths is None:
+        raise CaseError(f"expected the truth to compare {predictions} with; give a second path")
+    if predictions.is_file() != truths.is_file():
+        raise CaseError(f"expected two files or two folders, got {predictions} and {truths}")
+    if predictions.is_file():
+        return Cases((Case(image_stem(predictions), predictions, truths),))
+    return _from_folders(predictions, truths, scans)
+
+
+def _from_table(path: Path) -> Cases:
+    rows = read_rows(path)
+    if not rows or not {"prediction", "truth"} <= set(rows[0]):
+        raise TableError(f"{path} needs the columns prediction and truth, and a row; add them")
+    if taken := sorted({*METRICS, *_RESULT_COLUMNS} & set(rows[0])):
+        raise TableError(f"{path} has the column {taken[0]}, which results have too; rename it")
+    cases: list[Case] = []
+    problems: list[str] = []
+
+    def place(row: Mapping[str, str], column: str) -> Path | None:
+        text = row.get(column, "n/a")
+        return None if text in ("", "n/a") else path.parent / text
+
+    for line, row in enumerate(rows, 2):
+        prediction, truth = place(row, "prediction"), place(row, "truth")
+        if truth is None:
+            problems.append(f"{path}: line {line} names no truth; fill in its file")
+            continue
+        name = row.get("id") or image_stem(prediction or truth)
+        facts = {key: value for key, value in row.items() if key not in _RESERVED}
+        probability, scan = place(row, "probability"), place(row, "scan")
+        cases.append(Case(name, prediction, truth, probability, scan, facts))
+    return _unique(cases, problems, [])
+
+
+def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
+    predicted, passed = _mask_files(predictions)
+    true, passed_too = _mask_files(truths)
+    for folder, files in ((predictions, predicted), (truths, true)):
+        if not files:
+            raise CaseError(f"expected {', '.join(SUFFIXES)} files in {folder}, but there are none")
+    names = [_Name.of(path) for path in true]
+    at_place = {path.relative_to(truths): path for path in true}
+    pictured = _scans_by_name(folder for folder in (truths, predictions, scans) if folder is not None)
+    cases, problems, used = [], [], set()
+    for path in predicted:
+        partner = at_place.get(path.relative_to(predictions))
+        own = _Name.of(path)
+        candidates = [partner] if partner else _partners(own, names)
+        if len(candidates) != 1:
+            what = "several truths" if candidates else "no truth"
+            which = f" ({', '.join(str(p) for p in candidates)})" if candidates else ""
+            problems.append(f"{path} has {what}{which}; name files alike or give a table of pairs")
+            continue
+        used.add(candidates[0])
+        facts = {"patient": _patient(candidates[0])}
+        facts |= {"sequence": own.contrast} if own.contrast else {}
+        name = _case_id(path)
+        scan = pictured.get(name.replace("_desc-", "_"))
+        cases.append(Case(name, path, candidates[0], _probability_beside(path), scan, facts))
+    cases += [
+        Case(_case_id(path), None, path, facts={"patient": _patient(path)})
+        for path in true
+        if path not in used
+    ]
+    notes = [
+        f"{count} files in {folder} were passed over, as others are called masks"
+        for folder, count in ((predictions, passed), (truths, passed_too))
+        if count
+    ]
+    return _unique(cases, problems, notes)
+
+
+def _scans_by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Find the images that are neither masks nor label maps nor probabilities."""
+    others = (*_MASK_SUFFIXES, *_LABEL_SUFFIXES, _PROBABILITY_SUFFIX)
+    return {
+        image_stem(path): path
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.name.lower().endswith(SUFFIXES) and image_stem(path).split("_")[-1] not in others
+    }
+
+
+def _case_id(path: Path) -> str:
+    """Name a case by its file, without what every mask's name has."""
+    tokens = [
+        token
+        for token in image_stem(path).split("_")
+        if not any(token.startswith(f"{key}-") for key in _DERIVED)
+    ]
+    if len(tokens) > 1 and tokens[-1] in (*_MASK_SUFFIXES, *_LABEL_SUFFIXES):
+        tokens.pop()
+    return "_".join(tokens)
+
+
+def _patient(truth: Path) -> str:
+    """Name the patient: by the BIDS subject, or else by the truth's file."""
+    name = _case_id(truth)
+    return next((token for token in name.split("_") if token.startswith("sub-")), name)
+
+
+def _partners(own: _Name, names: Sequence[_Name]) -> list[Path]:
+    fitting = [name for name in names if name.covers(own)]
+    deepest = max((name.depth for name in fitting), default=0)
+    fitting = [name for name in fitting if name.depth == deepest]
+    if len(fitting) > 1:
+        alike = [name for name in fitting if name.contrast == own.contrast]
+        fitting = alike or fitting
+    return [name.path for name in fitting]
+
+
+def _mask_files(folder: Path) -> tuple[list[Path], int]:
+    """Find the masks below a folder, and count the images that are none."""
+    images = sorted(p for p in folder.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    suffixes = {path: image_stem(path).split("_")[-1] for path in images}
+    for kinds in (_MASK_SUFFIXES, _LABEL_SUFFIXES):
+        chosen = [path for path in images if suffixes[path] in kinds and image_stem(path) not in kinds]
+        if chosen:
+            others = [p for p in images if p not in chosen and suffixes[p] != _PROBABILITY_SUFFIX]
+            return chosen, len(others)
+    chosen = [path for path in images if suffixes[path] != _PROBABILITY_SUFFIX]
+    return chosen, 0
+
+
+def _probability_beside(path: Path) -> Path | None:
+    stem = image_stem(path)
+    for suffix in _MASK_SUFFIXES:
+        if stem.endswith(f"_{suffix}"):
+            for ending in SUFFIXES:
+                beside = path.with_name(f"{stem.removesuffix(suffix)}{_PROBABILITY_SUFFIX}{ending}")
+                if beside.exists():
+                    return beside
+    return None
+
+
+def _unique(cases: list[Case], problems: list[str], notes: list[str]) -> Cases:
+    """Refuse every case whose name stands for several files."""
+    count: dict[str, int] = {}
+    for case in cases:
+        count[case.id] = count.get(case.id, 0) + 1
+    problems += [
+        f"the name {case.id} stands for {count[case.id]} cases, one of them {case.prediction or case.truth}; "
+        "give each its own id in a table of pairs"
+        for case in cases
+        if count[case.id] > 1
+    ]
+    return Cases(
+        tuple(case for case in cases if count[case.id] == 1),
+        tuple(problems),
+        tuple(notes),
+    )
