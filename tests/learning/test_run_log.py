@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from anystroke.learning.recipes import parse_recipe
-from anystroke.learning.run_log import RunLog, read_log, write_report
+from anystroke.learning.run_log import Row, RunLog, read_log, write_report
 
 RECIPE = 'name = "toy"\n[[sources]]\nkind = "simulated"\n'
 
@@ -28,7 +28,7 @@ def test_a_log_drops_what_comes_after_the_checkpoint_and_what_was_cut_off(tmp_pa
 
 
 def test_the_best_validation_is_remembered_over_a_break(tmp_path: Path) -> None:
-    rows = [{"set": "simulated", "group": "all", "mean_dice": 0.5}]
+    rows: list[Row] = [{"set": "simulated", "group": "all", "mean_dice": 0.5}]
     with RunLog(tmp_path, 0) as log:
         assert log.validated(10, rows)
         assert not log.validated(20, rows)
