@@ -62,9 +62,20 @@ def test_the_distance_transform_is_the_nearest_source(mask: Mask, spacing: Spaci
         assert distance == pytest.approx(nearest, rel=1e-12, abs=1e-12)
 
 
+def test_few_points_in_a_large_box_have_the_same_distances() -> None:
+    rng = np.random.default_rng(6)
+    sources, wanted = (rng.random((40, 30, 50)) < 0.002 for _ in range(2))
+    whole = np.ones_like(wanted)
+    everywhere = distances_between(sources, whole, spacing=(0.45, 0.45, 5.0)).reshape(whole.shape)
+    some = distances_between(sources, wanted, spacing=(0.45, 0.45, 5.0))
+    assert some == pytest.approx(everywhere[wanted], rel=1e-12)
+    none = distances_between(np.zeros_like(sources), wanted, spacing=(1.0, 1.0, 1.0))
+    assert np.isinf(none).all()
+
+
 def test_threads_change_nothing(request: pytest.FixtureRequest) -> None:
     rng = np.random.default_rng(3)
-    sources, wanted = (rng.random((33, 20, 41)) < 0.02 for _ in range(2))
+    sources, wanted = (rng.random((33, 20, 41)) < 0.2 for _ in range(2))
     alone = distances_between(sources, wanted, spacing=(0.45, 0.45, 5.0))
     request.addfinalizer(lambda: torch.set_num_threads(1))
     torch.set_num_threads(2)

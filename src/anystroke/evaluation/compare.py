@@ -125,7 +125,7 @@ def compare_results(
     units = independent_units(models, settings.unit)
     if units is not None:
         count = len(set(units.values()))
-        notes.append(f"{len(units)} cases are of {count} {settings.unit}s; tests and bootstrap count those")
+        notes.append(f"independent in tests and bootstrap: {count} by {settings.unit}, of {len(units)} cases")
     summaries = summarise(
         models, groups, settings.metrics, centre=settings.centre, seed=settings.seed, units=units
     )
@@ -235,7 +235,9 @@ def _test_tables(tests: Sequence[Difference]) -> str:
         if one.stratum.kind != "all":
             continue
         found = one.found
-        difference = f"{found.mean_difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        difference = f"{found.mean_difference:+.3f}"
+        if not math.isnan(found.low):
+            difference += f" ({found.low:+.3f} to {found.high:+.3f})"
         rows.append((
             METRICS[one.metric].title, one.first, one.second, str(found.pairs),
             difference if math.isfinite(found.mean_difference) else "n/a",
