@@ -4,7 +4,9 @@ import pytest
 
 from anystroke.config import ConfigError
 from anystroke.learning.augmentation import TAIL
+from anystroke.learning.networks import build_network
 from anystroke.learning.recipes import RandomContrastPart, SimulatedPart, load_recipe, parse_recipe
+from anystroke.learning.targets import SCHEMES
 from anystroke.rng import stream
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -30,12 +32,34 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_shipped_recipes_are_valid_and_named_like_their_files() -> None:
-    recipes = sorted(RECIPES.glob("*.toml"))
-    assert recipes
+    recipes = sorted([*RECIPES.glob("*.toml"), *RECIPES.glob("compared/*.toml")])
+    assert len(recipes) == 21
     for recipe in recipes:
         settings = load_recipe(recipe)
         assert settings.name == recipe.stem
         assert stream(settings.seed, "x")
+
+
+PUBLISHED = ("baseline", "synth", "synth+real", "qatlas", "qsynth", "qsynth+real")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_recipes_have_the_published_values(name: str) -> None:
+    settings = load_recipe(RECIPES / f"{name}.toml")
+    options = settings.optimiser
+    assert (options.learning_rate, options.power, options.clip) == (1e-4, 0.9, 12.0)
+    assert (options.steps, options.batch, options.weight_decay) == (700_000, 1, 0.01)
+    assert settings.grid.shapes == ((192, 192, 192),)
+    assert settings.grid.spacing == 1.0
+    assert [part.share for part in settings.sources] == [1] * len(settings.sources)
+    count = sum(
+        p.numel() for p in build_network(settings.architecture, len(SCHEMES[settings.classes])).parameters()
+    )
+    assert count == (18_615_295 if settings.classes == "lesion" else 18_623_079)
+    assert len(settings.sources) == 1 + name.endswith("+real")
+    small = load_recipe(RECIPES / f"{name}-small.toml")
+    assert small.optimiser.steps <= 300
+    assert [part.kind for part in small.sources] == [part.kind for part in settings.sources]
 
 
 def test_sources_are_read_by_their_kind(toy: Path) -> None:

@@ -189,7 +189,9 @@ def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
             if name != "set":
                 groups.setdefault((of, f"{name} {value}"), []).append(score)
     rows: list[dict[str, str | int | float]] = []
-    for (of, group), members in groups.items():
+    order = sorted(groups, key=lambda key: (key[0] == "healthy", key[0], key[1] != "all", key[1]))
+    for of, group in order:
+        members = groups[of, group]
         lesions = [score for score in members if score.truth > 0]
         difference = [abs(score.volume - score.truth) for score in members]
         row: dict[str, str | int | float] = {"set": of, "group": group, "scans": len(members)}
