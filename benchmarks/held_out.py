@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
@@ -126,6 +127,17 @@ def calibration(sums: Reliability) -> dict[str, Any]:
     }
 
 
+def draw_reliability(found: dict[str, Any], path: Path) -> None:
+    """Draw the share of lesion voxels against what the model predicted."""
+    figure = Figure(figsize=(4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    pairs = [(p, t) for p, t in zip(found["predicted"], found["true"], strict=True) if p is not None]
+    axes.plot([0, 1], [0, 1], color="0.7", linestyle=":")
+    axes.plot(*zip(*pairs, strict=True), marker="o")
+    axes.set(xlabel="predicted probability", ylabel="share of lesion", xlim=(0, 1), ylim=(0, 1))
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     """Run the benchmark and print the summary."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,6 +146,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=100, help="scans per weighting")
     parser.add_argument("--healthy", type=int, default=50, help="scans without lesion")
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--picture", type=Path, help="PNG of the reliability")
     arguments = parser.parse_args()
     keep_pages()
     anatomies = load_anatomies(arguments.pack / "held_out_anatomies.safetensors")
@@ -176,6 +189,8 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started),
     }
     print(json.dumps(result, indent=1))
+    if arguments.picture:
+        draw_reliability(result["calibration"], arguments.picture)
     if arguments.output:
         arguments.output.write_text(
             json.dumps({**result, "cases": rows, "without_lesion": empty}, indent=1) + "\n", encoding="utf-8"

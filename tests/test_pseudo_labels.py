@@ -12,6 +12,7 @@ from anystroke import pseudo_labels
 from anystroke.anatomy import scan_registration
 from anystroke.anatomy.lesions import load_masks
 from anystroke.anatomy.registration import RegistrationError
+from anystroke.cli_common import ArgumentError
 from anystroke.cli_pseudo_labels import pseudo_label as verb
 from anystroke.inference.segmentation import Model, Segmentation, segment
 from anystroke.labelled_scans import find_labelled_scans
@@ -218,9 +219,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 1
     assert "left out" in text
     assert "gone.nii does not exist" in text
-    code, text = run(scan, "-o", tmp_path / "out", "--confidence", 3)
-    assert code == 2
-    assert "got 3; try 0.8" in text
-    code, text = run(scan, "-o", scan)
-    assert code == 2
-    assert "is a file" in text
+    with pytest.raises(ArgumentError, match=r"got 3; try 0\.8"):
+        run(scan, "-o", tmp_path / "out", "--confidence", 3)
+    with pytest.raises(ArgumentError, match="is a file"):
+        run(scan, "-o", scan)
