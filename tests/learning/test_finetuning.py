@@ -29,6 +29,18 @@ def test_training_starts_with_the_weights_of_the_model(tmp_path: Path) -> None:
         assert bool((trainer.module.state_dict()[key] == value).all())
 
 
+def test_the_calibration_of_the_model_is_kept(tmp_path: Path) -> None:
+    config, start = Trainer(finetuning_recipe([tmp_path]), tmp_path).model_config(), load_config("default")
+    assert start.temperature != 1
+    assert (config.temperature, config.threshold, config.certain) == (
+        start.temperature,
+        start.threshold,
+        start.certain,
+    )
+    other = finetuning_recipe([tmp_path], overrides=['classes="lesion"'])
+    assert Trainer(other, tmp_path).model_config().temperature == 1
+
+
 def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = finetuning_recipe([tmp_path], overrides=['classes="lesion"'])
     with caplog.at_level("INFO", logger="anystroke"):

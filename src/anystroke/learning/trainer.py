@@ -18,6 +18,7 @@ from anystroke.learning.case_stream import Batch
 from anystroke.learning.checkpoints import (
     ModelConfig,
     find_model,
+    load_config,
     parameter_count,
     read_tensors,
     save_model,
@@ -271,6 +272,7 @@ class Trainer:
             spacing=self.settings.grid.spacing,
             divisor=self.module.divisor,
             normalisation=self.settings.grid.normalisation,
+            **self._calibration(),
             training={
                 "steps": self.step,
                 "planned_steps": self.settings.optimiser.steps,
@@ -283,6 +285,15 @@ class Trainer:
                 **facts,
             },
         )
+
+    def _calibration(self) -> dict[str, float]:
+        """Return threshold and temperature of the model that training started from, for the same classes."""
+        if self.settings.start_from is None:
+            return {}
+        start = load_config(self.settings.start_from)
+        if start.classes != self.classes:
+            return {}
+        return {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
 
     def export(self, folder: Path, **facts: Any) -> None:
         """Write the averaged network as a model folder.
