@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -168,7 +169,10 @@ def _gradients(rank: int, run: Path, ranks: int, batch: int, port: int) -> None:
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(run: Path) -> None:
-    spawn(_gradients, (run, 2, 1, 29511), nprocs=2)  # type: ignore[no-untyped-call]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn(_gradients, (run, 2, 1, port), nprocs=2)  # type: ignore[no-untyped-call]
     _gradients(0, run, 1, 2, 0)
     two, one = (torch.load(run / f"gradients_{k}.pt", weights_only=True) for k in (2, 1))
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3

@@ -264,7 +264,7 @@ class Trainer:
             facts: More to say about the training.
         """
         packs = sorted((self.folder / "data").glob("*.safetensors"))
-        return ModelConfig(
+        config = ModelConfig(
             name=self.settings.name,
             architecture=self.settings.architecture,
             classes=self.classes,
@@ -272,7 +272,6 @@ class Trainer:
             spacing=self.settings.grid.spacing,
             divisor=self.module.divisor,
             normalisation=self.settings.grid.normalisation,
-            **self._calibration(),
             training={
                 "steps": self.step,
                 "planned_steps": self.settings.optimiser.steps,
@@ -285,6 +284,7 @@ class Trainer:
                 **facts,
             },
         )
+        return config.model_copy(update=self._calibration())
 
     def _calibration(self) -> dict[str, float]:
         """Return threshold and temperature of the model that training started from, for the same classes."""
