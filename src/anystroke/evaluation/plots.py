@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from anystroke.evaluation.calibration import Reliability
 from anystroke.evaluation.rendering import column_title
@@ -82,6 +83,7 @@ def bland_altman(models: Sequence[Model], path: Path) -> None:
             axes.set_title(f"{model.name}: {bias:+.1f} ml, limits {bias - spread:.1f} to {bias + spread:.1f}",
                            fontsize=9)  # fmt: skip
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.set_xlabel("mean of true and predicted volume [ml]")
         _plain(axes)
     panels[0].set_ylabel("predicted - true volume [ml]")
@@ -103,6 +105,8 @@ def size_plot(models: Sequence[Model], path: Path) -> None:
         points = [(np.exp(np.log(volume[part]).mean()), np.median(dice[part])) for part in groups]
         axes.plot(*zip(*points, strict=True), color=colour, marker="s", markersize=4, label=model.name)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
     axes.set_xlabel("true volume [ml]")
     axes.set_ylabel("Dice")
     axes.set_ylim(-0.03, 1.03)
