@@ -12,6 +12,7 @@ from anystroke.inference.preprocessing import Normalisation
 from anystroke.learning.augmentation import PRESETS, AugmentationSettings
 from anystroke.learning.losses import LossSettings
 from anystroke.learning.maps import MapSettings
+from anystroke.learning.networks import ARCHITECTURES
 from anystroke.learning.scans import ScanSettings
 from anystroke.learning.targets import Scheme
 from anystroke.random_contrasts import RandomContrastSettings
@@ -227,6 +228,13 @@ class TrainingSettings(StrictModel):
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     validation: ValidationSettings = ValidationSettings()
+
+    @field_validator("architecture")
+    @classmethod
+    def _known(cls, architecture: str) -> str:
+        if architecture not in ARCHITECTURES:
+            raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}")
+        return architecture
 
     @field_validator("sources")
     @classmethod
