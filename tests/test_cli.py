@@ -213,3 +213,25 @@ def test_module_runs_as_a_program() -> None:
     )
     assert done.returncode == 2
     assert "INPUT" in done.stderr
+
+
+def test_bids_app_with_and_without_its_verb(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, out = tmp_path / "study", tmp_path / "study" / "derivatives" / "anystroke"
+    for subject in ("1", "2", "3"):
+        folder = study / f"sub-{subject}" / "anat"
+        folder.mkdir(parents=True)
+        phantom(AFFINE, SHAPE).save(folder / f"sub-{subject}_T2w.nii.gz")
+    call = [str(study), str(out), "participant", "--participant-label", "1", "sub-3"]
+    assert main(call) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert (out / "sub-3" / "anat" / "sub-3_space-orig_label-L_desc-T2w_mask.nii.gz").exists()
+    assert main(["bids", str(study), str(out), "participant", "--participant-label", "2"]) == 0
+    facts = (out / "sub-2" / "anat" / "sub-2_space-orig_label-L_desc-T2w_mask.json").read_text()
+    assert '"bids:raw:sub-2/anat/sub-2_T2w.nii.gz"' in facts
+    capsys.readouterr()
+    assert main([*call[:3], "--participant-label", "9"]) == 2
+    assert "sub-9" in capsys.readouterr().err
+    assert main(["bids", str(study), str(out), "session"]) == 2
+    assert main(["bids", str(study), str(study), "participant"]) == 2

@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from anystroke.bids import derivative_stem, image_stem
+from anystroke.bids import image_stem
 from anystroke.evaluation.report import mosaic
 from anystroke.files import atomic_path, sha256
 from anystroke.inference.prediction import PredictionWarning
 from anystroke.inference.segmentation import Model, Segmentation, segment
+from anystroke.intake.sources import ScanSource
 from anystroke.volume import VolumeError, VolumeWarning
 
 TABLE = "volumes.tsv"
@@ -66,11 +67,13 @@ class Outcome:
 
 
 def segment_files(
-    inputs: Sequence[str | Path],
+    inputs: Sequence[str | Path | ScanSource],
     folder: str | Path,
     model: Model,
     *,
+    problems: Sequence[tuple[str, str]] = (),
     overwrite: bool = False,
+    allow_ct: bool = False,
     **options: Any,
 ) -> Iterator[Outcome]:
     """Segment files one after the other; one that fails does not stop the others.
@@ -79,10 +82,12 @@ def segment_files(
     and a row in ``volumes.tsv``, which keeps the rows of earlier runs.
 
     Args:
-        inputs: Paths of .nii, .nii.gz or .mgz files.
+        inputs: Scans, or paths of image files.
         folder: Where to write; made if missing.
         model: The opened model.
+        problems: What was named and cannot be used, with the reason: told and written into the table first.
         overwrite: Whether existing results may be replaced.
+        allow_ct: Take CT too.
         **options: Keyword arguments of `anystroke.inference.segmentation.segment`.
 
     Yields:
@@ -100,20 +105,24 @@ def segment_files(
     folder.mkdir(parents=True, exist_ok=True)
     read_table(folder / TABLE)  # a foreign table is refused before any work
     taken: dict[str, Path] = {}
-    for source in map(Path, inputs):
-        stem = derivative_stem(source)
+    for named, problem in problems:
+        outcome = Outcome(named, status="failed", message=problem)
+        update_table(folder / TABLE, outcome)
+        yield outcome
+    for source in (item if isinstance(item, ScanSource) else ScanSource.of_file(item) for item in inputs):
+        key = str(source.folder / source.stem).lower()
         start = time.perf_counter()
         try:
-            if stem.lower() in taken:
+            if key in taken:
                 raise VolumeError(
-                    f"{source} would write the same files as {taken[stem.lower()]}; give each its own output "
-                    f"folder "
-                    "or rename one"
+                    f"{source.path} would write the same files as {taken[key]}; give each its own output "
+                    f"folder or rename one"
                 )
-            taken[stem.lower()] = source
-            outcome = _segment_file(source, folder, stem, model, overwrite, options)
+            taken[key] = source.path
+            outcome = _segment_file(source, folder, model, overwrite, allow_ct, options)
         except Exception as error:
-            outcome = Outcome(str(source), status="failed", message=failure_sentence(source, error))
+            message = failure_sentence(source.path, error)
+            outcome = Outcome(str(source.path), status="failed", message=message)
             outcome = replace(outcome, details="".join(traceback.format_exception(error)))
         outcome = replace(outcome, seconds=time.perf_counter() - start)
         update_table(folder / TABLE, outcome)
@@ -173,41 +182,42 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _segment_file(
-    source: Path, folder: Path, stem: str, model: Model, overwrite: bool, options: dict[str, Any]
+    source: ScanSource, folder: Path, model: Model, overwrite: bool, allow_ct: bool, options: dict[str, Any]
 ) -> Outcome:
     """Segment one file and publish its results together."""
-    existing = [stem + ending for ending in _ENDINGS if (folder / (stem + ending)).exists()]
+    stem, target = source.stem, folder / source.folder
+    existing = [stem + ending for ending in _ENDINGS if (target / (stem + ending)).exists()]
     if existing and not overwrite:
         raise VolumeError(
-            f"{source} has results already ({existing[0]} in {folder}); use --overwrite to replace them"
+            f"{source.path} has results already ({existing[0]} in {target}); use --overwrite to replace them"
         )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", VolumeWarning)
         warnings.simplefilter("always", PredictionWarning)
-        result = segment(source, model, **options)
+        result = segment(source.load(allow_ct=allow_ct), model, **options)
     messages = list(dict.fromkeys(str(warning.message) for warning in caught))
     staging = Path(tempfile.mkdtemp(prefix=".anystroke-", dir=folder))
     try:
         result.mask.save(staging / f"{stem}_mask.nii.gz")
         result.probability.save(staging / f"{stem}_probseg.nii.gz")
-        facts = sidecar(source, result, messages, options)
+        facts = sidecar(source.path, result, messages, options) | {"Sources": [source.uri]}
         for kind in ("mask", "probseg"):
             text = json.dumps(
                 facts if kind == "mask" else _of_probability(facts), indent=2, ensure_ascii=False
             )
             (staging / f"{stem}_{kind}.json").write_text(text + "\n", encoding="utf-8")
-        title = (
-            f"{image_stem(source)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
-        )
+        model_name = f"{result.model} {result.model_version}"
+        title = f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {model_name}"
         mosaic(result.scan, result.mask, staging / f"{stem}_mosaic.png", title=title)
+        target.mkdir(parents=True, exist_ok=True)
         for ending in reversed(_ENDINGS):
-            (staging / (stem + ending)).replace(folder / (stem + ending))
+            (staging / (stem + ending)).replace(target / (stem + ending))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return Outcome(
-        source=str(source),
-        mask=f"{stem}_mask.nii.gz",
+        source=str(source.path),
+        mask=str(source.folder / f"{stem}_mask.nii.gz"),
         volume=result.lesion_volume,
         lesions=result.lesion_count,
         status="warning" if messages else "ok",

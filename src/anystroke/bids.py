@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from anystroke.volume import SUFFIXES
+from anystroke.scan_files import SCAN_SUFFIXES
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 # Entities of a source that its derivatives set themselves.
@@ -18,7 +18,7 @@ def image_stem(path: str | Path) -> str:
         'sub-01_T1w'
     """
     name = Path(path).name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in sorted(SCAN_SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name

@@ -10,6 +10,7 @@ from torch import nn
 from anystroke.files import sha256
 from anystroke.inference.prediction import count_lesions, predict
 from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
+from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
 
 
@@ -84,7 +85,7 @@ def segment(
     Research use only: this is not a medical device.
 
     Args:
-        image: Path of a .nii, .nii.gz or .mgz file, a `Volume`, or a nibabel image.
+        image: Path of a NIfTI, MGH, NRRD or MetaImage file, a `Volume`, or a nibabel image.
         model: Name of a shipped model, a model folder, or an opened `Model` (to load it once for many scans).
         threshold: Probability from which a voxel is lesion; by default the model's own.
         min_volume: Lesions smaller than this [ml] are left out of the mask.
@@ -140,7 +141,7 @@ def _as_volume(image: str | Path | Volume | Any) -> Volume:
     if isinstance(image, Volume):
         return image
     if isinstance(image, str | Path):
-        return Volume.load(image)
+        return read_scan(image)
     if hasattr(image, "dataobj") and hasattr(image, "affine"):
         return Volume.from_nibabel(image)
     raise TypeError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")
