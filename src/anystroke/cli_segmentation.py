@@ -38,6 +38,25 @@ Work = Annotated[
     Path | None,
     typer.Option("--work-dir", "-w", metavar="DIR", help="For converted DICOM.", show_default="removed"),
 ]
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="default|paper",
+        help="paper: 1 mm, equalised histogram, windows of 192 voxels, eight flips, as published; slow.",
+    ),
+]
+FusionName = Annotated[
+    str, typer.Option("--fusion", metavar="probability|logit", help="What --together takes the mean of.")
+]
+Uncertainty = Annotated[
+    bool,
+    typer.Option("--uncertainty", help="Write how much the probability varies when the head is mirrored."),
+]
+Tissues = Annotated[bool, typer.Option("--tissues", help="Write a segmentation of the tissues.")]
+FmriprepRoi = Annotated[
+    bool, typer.Option("--write-fmriprep-roi", help="Write the mask as fMRIPrep reads it (label-lesion_roi).")
+]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
@@ -50,6 +69,15 @@ def segment(
     threshold: Threshold = None,
     min_volume: MinVolume = 0.0,
     flip: Flip = False,
+    preset: Preset = "default",
+    together: Annotated[
+        bool, typer.Option("--together", help="The scans are contrasts of one patient: fuse their results.")
+    ] = False,
+    fusion: FusionName = "probability",
+    uncertainty: Uncertainty = False,
+    tissues: Tissues = False,
+    write_fmriprep_roi: FmriprepRoi = False,
+    no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
     overwrite: Overwrite = False,
@@ -62,15 +90,16 @@ def segment(
 
     Example: anystroke segment patient_T2w.nii.gz -o results
     """
-    _check(output, threshold, min_volume)
+    _check(output, threshold, min_volume, preset, fusion)
     from anystroke.intake.finding import find_scans
 
-    options = {"threshold": threshold, "min_volume": min_volume, "flip": flip}
     return _segment(
         lambda folder: find_scans(inputs, folder, allow_ct=allow_ct),
         output,
         model,
-        options,
+        {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
+        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi),
+        together=fusion if together else None,
         work=work,
         allow_ct=allow_ct,
         overwrite=overwrite,
@@ -96,6 +125,15 @@ def bids(
     threshold: Threshold = None,
     min_volume: MinVolume = 0.0,
     flip: Flip = False,
+    preset: Preset = "default",
+    together: Annotated[
+        bool, typer.Option("--together", help="Fuse the contrasts of each participant and session.")
+    ] = False,
+    fusion: FusionName = "probability",
+    uncertainty: Uncertainty = False,
+    tissues: Tissues = False,
+    write_fmriprep_roi: FmriprepRoi = False,
+    no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
     overwrite: Overwrite = False,
@@ -106,11 +144,13 @@ def bids(
 
     Example: anystroke bids study study/derivatives/anystroke participant --participant-label 01 02
     """
-    _check(output, threshold, min_volume)
+    _check(output, threshold, min_volume, preset, fusion)
     if level not in ("participant", "group"):
         raise ArgumentError(f"the analysis level is participant or group, got {level!r}")
     if bids_dir.resolve() == output.resolve():
         raise ArgumentError(f"the output folder is the data set itself ({output}); name derivatives in it")
+    if level == "group":
+        return _group(output)
     from anystroke.intake.bids_input import find_bids_scans, read_filter
     from anystroke.intake.sources import IntakeError
 
@@ -128,7 +168,10 @@ def bids(
         lambda _folder: found,
         output,
         model,
-        {"threshold": threshold, "min_volume": min_volume, "flip": flip},
+        {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
+        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi),
+        together=fusion if together else None,
+        source=bids_dir,
         work=work,
         allow_ct=allow_ct,
         overwrite=overwrite,
@@ -173,7 +216,13 @@ def _labels(given: Sequence[str] | None) -> list[str]:
     return [label for text in given or () for label in text.replace(",", " ").split()]
 
 
-def _check(output: Path, threshold: float | None, min_volume: float) -> None:
+def _check(output: Path, threshold: float | None, min_volume: float, preset: str, fusion: str) -> None:
+    for option, value, known in (
+        ("--preset", preset, ("default", "paper")),
+        ("--fusion", fusion, ("probability", "logit")),
+    ):
+        if value not in known:
+            raise ArgumentError(f"{option} must be one of {', '.join(known)}, got {value!r}")
     if threshold is not None and not 0.0 < threshold < 1.0:
         raise ArgumentError(f"--threshold is a probability above 0 and below 1, got {threshold:g}; try 0.5")
     if not min_volume >= 0.0:
@@ -197,12 +246,27 @@ def _open(name: str, threads: int | None, debug: bool) -> "Model":
         raise ArgumentError(f"--model: {error}") from error
 
 
+def _group(output: Path) -> int:
+    """Write the table and the page of all results in a folder."""
+    from anystroke.group import PAGE, TABLE, describe_dataset, write_group
+
+    count = write_group(output) if output.is_dir() else 0
+    if not count:
+        raise ArgumentError(f"{output} holds no results of anystroke; run the level participant first")
+    describe_dataset(output)
+    typer.echo(f"{count} scans -> {output / TABLE}, {output / PAGE}")
+    return OK
+
+
 def _segment(
     find: "Callable[[Path], Found]",
     output: Path,
     model: str,
     options: dict[str, Any],
     *,
+    extras: tuple[bool, bool, bool, bool],
+    together: str | None,
+    source: Path | None = None,
     work: Path | None,
     allow_ct: bool,
     overwrite: bool,
@@ -210,12 +274,19 @@ def _segment(
     debug: bool,
 ) -> int:
     """Find the scans, segment them and say what became of each."""
-    from anystroke.batch import segment_files
+    from anystroke.batch import segment_files, staging_prefix
+    from anystroke.group import describe_dataset, write_group
+    from anystroke.results import Extras
 
     opened = _open(model, threads, debug)
+    if options["preset"] == "paper" and opened.config.spacing != 1.0:
+        complain(
+            f"note: the preset paper is for models of 1 mm, but {opened.config.name} was trained at "
+            f"{opened.config.spacing:g} mm"
+        )
     output.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=".anystroke-", dir=output) as temporary,
+        tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=output) as temporary,
         progress_bar() as progress,
     ):
         found = find(work or Path(temporary))
@@ -230,10 +301,14 @@ def _segment(
             problems=found.problems,
             overwrite=overwrite,
             allow_ct=allow_ct,
+            together=together,  # type: ignore[arg-type]
+            extras=Extras(*extras),
             **options,
         ):
             progress.advance(task)
             failed = _tell(outcome, output, debug) or failed
+    if write_group(output):
+        describe_dataset(output, source=source)
     return FAILED if failed else OK
 
 
@@ -244,9 +319,9 @@ def _tell(outcome: "Outcome", output: Path, debug: bool) -> bool:
         return True
     if outcome.message:
         complain(f"warning: {outcome.message}")
+    for reason in outcome.reasons:
+        complain(f"do not trust: {outcome.source}: {reason}")
     lesions = f"{outcome.lesions} lesion{'' if outcome.lesions == 1 else 's'}"
-    typer.echo(
-        f"{outcome.source}: {outcome.volume:.1f} ml, {lesions}, {outcome.seconds:.1f} s "
-        f"-> {output / outcome.mask}"
-    )
+    time = "was there" if outcome.status == "kept" else f"{outcome.seconds:.1f} s"
+    typer.echo(f"{outcome.source}: {outcome.volume:.1f} ml, {lesions}, {time} -> {output / outcome.mask}")
     return False

@@ -10,13 +10,14 @@ from torch.nn.functional import max_pool3d
 from anystroke.inference.volume_interval import VolumeInterval
 from anystroke.volume import Volume
 
-# Brains of adults, with fluid, have about 1.0 to 1.9 l; the network's may be off by a fifth.
-_BRAIN_ML = (700.0, 2300.0)
+# Brains of adults, with fluid, have about 1.0 to 1.9 l; the network's may be off by a third.
+_BRAIN_ML = (700.0, 2600.0)
 # The brain stem and the cord leave the field of view below; they have less than 20 cm^2.
 _LARGEST_CUT = 25.0
-_SMALLEST_CERTAINTY = 0.72
+_SMALLEST_CERTAINTY = 0.6
 _WIDEST_SPACING = 8.0
 _SMALLEST_DICE = 0.3
+_WIDEST_INTERVAL = 6.0
 _LARGE_ENOUGH = 1.0
 
 
@@ -94,7 +95,7 @@ def reasons_not_to_trust(
             f"probability {certainty:.2f}, expected at least {_SMALLEST_CERTAINTY:g})"
         )
     wide = interval.high - interval.low
-    if wide > 2 * max(volume_ml, 5.0):
+    if wide > _WIDEST_INTERVAL * max(volume_ml, 5.0):
         reasons.append(
             f"the volume is uncertain: {interval.low:.1f} to {interval.high:.1f} ml with a mask of "
             f"{volume_ml:.1f} ml"

@@ -14,7 +14,7 @@ from anystroke.volume import Volume
 
 RATE = 0.9
 """Share of patients whose true volume the interval is to hold."""
-SHIFT = 2.0
+SHIFT = 2.5
 """Log-odds by which the threshold is moved to either side."""
 FLOOR = 0.5
 """Volume [ml] that is added at either end: the smallest lesion that can be told."""
