@@ -31,13 +31,14 @@ def methods_text(facts: dict[str, Any]) -> str:
     fused = settings.get("fused_with") or []
     name = f"model {model['Name']} version {model['Version']} (SHA-256 {model['SHA256'][:12]})"
     mirrored = " and mirrored left to right" if facts["MirrorAveraging"] else ""
+    minimum = facts["MinimumLesionVolume"]
+    smallest = f", in components of at least {minimum:g} ml" if minimum else ""
     parts = [
         f"Stroke lesions were segmented with anystroke {version('anystroke')}, {name}, a convolutional "
         "network trained on simulated scans of any contrast (in the manner of Billot et al., 2023, and "
         "Chalcroft et al., 2024).",
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
-        f"its calibrated probability reached {facts['Threshold']:g}, in components of at least "
-        f"{facts['MinimumLesionVolume']:g} ml.",
+        f"its calibrated probability reached {facts['Threshold']:g}{smallest}.",
     ]
     if fused:
         parts.append(

@@ -152,7 +152,7 @@ def equalise(image: Tensor, bins: int = 256) -> Tensor:
     counts, edges = np.histogram(values.ravel(), bins)
     share = counts.cumsum()
     levels = 255.0 * (share - share[0]) / max(float(share[-1] - share[0]), 1.0)
-    return torch.from_numpy(np.interp(values, edges[:-1], levels).astype(np.float32))
+    return torch.from_numpy(np.interp(values, (edges[:-1] + edges[1:]) / 2, levels).astype(np.float32))
 
 
 def check_scan(scan: Volume, name: str = "the scan") -> None:
