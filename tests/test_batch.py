@@ -1,6 +1,7 @@
 import json
 import pathlib
 import shutil
+import socket
 import warnings
 from typing import Any
 
@@ -10,14 +11,28 @@ import pytest
 import torch
 
 from anystroke import batch
+from anystroke.anatomy.rigid_registration import RigidRegistration
 from anystroke.batch import Outcome, read_table, segment_files, update_table
 from anystroke.files import sha256
+from anystroke.group import describe_dataset, write_group
+from anystroke.inference.segmentation import Segmentation, segment
+from anystroke.results import Extras
 from anystroke.volume import Volume, VolumeError, VolumeWarning
 from stand_in import axial_affine, phantom, stand_in_model
 
 SHAPE = (48, 56, 40)
 AFFINE = axial_affine(4.0, 4.0, 4.5, shape=SHAPE)
-ENDINGS = ("_mask.json", "_mask.nii.gz", "_mosaic.png", "_probseg.json", "_probseg.nii.gz")
+ENDINGS = (
+    "label-L_desc-T2w_lesions.tsv",
+    "label-L_desc-T2w_mask.json",
+    "label-L_desc-T2w_mask.nii.gz",
+    "label-L_desc-T2w_mosaic.png",
+    "label-L_desc-T2w_probseg.json",
+    "label-L_desc-T2w_probseg.nii.gz",
+    "label-L_desc-T2w_report.html",
+    "seg-lesions_desc-T2w_dseg.json",
+    "seg-lesions_desc-T2w_dseg.nii.gz",
+)
 
 
 @pytest.fixture
@@ -37,7 +52,8 @@ def test_files_of_one_scan(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     [outcome] = _run([scan], tmp_path / "out", min_volume=0.5)
     stem = "sub-1_space-orig_label-L_desc-T2w"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        *(stem + e for e in ENDINGS),
+        "logs",
+        *(f"sub-1_space-orig_{ending}" for ending in ENDINGS),
         "volumes.tsv",
     ]
     mask, probability = (nib.load(tmp_path / "out" / f"{stem}_{kind}.nii.gz") for kind in ("mask", "probseg"))
@@ -67,11 +83,11 @@ def test_files_of_one_scan(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
 def test_results_are_not_overwritten_unless_asked(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "out"
     _run([scan], out)
-    before = {p.name: p.read_bytes() for p in out.iterdir()}
-    [again] = _run([scan], out)
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    [again] = _run([scan], out, threshold=0.6)
     assert again.status == "failed"
     assert "--overwrite" in again.message
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
     [replaced] = _run([scan], out, overwrite=True, threshold=0.9)
     assert replaced.status == "ok"
     assert (out / replaced.mask).read_bytes() != before[replaced.mask]
@@ -121,10 +137,10 @@ def test_failure_while_writing_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(batch, "mosaic", full)
+    monkeypatch.setattr("anystroke.results.mosaic", full)
     [outcome] = _run([scan], tmp_path / "out")
     assert "No space left" in outcome.message
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["volumes.tsv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "volumes.tsv"]
 
 
 def test_unexpected_failure_is_told_as_one_sentence_with_its_traceback(
@@ -179,3 +195,135 @@ def test_mgz_input(tmp_path: pathlib.Path) -> None:
     np.testing.assert_allclose(
         nib.load(tmp_path / "out" / outcome.mask).affine, nib.load(tmp_path / "T1.mgz").affine, atol=1e-4
     )
+
+
+def test_a_run_that_was_cut_short_goes_on(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "in" / "other.nii.gz"
+    shutil.copy(scan, other)
+    out = tmp_path / "out"
+    _run([scan], out)
+    before = {p.name: p.stat().st_mtime_ns for p in out.glob("sub-1*")}
+    (out / "volumes.tsv").unlink()  # killed between the files and the row
+    left = out / f".anystroke-{socket.gethostname()}-{2**22 + 7}-x"
+    left.mkdir()
+    segmented = []
+
+    def counted(*arguments: Any, **options: Any) -> Segmentation:
+        segmented.append(1)
+        return segment(*arguments, **options)
+
+    monkeypatch.setattr(batch, "segment", counted)
+    first, second = _run([scan, other], out)
+    assert (first.status, second.status) == ("kept", "ok")
+    assert len(segmented) == 1
+    assert {p.name: p.stat().st_mtime_ns for p in out.glob("sub-1*")} == before
+    assert [row["status"] for row in read_table(out / "volumes.tsv")] == ["ok", "ok"]
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("lost", ["probseg.nii.gz", "mask.json"])
+def test_half_a_result_is_not_taken_for_a_whole_one(
+    lost: str, scan: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "out"
+    _run([scan], out)
+    (out / f"sub-1_space-orig_label-L_desc-T2w_{lost}").unlink()
+    [again] = _run([scan], out)
+    assert again.status == "failed"
+    assert "--overwrite" in again.message
+
+
+def test_what_a_killed_run_had_not_published_is_done_again(
+    scan: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "out"
+    _run([scan], out)
+    for ending in ("mask.json", "mask.nii.gz"):
+        (out / f"sub-1_space-orig_label-L_desc-T2w_{ending}").unlink()
+    [again] = _run([scan], out)
+    assert again.status == "ok"
+
+
+def test_another_scan_under_the_same_name_is_not_kept(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    _run([scan], tmp_path / "out")
+    phantom(AFFINE, SHAPE).save(scan, overwrite=True)
+    [again] = _run([scan], tmp_path / "out")
+    assert again.status == "failed"
+    assert "another scan" in again.message
+
+
+def test_extras(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    extras = Extras(report=False, uncertainty=True, fmriprep_roi=True)
+    [outcome] = _run([scan], tmp_path / "out", extras=extras)
+    assert outcome.status == "ok"
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert "sub-1_label-lesion_desc-T2w_roi.nii.gz" in names
+    spread = Volume.load(tmp_path / "out" / "sub-1_space-orig_label-L_desc-T2w_spread.nii.gz")
+    assert 0 <= float(spread.data.min()) <= float(spread.data.max()) < 0.5
+    assert not any(name.endswith(".html") for name in names)
+
+
+def test_lesions_are_numbered_and_measured(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    _run([scan], tmp_path / "out")
+    text = (tmp_path / "out" / "sub-1_space-orig_label-L_desc-T2w_lesions.tsv").read_text()
+    header, row = (line.split("\t") for line in text.splitlines())
+    cells = dict(zip(header, row, strict=True))
+    assert cells["hemisphere"] == "left"
+    place = [float(cells[name]) for name in ("x_mm", "y_mm", "z_mm")]
+    np.testing.assert_allclose(place, [-25, 25, 10], atol=1.5)
+    assert float(cells["diameter_mm"]) == pytest.approx(52, abs=6)
+
+
+def test_contrasts_of_a_patient_together(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flair = tmp_path / "in" / "sub-1_FLAIR.nii.gz"
+    phantom(AFFINE, SHAPE).save(flair)
+    found = RigidRegistration(torch.eye(4, dtype=torch.float64), 0.0, 0.0, 0.0, 0.0, 1.0, "")
+    monkeypatch.setattr("anystroke.inference.together.register_rigid", lambda *_: found)
+    outcomes = _run([scan, flair], tmp_path / "out", together="probability")
+    assert [outcome.status for outcome in outcomes] == ["ok", "ok"]
+    assert (tmp_path / "out" / "sub-1_space-orig_label-L_desc-FLAIRFused_mask.nii.gz").exists()
+    [table] = (tmp_path / "out").glob("*_agreement.tsv")
+    first, second, dice, *_ = table.read_text().splitlines()[1].split("\t")
+    assert (first, second) == ("sub-1_T2w", "sub-1_FLAIR")
+    assert float(dice) > 0.95
+    again = _run([scan, flair], tmp_path / "out", together="probability")
+    assert [outcome.status for outcome in again] == ["kept", "kept"]
+    [apart] = _run([scan], tmp_path / "out", together="probability")
+    assert apart.status == "ok"
+
+
+def test_ten_bad_among_twenty_good(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    inputs = []
+    for i in range(6):
+        path = tmp_path / "in" / f"scan{i}.nii.gz"
+        path.write_text("no") if i % 3 == 2 else shutil.copy(scan, path)
+        inputs.append(path)
+    outcomes = _run(inputs, tmp_path / "out")
+    assert [o.source for o in outcomes] == [str(path) for path in inputs]
+    assert [o.status for o in outcomes] == ["ok", "ok", "failed"] * 2
+    [log] = (tmp_path / "out" / "logs").iterdir()
+    manifest = json.loads(log.read_text())
+    assert len(manifest["Scans"]) == 6
+    assert manifest["PeakMemoryMB"] > 10
+
+
+def test_group_table_and_page(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    out = tmp_path / "out"
+    _run([scan], out)
+    assert write_group(out) == 1
+    describe_dataset(out, source=tmp_path / "in")
+    header, row = (line.split("\t") for line in (out / "group.tsv").read_text().splitlines())
+    cells = dict(zip(header, row, strict=True))
+    assert cells["participant_id"] == "sub-1"
+    assert float(cells["volume_low_ml"]) <= float(cells["volume_ml"]) <= float(cells["volume_high_ml"])
+    assert float(cells["left_ml"]) == pytest.approx(float(cells["volume_ml"]), abs=0.5)
+    page = (out / "group.html").read_text()
+    assert "sub-1_T2w.nii.gz" in page
+    assert "http://" not in page
+    description = json.loads((out / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["GeneratedBy"][0]["Name"] == "anystroke"

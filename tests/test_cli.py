@@ -108,7 +108,7 @@ def test_bad_input(kind: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixt
     assert "bad.nii.gz" in line
     assert words in line
     assert ";" in line  # the cure
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["volumes.tsv"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "volumes.tsv"]
 
 
 def test_the_others_are_finished(
@@ -130,9 +130,12 @@ def test_success_overwriting_and_debug(
     arguments = ["segment", str(good), "-o", str(tmp_path / "deep" / "out")]
     assert main(arguments) == 0
     assert capsys.readouterr().err == ""
-    assert main(arguments) == 1
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "was there" in capsys.readouterr().out
+    assert main([*arguments, "--min-volume", "2"]) == 1
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*arguments, "--debug"]) == 1
+    assert main([*arguments, "--min-volume", "2", "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
     assert main([*arguments, "--overwrite", "--flip", "--min-volume", "1"]) == 0
 
@@ -187,7 +190,7 @@ def test_interruption(
     monkeypatch.setattr("anystroke.batch.segment", interrupt)
     assert main(["segment", str(good), "-o", str(tmp_path / "out")]) == 130
     assert "interrupted" in capsys.readouterr().err
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == []
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,3 +216,29 @@ def test_module_runs_as_a_program() -> None:
     )
     assert done.returncode == 2
     assert "INPUT" in done.stderr
+
+
+def test_bids_app_with_and_without_its_verb(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, out = tmp_path / "study", tmp_path / "study" / "derivatives" / "anystroke"
+    for subject in ("1", "2", "3"):
+        folder = study / f"sub-{subject}" / "anat"
+        folder.mkdir(parents=True)
+        phantom(AFFINE, SHAPE).save(folder / f"sub-{subject}_T2w.nii.gz")
+    call = [str(study), str(out), "participant", "--participant-label", "1", "sub-3"]
+    assert main(call) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert (out / "sub-3" / "anat" / "sub-3_space-orig_label-L_desc-T2w_mask.nii.gz").exists()
+    assert main(["bids", str(study), str(out), "participant", "--participant-label", "2"]) == 0
+    facts = (out / "sub-2" / "anat" / "sub-2_space-orig_label-L_desc-T2w_mask.json").read_text()
+    assert '"bids:raw:sub-2/anat/sub-2_T2w.nii.gz"' in facts
+    capsys.readouterr()
+    assert main([*call[:3], "--participant-label", "9"]) == 2
+    assert "sub-9" in capsys.readouterr().err
+    assert main([str(study), str(out), "group"]) == 0
+    assert len((out / "group.tsv").read_text().splitlines()) == 4
+    assert (out / "group.html").exists()
+    assert main(["bids", str(study), str(tmp_path / "none"), "group"]) == 2
+    assert main(["bids", str(study), str(out), "session"]) == 2
+    assert main(["bids", str(study), str(study), "participant"]) == 2

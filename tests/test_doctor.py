@@ -44,3 +44,26 @@ def test_it_says_what_is_wrong(weights: Path, tmp_path: Path) -> None:
     (weights / "broken").mkdir(parents=True)
     (weights / "broken" / "config.json").write_text("{")
     assert any("broken" in f.text for f in doctor.examine(tmp_path) if not f.good)
+
+
+def test_dicom_and_small_disks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "find_spec", lambda _name: None)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5 * 2**20}))
+    problems = [f.text for f in doctor.examine(tmp_path) if not f.good]
+    assert any("pydicom is missing" in text for text in problems)
+    assert any("5 MB free" in text for text in problems)
+
+
+def test_weights_that_give_nonsense_are_told(weights: Path, tmp_path: Path) -> None:
+    network = build_network("compact_unet", 2, seed=0)
+    for parameter in network.parameters():
+        parameter.data.fill_(torch.inf)
+    config = ModelConfig(
+        name="toy",
+        architecture="compact_unet",
+        classes=("background", "lesion"),
+        spacing=2.0,
+        divisor=network.divisor,
+    )
+    save_model(weights / "toy", network, config)
+    assert any("not finite" in f.text for f in doctor.examine(tmp_path) if not f.good)

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from anystroke.volume import SUFFIXES
+from anystroke.scan_files import SCAN_SUFFIXES
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 # Entities of a source that its derivatives set themselves.
-_OWN = ("space", "res", "den", "label", "desc")
+_OWN = ("space", "res", "den", "label", "seg", "desc")
 
 
 def image_stem(path: str | Path) -> str:
@@ -18,13 +18,15 @@ def image_stem(path: str | Path) -> str:
         'sub-01_T1w'
     """
     name = Path(path).name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+    for suffix in sorted(SCAN_SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
 
 
-def derivative_stem(source: str | Path, *, label: str = "L") -> str:
+def derivative_stem(
+    source: str | Path, *, label: str = "L", entity: str = "label", described: str = ""
+) -> str:
     """Name what is derived from a source image in the image's own grid, up to the BIDS suffix.
 
     A BIDS source keeps its entities, and its suffix becomes ``desc-`` so that the derivatives of a subject's
@@ -33,6 +35,8 @@ def derivative_stem(source: str | Path, *, label: str = "L") -> str:
     Args:
         source: Path of the image.
         label: BIDS abbreviation of the class; L is Lesion.
+        entity: What the label is of: ``label`` for one class, ``seg`` for a segmentation into several.
+        described: What was done, such as ``fused``; goes into ``desc-``.
 
     Returns:
         The stem; append for example ``_mask.nii.gz``.
@@ -51,7 +55,9 @@ def derivative_stem(source: str | Path, *, label: str = "L") -> str:
         and all(map(_ENTITY.fullmatch, entities))
         and suffix.isalnum()
     ):
-        return f"{stem}_space-orig_label-{label}"
-    described = "".join(e.removeprefix("desc-") for e in entities if e.startswith("desc-"))
+        more = f"_desc-{described}" if described else ""
+        return f"{stem}_space-orig_{entity}-{label}{more}"
+    before = "".join(e.removeprefix("desc-") for e in entities if e.startswith("desc-"))
     kept = [entity for entity in entities if entity.split("-")[0] not in _OWN]
-    return "_".join([*kept, "space-orig", f"label-{label}", f"desc-{described}{suffix}"])
+    description = f"desc-{before}{suffix}{described.capitalize()}"
+    return "_".join([*kept, "space-orig", f"{entity}-{label}", description])

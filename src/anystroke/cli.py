@@ -1,6 +1,5 @@
 """The command. Each verb imports what it needs when it runs, so that help is quick."""
 
-import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from anystroke import cli_evaluation, cli_pseudo_labels, cli_training
+from anystroke import cli_evaluation, cli_pseudo_labels, cli_segmentation, cli_training
 from anystroke.cli_common import (
     FAILED,
     INTERRUPTED,
@@ -33,6 +32,10 @@ app = typer.Typer(
 )
 
 
+app.command()(cli_segmentation.segment)
+app.command()(cli_segmentation.bids)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"anystroke {version('anystroke')}")
@@ -47,80 +50,6 @@ def options(
     ] = False,
 ) -> None:
     """Say nothing more than the application's own help."""
-
-
-@app.command()
-def segment(
-    inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT", help="Scans: .nii, .nii.gz or .mgz; any contrast.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="A shipped model, or a model folder.")
-    ] = "default",
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Probability from which a voxel is lesion.", show_default="the model's own"),
-    ] = None,
-    min_volume: Annotated[float, typer.Option(help="Leave out lesions smaller than this [ml].")] = 0.0,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirrored head; takes twice as long.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
-    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
-) -> int:
-    """Find the lesion in scans.
-
-    Writes a mask, a probability map, a picture and the volume of each, in the scan's own grid.
-
-    Example: anystroke segment patient_T2w.nii.gz -o results
-    """
-    if threshold is not None and not 0.0 < threshold < 1.0:
-        raise ArgumentError(f"--threshold is a probability above 0 and below 1, got {threshold:g}; try 0.5")
-    if not min_volume >= 0.0:
-        raise ArgumentError(f"--min-volume is 0 ml or more, got {min_volume:g}")
-    if output.exists() and not output.is_dir():
-        raise ArgumentError(f"--output must be a folder, but {output} is a file; name another")
-    import torch
-
-    from anystroke.batch import segment_files
-    from anystroke.inference.segmentation import Model
-    from anystroke.learning.checkpoints import CheckpointError
-
-    if not debug:
-        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        opened = Model.open(model)
-    except CheckpointError as error:
-        raise ArgumentError(f"--model: {error}") from error
-    failed = False
-    with progress_bar() as progress:
-        task = progress.add_task("segmenting", total=len(inputs))
-        for outcome in segment_files(
-            inputs,
-            output,
-            opened,
-            overwrite=overwrite,
-            threshold=threshold,
-            min_volume=min_volume,
-            flip=flip,
-        ):
-            progress.advance(task)
-            if outcome.status == "failed":
-                failed = True
-                complain(f"{outcome.details if debug else ''}error: {outcome.message}")
-                continue
-            if outcome.message:
-                complain(f"warning: {outcome.message}")
-            lesions = f"{outcome.lesions} lesion{'' if outcome.lesions == 1 else 's'}"
-            typer.echo(
-                f"{outcome.source}: {outcome.volume:.1f} ml, {lesions}, {outcome.seconds:.1f} s "
-                f"-> {output / outcome.mask}"
-            )
-    return FAILED if failed else OK
 
 
 @app.command()
@@ -403,6 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         main(["--help"])
         return USAGE
     command = typer.main.get_command(app)
+    arguments = cli_segmentation.as_bids_app(arguments, list(getattr(command, "commands", ())))
     try:
         result = command.main(arguments, prog_name="anystroke", standalone_mode=False)
     except typer.Exit as exit_:

@@ -2,17 +2,21 @@
 
 import os
 import platform
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
-from anystroke.inference.prediction import fast_bfloat16
+from anystroke.inference.network_pass import fast_bfloat16
 from anystroke.learning.checkpoints import (
     CheckpointError,
+    ModelConfig,
     find_model,
     load_model,
     parameter_count,
@@ -20,6 +24,10 @@ from anystroke.learning.checkpoints import (
 )
 
 _PACKAGES = ("torch", "monai", "nibabel", "nilearn", "numpy", "scipy", "SimpleITK", "safetensors", "pydantic")
+_DICOM = ("pydicom", "dcm2niix")
+# A whole head through the shipped network takes about this much.
+_NEEDED_GIB = 2.5
+_NEEDED_DISK_MB = 200.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class Finding:
 
 
 def examine(folder: Path) -> Iterator[Finding]:
-    """Look at versions, processors, models and the output folder.
+    """Look at versions, processors, memory, models, DICOM, and the output and temporary folders.
 
     Args:
         folder: Where results are to be written.
@@ -56,9 +64,31 @@ def examine(folder: Path) -> Iterator[Finding]:
             yield Finding(f"{name} {version(name)}")
         except PackageNotFoundError:
             yield Finding(f"{name} is missing; install it with pip", good=False)
+    yield from _dicom()
     yield from _processors()
     yield from _models()
-    yield _writable(folder)
+    yield _writable("output", folder, "name another folder")
+    yield _space(folder)
+    yield _writable("temporary files", Path(tempfile.gettempdir()), "set TMPDIR to a folder that can")
+
+
+def _dicom() -> Iterator[Finding]:
+    for name in _DICOM:
+        if find_spec(name) is None:
+            yield Finding(f"DICOM folders cannot be read: {name} is missing; install it with pip", good=False)
+            return
+    import dcm2niix
+
+    try:
+        done = subprocess.run(
+            [dcm2niix.bin, "--version"], capture_output=True, text=True, check=False, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        yield Finding(f"DICOM folders cannot be read: dcm2niix does not run ({error})", good=False)
+        return
+    words = (done.stdout + done.stderr).split()
+    name = next((word for word in words if word.startswith("v1.")), "of an unknown version")
+    yield Finding(f"DICOM folders can be read: dcm2niix {name}, pydicom {version('pydicom')}")
 
 
 def _processors() -> Iterator[Finding]:
@@ -68,9 +98,19 @@ def _processors() -> Iterator[Finding]:
     yield Finding(f"training on the processor computes in {precision}")
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-        yield Finding(f"memory: {memory:.1f} GiB")
+        if memory < _NEEDED_GIB:
+            yield Finding(f"memory: {memory:.1f} GiB, a scan needs {_NEEDED_GIB:g} GiB; use more", good=False)
+        else:
+            yield Finding(f"memory: {memory:.1f} GiB")
     if torch.cuda.is_available():
         yield Finding(f"GPU: {torch.cuda.get_device_name()}")
+    elif torch.backends.mps.is_available():
+        yield Finding("GPU: Apple; it computes in float32")
+    elif torch.version.cuda and Path("/proc/driver/nvidia/version").exists():
+        yield Finding(
+            "GPU: there is an NVIDIA driver, but PyTorch does not see it; compare their CUDA versions",
+            good=False,
+        )
     else:
         yield Finding("GPU: none; the processor is used")
 
@@ -84,18 +124,42 @@ def _models() -> Iterator[Finding]:
             network, config = load_model(name)
         except CheckpointError as error:
             yield Finding(f"model {name}: {error}", good=False)
-        else:
-            millions = parameter_count(network.requires_grad_()) / 1e6
-            where = find_model(name)
-            yield Finding(f"model {name}: version {config.version}, {millions:.1f} M parameters, {where}")
+            continue
+        millions = parameter_count(network.requires_grad_()) / 1e6
+        where = find_model(name)
+        yield Finding(f"model {name}: version {config.version}, {millions:.1f} M parameters, {where}")
+        yield _computes(name, network, config)
 
 
-def _writable(folder: Path) -> Finding:
+@torch.inference_mode()
+def _computes(name: str, network: torch.nn.Module, config: ModelConfig) -> Finding:
+    """Put a small image through a network."""
+    side = 2 * config.divisor
+    logits = network(torch.rand(1, 1, side, side, side, generator=torch.Generator().manual_seed(1)))
+    if tuple(logits.shape) != (1, len(config.classes), side, side, side):
+        return Finding(
+            f"model {name}: gives {tuple(logits.shape)} for a small image; copy it again", good=False
+        )
+    if not bool(torch.isfinite(logits).all()):
+        return Finding(f"model {name}: gives numbers that are not finite; copy it again", good=False)
+    return Finding(f"model {name}: computes")
+
+
+def _space(folder: Path) -> Finding:
+    """Look at the room on the disk of a folder, or of the nearest folder above it that exists."""
+    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("."))
+    free = shutil.disk_usage(place).free / 2**20
+    if free < _NEEDED_DISK_MB:
+        return Finding(
+            f"disk: {free:.0f} MB free, a scan needs up to {_NEEDED_DISK_MB:.0f} MB; make room", False
+        )
+    return Finding(f"disk: {free / 1024:.1f} GiB free")
+
+
+def _writable(what: str, folder: Path, cure: str) -> Finding:
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Finding(
-            f"output: {folder} cannot be written ({error.strerror}); name another folder", good=False
-        )
-    return Finding(f"output: {folder} can be written")
+        return Finding(f"{what}: {folder} cannot be written ({error.strerror}); {cure}", good=False)
+    return Finding(f"{what}: {folder} can be written")

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anystroke.inference import prediction
+from anystroke.inference.network_pass import Processing
 from anystroke.inference.prediction import (
     count_lesions,
     fast_bfloat16,
@@ -80,7 +80,7 @@ def test_mirroring_is_undone_before_averaging() -> None:
     assert torch.allclose(result.probability.data[0, 20:40, 20:45, 20:40], torch.tensor(0.5), atol=1e-3)
 
 
-def test_windows_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_give_what_one_pass_gives() -> None:
     scan = phantom(AFFINE, SHAPE)
 
     class Fixed(nn.Module):
@@ -88,9 +88,9 @@ def test_windows_give_what_one_pass_gives(monkeypatch: pytest.MonkeyPatch) -> No
             return torch.cat([torch.zeros_like(image), image - 10.0, image - 1.0], dim=1)
 
     whole = predict(scan, Fixed(), CONFIG, device="cpu")
-    monkeypatch.setattr(prediction, "ONE_PASS_VOXELS", 1000)
-    monkeypatch.setattr(prediction, "WINDOW", 32)
-    windows = predict(scan, Fixed(), CONFIG, device="cpu")
+    windows = predict(
+        scan, Fixed(), CONFIG, processing=Processing(window=32, one_pass_voxels=1000), device="cpu"
+    )
     assert torch.allclose(whole.probability.data, windows.probability.data, atol=1e-4)
 
 

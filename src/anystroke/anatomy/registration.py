@@ -296,11 +296,15 @@ def align(
     affine.SetTranslation(found.GetTranslation())
     affine.SetMatrix(found.GetMatrix())
     full = optimiser(similarity, shrink=(4, 2, 1), smooth=(6.0, 4.0, 2.0), mask=mask)
-    affine = sitk.AffineTransform(run(full, fixed, moving, affine))
+    return matrix_of(sitk.AffineTransform(run(full, fixed, moving, affine)))
+
+
+def matrix_of(transform: sitk.Transform) -> Tensor:
+    """Write an ITK transform with a centre, rigid or affine, as a float64 matrix (4, 4) between RAS mm."""
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, :3] = torch.tensor(affine.GetMatrix(), dtype=torch.float64).reshape(3, 3)
-    centre = torch.tensor(affine.GetCenter(), dtype=torch.float64)
-    shift = torch.tensor(affine.GetTranslation(), dtype=torch.float64)
+    matrix[:3, :3] = torch.tensor(transform.GetMatrix(), dtype=torch.float64).reshape(3, 3)
+    centre = torch.tensor(transform.GetCenter(), dtype=torch.float64)
+    shift = torch.tensor(transform.GetTranslation(), dtype=torch.float64)
     matrix[:3, 3] = shift + centre - matrix[:3, :3] @ centre
     return _LPS @ matrix @ _LPS
 

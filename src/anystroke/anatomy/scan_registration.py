@@ -64,7 +64,7 @@ def register_scan(scan: Volume, *, brain: Volume | None = None) -> ScanRegistrat
         >>> register_scan(Volume.load("sub-01_T2w.nii.gz")).overlap  # doctest: +SKIP
         0.93
     """
-    intensity, affine = _standard(scan)
+    intensity, affine = coarse_scan(scan)
     if brain is None:
         inside, region = _foreground(intensity), _top(_foreground(intensity), affine)
     else:
@@ -143,8 +143,18 @@ def _template() -> tuple[Tensor, Tensor, Tensor]:
     return pooled[0], pooled[1] > 0.5, affine
 
 
-def _standard(scan: Volume) -> tuple[Tensor, Tensor]:
-    """Bring a scan to a coarse grid along its own axes, in RAS order, clipped to 0..1: data and affine."""
+def coarse_scan(scan: Volume) -> tuple[Tensor, Tensor]:
+    """Bring a scan to a grid of 3 mm along its own axes, in RAS order, clipped to 0..1.
+
+    Args:
+        scan: One channel.
+
+    Returns:
+        float32 (X, Y, Z) data, and their affine (4, 4).
+
+    Raises:
+        RegistrationError: The scan is constant.
+    """
     if bool(scan.data.min() == scan.data.max()):
         raise RegistrationError("expected a scan with contrast, but it is constant; check the image")
     volume = Volume(scan.data[:1].float(), scan.affine).reorient("RAS")

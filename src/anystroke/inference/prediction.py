@@ -1,7 +1,6 @@
 """From a scan and a network to a lesion probability and a mask in the scan's own grid."""
 
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,19 +10,16 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from anystroke.inference.network_pass import PRESETS, Processing, best_device, class_probabilities
+from anystroke.inference.network_pass import PredictionWarning as PredictionWarning
+from anystroke.inference.network_pass import fast_bfloat16 as fast_bfloat16
 from anystroke.inference.preprocessing import check_scan, to_model_space
+from anystroke.inference.trust import mean_certainty
 from anystroke.learning.checkpoints import ModelConfig
 from anystroke.volume import Volume
 
 LESION = "lesion"
-# Above this many voxels of the model grid the network sees overlapping windows instead of the whole head.
-ONE_PASS_VOXELS = 160**3
-WINDOW = 96
 _NEIGHBOURS = np.ones((3, 3, 3))  # 26 neighbours: voxels that share a corner are connected
-
-
-class PredictionWarning(UserWarning):
-    """Something about a prediction that the user should know."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +33,9 @@ class Prediction:
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
+        brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
+        certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
+        spread: Standard deviation of the lesion probability over the flips, if it was asked for.
     """
 
     probability: Volume
@@ -44,6 +43,9 @@ class Prediction:
     threshold: float
     tissues: dict[str, Volume] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    brain: Volume | None = None
+    certainty: float | None = None
+    spread: Volume | None = None
 
 
 @torch.inference_mode()
@@ -56,6 +58,8 @@ def predict(
     min_volume: float = 0.0,
     flip: bool = False,
     tissues: tuple[str, ...] = (),
+    spread: bool = False,
+    processing: Processing = PRESETS["default"],
     device: torch.device | str | None = None,
 ) -> Prediction:
     """Find the lesion in one scan.
@@ -71,6 +75,8 @@ def predict(
         min_volume: Lesions smaller than this [ml] are removed from the mask.
         flip: Average with the prediction of the mirrored head; doubles the time.
         tissues: Classes of the model to return beside the lesion.
+        spread: Return the spread over the flips too; the head is mirrored for it if it is not anyway.
+        processing: Spacing, windows and flips.
         device: Where to compute; by default a GPU if there is one.
 
     Returns:
@@ -90,27 +96,66 @@ def predict(
     """
     threshold = config.threshold if threshold is None else threshold
     _check_options(config, threshold, min_volume, tissues)
+    if flip or (spread and len(processing.flips) < 2):
+        processing = processing.mirrored()
     seconds: dict[str, float] = {}
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
         space = to_model_space(
-            scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
+            scan,
+            spacing=processing.spacing or config.spacing,
+            divisor=config.divisor,
+            normalise=processing.normalisation or config.normalisation,
+            crop=processing.crop,
         )
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
-        values = _probabilities(space.image, network, config, wanted, flip, _device(device))
+        values, deviation = class_probabilities(
+            space.image, network, config, wanted, processing, best_device(device)
+        )
+        brain, certainty = None, None
         if config.brain:
-            brain = values[1 + len(tissues) :].sum(0)
-            values[0] *= within_brain(values[0] >= threshold / 2, brain >= 0.5)
+            healthy = values[1 + len(tissues) :]
+            certainty = mean_certainty(values[0], healthy)
+            inside = healthy.sum(0) >= 0.5
+            brain = Volume(inside[None].to(torch.uint8), space.affine)
+            values[0] *= within_brain(values[0] >= threshold / 2, inside)
     with _timed(seconds, "resampling"):
         lesion = space.to_native(values[:1])
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
-        mask = lesion.data >= threshold
-        if config.certain > threshold:
-            mask = keep_certain(mask, lesion.data, config.certain)
-        if min_volume > 0:
-            mask = remove_small(mask, min_volume / lesion.voxel_volume)
-    return Prediction(lesion, replace(lesion, data=mask.to(torch.uint8)), threshold, others, seconds)
+        mask = mask_of(lesion, config, threshold, min_volume)
+        wide = space.to_native(deviation) if spread else None
+    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide)
+
+
+def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volume: float = 0.0) -> Volume:
+    """Make the mask of a probability map.
+
+    Args:
+        probability: Lesion probability.
+        config: Says how certain a component must be somewhere.
+        threshold: Probability from which a voxel is lesion.
+        min_volume: Components smaller than this [ml] are removed.
+
+    Returns:
+        uint8 mask on the grid of ``probability``.
+    """
+    mask = probability.data >= threshold
+    if config.certain > threshold:
+        mask = keep_certain(mask, probability.data, config.certain)
+    if min_volume > 0:
+        mask = remove_small(mask, min_volume / probability.voxel_volume)
+    return replace(probability, data=mask.to(torch.uint8))
+
+
+def tally(mask: Volume) -> tuple[float, int]:
+    """Return the volume of a mask [ml] and the number of its connected components (26 neighbours).
+
+    Example:
+        >>> tally(Volume(torch.ones(1, 10, 10, 10, dtype=torch.uint8), torch.eye(4)))
+        (1.0, 1)
+    """
+    return float(mask.data.sum()) * mask.voxel_volume, count_lesions(mask.data)
 
 
 def within_brain(lesion: Tensor, brain: Tensor) -> Tensor:
@@ -218,80 +263,6 @@ def _check_options(
             raise ValueError(
                 f"the model {config.name} has no class {name!r}; it has {', '.join(config.classes)}"
             )
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _probabilities(
-    image: Tensor,
-    network: nn.Module,
-    config: ModelConfig,
-    wanted: list[int],
-    flip: bool,
-    device: torch.device,
-) -> Tensor:
-    """Compute the probabilities of the wanted classes (K, X, Y, Z) on the model grid, on the CPU."""
-    try:
-        return _forward(image, network, config, wanted, flip, device)
-    except torch.OutOfMemoryError:
-        warnings.warn(
-            "the GPU's memory is too small for this scan; the CPU is used instead",
-            PredictionWarning,
-            stacklevel=3,
-        )
-    return _forward(image, network, config, wanted, flip, torch.device("cpu"))
-
-
-def _forward(
-    image: Tensor,
-    network: nn.Module,
-    config: ModelConfig,
-    wanted: list[int],
-    flip: bool,
-    device: torch.device,
-) -> Tensor:
-    """Run the network on the head and, if asked, on its mirror image."""
-    network = network.to(device).eval()
-
-    def selected(x: Tensor) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
-            logits: Tensor = network(x)
-        return torch.softmax(logits.float() / config.temperature, dim=1)[:, wanted]
-
-    def run(x: Tensor) -> Tensor:
-        if x[0, 0].numel() <= ONE_PASS_VOXELS:
-            return selected(x)
-        from monai.inferers.utils import sliding_window_inference  # takes seconds to import
-
-        side = config.divisor * max(1, WINDOW // config.divisor)
-        windows = [min(side, n) for n in x.shape[2:]]
-        result: Tensor = sliding_window_inference(x, windows, 1, selected, overlap=0.5, mode="gaussian")
-        return result
-
-    head = image[None].to(device)
-    values = run(head)
-    if flip:
-        values = 0.5 * (values + run(head.flip(2)).flip(2))
-    return values[0].cpu()
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device multiplies bfloat16 matrices in hardware (CPU: AMX or AVX512-BF16).
-
-    Example:
-        >>> isinstance(fast_bfloat16(torch.device("cpu")), bool)
-        True
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if device.type != "cpu":
-        return False
-    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)
 
 
 @contextmanager

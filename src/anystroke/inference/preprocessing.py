@@ -24,6 +24,7 @@ HEAD_HEIGHT = 220.0
 LARGEST_SAMPLE = 2_000_000
 CLIP_QUANTILES = (0.005, 0.995)
 Normalisation = Literal["foreground", "whole"]
+Standardisation = Literal["foreground", "whole", "equalised"]
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -86,7 +87,7 @@ class ModelSpace:
         return Volume(data.contiguous(), self.native_affine, self.space_code)
 
 
-def normalise_intensity(image: Tensor, over: Normalisation = "foreground") -> Tensor:
+def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> Tensor:
     """Standardise the intensities of one scan.
 
     Voxels above the minimum are the foreground. All voxels are clipped to the foreground's 0.5 and 99.5 %
@@ -96,7 +97,8 @@ def normalise_intensity(image: Tensor, over: Normalisation = "foreground") -> Te
     Args:
         image: Intensities in any unit, any shape.
         over: ``"foreground"``; or ``"whole"``: mean and standard deviation over all voxels, without clipping,
-            as the published systems do.
+            as the published systems do; or ``"equalised"``: the same after their histogram equalisation in
+            256 bins.
 
     Returns:
         float32 tensor of the same shape.
@@ -109,7 +111,9 @@ def normalise_intensity(image: Tensor, over: Normalisation = "foreground") -> Te
         tensor(True)
     """
     image = image.to(torch.float32)
-    if over == "whole":
+    if over == "equalised":
+        image = equalise(image)
+    if over in ("whole", "equalised"):
         spread = image.std(correction=0)
         if not bool(spread > 0):
             raise ValueError("the image is constant, expected at least three different intensities")
@@ -125,6 +129,30 @@ def normalise_intensity(image: Tensor, over: Normalisation = "foreground") -> Te
     if not bool(sd > 0):
         raise ValueError("the image has two values only, expected at least three different intensities")
     return image.clamp(low, high).sub_(foreground.mean()).div_(sd)
+
+
+def equalise(image: Tensor, bins: int = 256) -> Tensor:
+    """Replace intensities by the share of voxels that are darker, 0 to 255.
+
+    Args:
+        image: Any shape.
+        bins: Of the histogram between which it is linear.
+
+    Returns:
+        float32 tensor of the same shape.
+
+    Source:
+        HistogramNormalize of MONAI, of which this is the default.
+
+    Example:
+        >>> equalise(torch.arange(256.0))[-1]
+        tensor(255.)
+    """
+    values = image.numpy()
+    counts, edges = np.histogram(values.ravel(), bins)
+    share = counts.cumsum()
+    levels = 255.0 * (share - share[0]) / max(float(share[-1] - share[0]), 1.0)
+    return torch.from_numpy(np.interp(values, (edges[:-1] + edges[1:]) / 2, levels).astype(np.float32))
 
 
 def check_scan(scan: Volume, name: str = "the scan") -> None:
@@ -174,7 +202,12 @@ def check_scan(scan: Volume, name: str = "the scan") -> None:
 
 
 def to_model_space(
-    scan: Volume, *, spacing: float = 2.0, divisor: int = 16, normalise: Normalisation | None = "foreground"
+    scan: Volume,
+    *,
+    spacing: float = 2.0,
+    divisor: int = 16,
+    normalise: Standardisation | None = "foreground",
+    crop: bool = True,
 ) -> ModelSpace:
     """Resample a scan to the network's grid, cut out the head and standardise the intensities.
 
@@ -187,6 +220,7 @@ def to_model_space(
         spacing: Voxel size of the network [mm].
         divisor: Each side of the grid is a multiple of it.
         normalise: How to standardise; None leaves intensities in the scan's unit, from zero.
+        crop: Cut out the head; otherwise the grid covers the field of view.
 
     Returns:
         The network's input with the way back.
@@ -205,7 +239,8 @@ def to_model_space(
     low, high = _world_box(head, spacing)
     grid, shape = _grid(low, high, spacing)
     whole = head.resample_to(grid, shape, antialias=True)
-    box_low, box_high = _head_box(whole.data[0], spacing)
+    everything = ([0, 0, 0], [n - 1 for n in shape])
+    box_low, box_high = _head_box(whole.data[0], spacing) if crop else everything
     start, sides = _grow(box_low, box_high, divisor)
     image = _drop_residue(_cut(whole.data, start, sides))
     affine = grid.clone()

@@ -8,8 +8,12 @@ import torch
 from torch import nn
 
 from anystroke.files import sha256
-from anystroke.inference.prediction import count_lesions, predict
+from anystroke.inference.network_pass import PRESETS
+from anystroke.inference.prediction import predict, tally
+from anystroke.inference.trust import reasons_not_to_trust
+from anystroke.inference.volume_interval import NO_VOLUME, VolumeInterval, volume_interval
 from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
+from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
 
 
@@ -54,6 +58,11 @@ class Segmentation:
         model_sha256: SHA-256 of its weights.
         tissues: Probabilities of other classes that were asked for, by name.
         seconds: Duration of each stage by name.
+        interval: How large the lesion may be [ml].
+        reasons: Why not to trust the result, a sentence each.
+        brain: The healthy brain, uint8 on the network's grid, if the model tells.
+        spread: Standard deviation of the probability over the flips, if it was asked for.
+        preset: How the scan was processed.
     """
 
     scan: Volume
@@ -67,6 +76,16 @@ class Segmentation:
     model_sha256: str
     tissues: dict[str, Volume] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    interval: VolumeInterval = NO_VOLUME
+    reasons: tuple[str, ...] = ()
+    brain: Volume | None = None
+    spread: Volume | None = None
+    preset: str = "default"
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there is no reason against the result."""
+        return not self.reasons
 
 
 def segment(
@@ -77,6 +96,8 @@ def segment(
     min_volume: float = 0.0,
     flip: bool = False,
     tissues: tuple[str, ...] = (),
+    spread: bool = False,
+    preset: str = "default",
     device: torch.device | str | None = None,
 ) -> Segmentation:
     """Find the stroke lesion in a brain MR image of any contrast, orientation and spacing.
@@ -84,12 +105,15 @@ def segment(
     Research use only: this is not a medical device.
 
     Args:
-        image: Path of a .nii, .nii.gz or .mgz file, a `Volume`, or a nibabel image.
+        image: Path of a NIfTI, MGH, NRRD or MetaImage file, a `Volume`, or a nibabel image.
         model: Name of a shipped model, a model folder, or an opened `Model` (to load it once for many scans).
         threshold: Probability from which a voxel is lesion; by default the model's own.
         min_volume: Lesions smaller than this [ml] are left out of the mask.
         flip: Average with the prediction of the mirrored head; doubles the time.
         tissues: Classes of the model whose probabilities to return as well.
+        spread: Return the spread over the flips too; doubles the time if ``flip`` is not set.
+        preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
+            overlap by half, and eight flips, as published.
         device: Where to compute; by default a GPU if there is one.
 
     Returns:
@@ -110,7 +134,9 @@ def segment(
         (40, 40, 40)
     """
     opened = model if isinstance(model, Model) else Model.open(model)
-    scan = _as_volume(image)
+    scan = as_volume(image)
+    if preset not in PRESETS:
+        raise ValueError(f"the preset is one of {', '.join(PRESETS)}, got {preset!r}")
     prediction = predict(
         scan,
         opened.network,
@@ -119,28 +145,50 @@ def segment(
         min_volume=min_volume,
         flip=flip,
         tissues=tissues,
+        spread=spread,
+        processing=PRESETS[preset],
         device=device,
+    )
+    volume, count = tally(prediction.mask)
+    interval = volume_interval(prediction.probability, prediction.threshold)
+    reasons = reasons_not_to_trust(
+        scan=scan,
+        volume_ml=volume,
+        interval=interval,
+        brain=prediction.brain,
+        certainty=prediction.certainty,
     )
     return Segmentation(
         scan=scan,
         probability=prediction.probability,
         mask=prediction.mask,
         threshold=prediction.threshold,
-        lesion_volume=float(prediction.mask.data.sum()) * scan.voxel_volume,
-        lesion_count=count_lesions(prediction.mask.data),
+        lesion_volume=volume,
+        lesion_count=count,
         model=opened.config.name,
         model_version=opened.config.version,
         model_sha256=opened.sha256,
         tissues=prediction.tissues,
         seconds=prediction.seconds,
+        interval=interval,
+        reasons=reasons,
+        brain=prediction.brain,
+        spread=prediction.spread,
+        preset=preset,
     )
 
 
-def _as_volume(image: str | Path | Volume | Any) -> Volume:
+def as_volume(image: str | Path | Volume | Any) -> Volume:
+    """Take an image in any of the forms that `segment` takes.
+
+    Raises:
+        VolumeError: The image cannot be used.
+        TypeError: It is something else.
+    """
     if isinstance(image, Volume):
         return image
     if isinstance(image, str | Path):
-        return Volume.load(image)
+        return read_scan(image)
     if hasattr(image, "dataobj") and hasattr(image, "affine"):
         return Volume.from_nibabel(image)
     raise TypeError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")

@@ -1,0 +1,303 @@
+"""What is written of one scan: maps in its own grid, sidecars, a table of lesions, a picture and a report."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anystroke.bids import derivative_stem, image_stem
+from anystroke.evaluation.report import mosaic
+from anystroke.files import sha256
+from anystroke.inference.lesions_found import Lesion, find_lesions
+from anystroke.inference.segmentation import Segmentation
+from anystroke.inference.together import Together
+from anystroke.intake.sources import ScanSource
+from anystroke.scan_report import write_scan_report
+from anystroke.volume import Volume
+
+LESION_COLUMNS = (
+    "lesion",
+    "volume_ml",
+    "x_mm",
+    "y_mm",
+    "z_mm",
+    "hemisphere",
+    "left_ml",
+    "diameter_mm",
+    "mean_probability",
+    "highest_probability",
+)
+# Numbers of BIDS' common labels.
+_TISSUE_NUMBERS = {"background": 0, "grey_matter": 1, "white_matter": 2, "csf": 3, "lesion": 7}
+_NOTICE = "research use only, not a medical device"
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What to write beside the usual.
+
+    Attributes:
+        report: A page for each scan; on unless switched off.
+        uncertainty: The spread of the probability over the flips.
+        tissues: A segmentation of the brain's tissues.
+        fmriprep_roi: The lesion as fMRIPrep reads it.
+    """
+
+    report: bool = True
+    uncertainty: bool = False
+    tissues: bool = False
+    fmriprep_roi: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What was written of one scan.
+
+    Attributes:
+        mask: Name of the mask, with its folder below the output.
+        lesions: The lesions.
+        facts: The mask's sidecar.
+    """
+
+    mask: str
+    lesions: list[Lesion]
+    facts: dict[str, Any]
+
+
+def write_results(
+    source: ScanSource,
+    result: Segmentation,
+    folder: Path,
+    *,
+    described: str = "",
+    messages: Sequence[str] = (),
+    settings: dict[str, Any] | None = None,
+    extras: Extras = Extras(),  # immutable
+) -> Written:
+    """Write all files of one scan into a folder.
+
+    Args:
+        source: The scan.
+        result: Its segmentation.
+        folder: An existing folder.
+        described: What was done beside segmenting, such as ``fused``.
+        messages: Warnings.
+        settings: What the segmentation was asked for.
+        extras: What to write beside the usual.
+
+    Returns:
+        Name of the mask and what the sidecar says.
+
+    Raises:
+        OSError: The folder cannot be written.
+        VolumeError: An image cannot be written.
+    """
+    stem = derivative_stem(source.path, described=described)
+    numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
+    inside = result.brain if result.brain is not None else head(result.scan)
+    numbered, lesions = find_lesions(result.mask, result.probability, inside)
+    facts = sidecar(source.path, result, list(messages), settings or {}) | {"Sources": [source.uri]}
+    left = sum(lesion.left_volume for lesion in lesions)
+    facts |= {
+        "LeftLesionVolume": round(left, 6),
+        "RightLesionVolume": round(result.lesion_volume - left, 6),
+    }
+    result.probability.save(folder / f"{stem}_probseg.nii.gz")
+    write_json(folder / f"{stem}_probseg.json", of_probability(facts))
+    numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16)
+    write_json(folder / f"{numbers_stem}_dseg.json", _of_numbers(facts))
+    write_tsv(folder / f"{stem}_lesions.tsv", LESION_COLUMNS, map(lesion_row, lesions))
+    if extras.uncertainty and result.spread is not None:
+        result.spread.save(folder / f"{stem}_spread.nii.gz")
+        words = f"Standard deviation of the lesion probability over mirrored passes; {_NOTICE}"
+        write_json(folder / f"{stem}_spread.json", of_probability(facts) | {"Description": words})
+    if extras.tissues and result.tissues:
+        _write_tissues(source, result, folder, facts)
+    if extras.fmriprep_roi:
+        result.mask.save(folder / f"{_roi_stem(source.path)}_roi.nii.gz")
+    title = (
+        f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
+    )
+    mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title)
+    if extras.report:
+        rows = [lesion_row(lesion) for lesion in lesions]
+        write_scan_report(
+            folder / f"{stem}_report.html",
+            name=image_stem(source.path),
+            picture=folder / f"{stem}_mosaic.png",
+            facts=facts,
+            columns=LESION_COLUMNS,
+            lesions=rows,
+        )
+    result.mask.save(folder / f"{stem}_mask.nii.gz")
+    write_json(folder / f"{stem}_mask.json", facts)
+    return Written(str(source.folder / f"{stem}_mask.nii.gz"), lesions, facts)
+
+
+def sidecar(
+    source: Path, result: Segmentation, messages: list[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Collect what a mask's JSON sidecar says.
+
+    Args:
+        source: The input file.
+        result: Its segmentation.
+        messages: Warnings.
+        options: What `segment` was called with.
+
+    Returns:
+        BIDS fields and those of anystroke.
+    """
+    return {
+        "Description": f"Stroke lesion found by a neural network; {_NOTICE}",
+        "Type": "Lesion",
+        "Sources": [source.as_posix()],
+        "SourceSHA256": sha256(source),
+        "SpatialReference": "orig",
+        "SkullStripped": False,
+        "Manual": False,
+        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+        "Model": {"Name": result.model, "Version": result.model_version, "SHA256": result.model_sha256},
+        "Settings": options,
+        "Preset": result.preset,
+        "Threshold": result.threshold,
+        "MinimumLesionVolume": options.get("min_volume", 0.0),
+        "MirrorAveraging": bool(options.get("flip", False)),
+        "LesionVolume": round(result.lesion_volume, 6),
+        "LesionVolumeUnits": "ml",
+        "LesionVolumeInterval": [round(result.interval.low, 6), round(result.interval.high, 6)],
+        "LesionVolumeIntervalRate": result.interval.rate,
+        "LesionCount": result.lesion_count,
+        "LesionConnectivity": 26,
+        "DoNotTrust": not result.trusted,
+        "ReasonsNotToTrust": list(result.reasons),
+        "Seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "TorchVersion": torch.__version__,
+        "Warnings": messages,
+    }
+
+
+def of_probability(facts: dict[str, Any]) -> dict[str, Any]:
+    """Reduce a mask's sidecar to what is true of the probability map."""
+    of_mask = ("Type", "Threshold", "MinimumLesionVolume", "LesionCount", "LesionConnectivity")
+    kept = {key: value for key, value in facts.items() if key not in of_mask and "LesionVolume" not in key}
+    return kept | {"Description": f"Probability (0 to 1) of stroke lesion; {_NOTICE}"}
+
+
+def lesion_row(lesion: Lesion) -> tuple[str, ...]:
+    """Write a lesion as a row of the table.
+
+    Example:
+        >>> lesion_row(Lesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))[:5]
+        ('1', '1.000', '1.0', '2.0', '3.0')
+    """
+    return (
+        str(lesion.number),
+        f"{lesion.volume:.3f}",
+        *(f"{value:.1f}" for value in lesion.centroid),
+        lesion.hemisphere,
+        f"{lesion.left_volume:.3f}",
+        f"{lesion.diameter:.1f}",
+        f"{lesion.mean_probability:.3f}",
+        f"{lesion.highest_probability:.3f}",
+    )
+
+
+def head(scan: Volume) -> Volume:
+    """Return a mask of what is brighter than the mean: the head, where the brain is not known.
+
+    Example:
+        >>> head(Volume(torch.arange(8.0).reshape(1, 2, 2, 2), torch.eye(4))).data.sum()
+        tensor(4)
+    """
+    return Volume((scan.data > scan.data.mean()).to(torch.uint8), scan.affine)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file as people read it."""
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_tsv(path: Path, columns: Sequence[str], rows: Any) -> None:
+    """Write a table of text; tabs and line ends within cells become spaces."""
+    lines = ["\t".join(columns), *("\t".join(" ".join(cell.split()) for cell in row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def peak_memory_mb() -> float | None:
+    """Return the most memory that this process has held [MB], None where that is not known."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(most / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+def agreement_rows(names: Sequence[str], together: Together) -> list[tuple[str, ...]]:
+    """Write the agreement of contrasts as rows: first, second, Dice and volumes.
+
+    Args:
+        names: Of the contrasts.
+        together: A `Together`.
+    """
+    rows: list[tuple[str, ...]] = []
+    for each in together.agreement:
+        first, second, dice, first_ml, second_ml = astuple(each)
+        overlap = "n/a" if dice is None else f"{dice:.3f}"
+        rows.append((names[first], names[second], overlap, f"{first_ml:.3f}", f"{second_ml:.3f}"))
+    return rows
+
+
+def registration_rows(names: Sequence[str], together: Together) -> list[tuple[str, ...]]:
+    """Write the registrations as rows: contrast, reference, and how it went."""
+    rows: list[tuple[str, ...]] = []
+    for i, found in enumerate(together.registrations):
+        if i == together.reference:
+            continue
+        numbers: tuple[str, ...] = ("n/a",) * 5
+        if found is not None:
+            measured = (found.rotation, found.shift, found.inconsistency, found.stretch, found.overlap)
+            numbers = tuple(f"{value:.3f}" for value in measured)
+        rows.append((names[i], names[together.reference], *numbers, together.apart.get(i, "ok")))
+    return rows
+
+
+def _roi_stem(path: Path) -> str:
+    """Name a mask as fMRIPrep looks for it."""
+    stem = image_stem(path)
+    entities = [part for part in stem.split("_") if "-" in part]
+    if not stem.startswith("sub-"):
+        return f"{stem}_label-lesion"
+    suffix = stem.split("_")[-1]
+    more = [] if suffix == "T1w" else [f"desc-{suffix}"]
+    return "_".join([*entities, "label-lesion", *more])
+
+
+def _of_numbers(facts: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in facts.items() if key not in ("Type",)}
+    return kept | {"Description": f"Number of each lesion, the largest is 1; {_NOTICE}"}
+
+
+def _write_tissues(source: ScanSource, result: Segmentation, folder: Path, facts: dict[str, Any]) -> None:
+    """Write the most probable class of each voxel, with BIDS' numbers."""
+    stem = derivative_stem(source.path, label="tissue", entity="seg")
+    best = 1 - sum((v.data for v in result.tissues.values()), start=result.probability.data)
+    labels = torch.zeros(best.shape, dtype=torch.uint8)
+    table = []
+    for i, (name, volume) in enumerate([*result.tissues.items(), ("lesion", result.probability)]):
+        number = _TISSUE_NUMBERS.get(name, 100 + i)
+        better = volume.data > best
+        labels[better] = number
+        best = torch.where(better, volume.data, best)
+        table.append((str(number), name))
+    labels[result.mask.data > 0] = _TISSUE_NUMBERS["lesion"]
+    Volume(labels, result.mask.affine, result.mask.space_code).save(folder / f"{stem}_dseg.nii.gz")
+    words = f"Most probable tissue; lesion as in the mask; {_NOTICE}"
+    write_json(folder / f"{stem}_dseg.json", of_probability(facts) | {"Description": words})
+    write_tsv(folder / f"{stem}_dseg.tsv", ("index", "name"), [("0", "background"), *sorted(table)])

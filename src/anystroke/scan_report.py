@@ -1,0 +1,121 @@
+"""Pages to read: one for each scan and one for all, without anything from the network."""
+
+import base64
+from collections.abc import Sequence
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+CITATIONS = (
+    "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke segmentation. "
+    "arXiv:2404.01946, 2024.",
+    "Billot B et al. SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without "
+    "retraining. Med Image Anal 86:102789, 2023.",
+)
+
+
+def methods_text(facts: dict[str, Any]) -> str:
+    """Describe what was done, as a methods section would.
+
+    Args:
+        facts: A mask's sidecar.
+
+    Returns:
+        A few sentences.
+    """
+    model = facts["Model"]
+    settings = facts["Settings"]
+    fused = settings.get("fused_with") or []
+    name = f"model {model['Name']} version {model['Version']} (SHA-256 {model['SHA256'][:12]})"
+    mirrored = " and mirrored left to right" if facts["MirrorAveraging"] else ""
+    minimum = facts["MinimumLesionVolume"]
+    smallest = f", in components of at least {minimum:g} ml" if minimum else ""
+    parts = [
+        f"Stroke lesions were segmented with anystroke {version('anystroke')}, {name}, a convolutional "
+        "network trained on simulated scans of any contrast (in the manner of Billot et al., 2023, and "
+        "Chalcroft et al., 2024).",
+        f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
+        f"its calibrated probability reached {facts['Threshold']:g}{smallest}.",
+    ]
+    if fused:
+        parts.append(
+            f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "
+            f"mutual information (SimpleITK), and fused by the mean {settings.get('fusion', 'probability')}."
+        )
+    rate = 100 * facts["LesionVolumeIntervalRate"]
+    parts.append(
+        "The interval of the volume comes from shifting the log-odds of all voxels; it was chosen to hold "
+        f"the true volume of {rate:.0f} % of simulated patients."
+    )
+    return " ".join(parts)
+
+
+def write_scan_report(
+    path: Path,
+    *,
+    name: str,
+    picture: Path,
+    facts: dict[str, Any],
+    columns: Sequence[str],
+    lesions: Sequence[Sequence[str]],
+) -> None:
+    """Write the page of one scan.
+
+    Args:
+        path: The HTML file.
+        name: Of the scan.
+        picture: PNG that is put into the page.
+        facts: The mask's sidecar.
+        columns: Names of the columns of the table of lesions.
+        lesions: Its rows.
+    """
+    text = _render(
+        "scan_report.html",
+        name=name,
+        picture=_embedded(picture),
+        facts=facts,
+        columns=columns,
+        lesions=lesions,
+        methods=methods_text(facts),
+        citations=CITATIONS,
+        version=version("anystroke"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def write_group_report(
+    path: Path, *, columns: Sequence[str], rows: Sequence[dict[str, str]], methods: str
+) -> None:
+    """Write the page of all scans.
+
+    Args:
+        path: The HTML file.
+        columns: Of the table.
+        rows: Of the table; ``mosaic`` and ``report`` are paths relative to ``path``, or empty.
+        methods: Text on what was done.
+    """
+    volumes = [float(row["volume_ml"]) for row in rows]
+    text = _render(
+        "group_report.html",
+        columns=columns,
+        rows=rows,
+        largest=max([*volumes, 1e-9]),
+        doubtful=sum(row["trust"] == "no" for row in rows),
+        methods=methods,
+        citations=CITATIONS,
+        version=version("anystroke"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _embedded(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode("ascii")
+
+
+def _render(template: str, **values: Any) -> str:
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    source = (resources.files("anystroke") / template).read_text(encoding="utf-8")
+    return environment.from_string(source).render(**values)

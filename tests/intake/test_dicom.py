@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from anystroke.intake.finding import find_scans
+from anystroke.intake.sources import Found
+from dicom_phantom import write_series
+from stand_in import axial_affine, phantom, rotation
+
+pytest.importorskip("dcm2niix")
+
+SHAPE = (40, 48, 36)
+AFFINE = axial_affine(4.0, 4.0, 5.0, shape=SHAPE)
+
+
+def _found(tmp_path: Path, *, allow_ct: bool = False) -> Found:
+    return find_scans([tmp_path / "export"], tmp_path / "work", allow_ct=allow_ct)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPI", "PIR", "SAL"])
+def test_round_trip(orientation: str, tmp_path: Path) -> None:
+    head = phantom(rotation(8.0, -12.0) @ AFFINE, SHAPE).reorient(orientation)
+    written = write_series(tmp_path / "export" / "deep", head)
+    [scan] = _found(tmp_path).scans
+    read = scan.load().reorient(orientation)
+    torch.testing.assert_close(read.affine, written.affine, atol=2e-3, rtol=0)
+    torch.testing.assert_close(read.data, written.data)
+    assert scan.series
+    assert scan.path.name.startswith("export_series-003_T2-TSE")
+    assert scan.sidecar["EchoTime"] == 0.09
+
+
+def test_localisers_derived_series_and_reports_are_left_out_with_a_word(tmp_path: Path) -> None:
+    head = phantom(AFFINE, SHAPE)
+    export = tmp_path / "export"
+    write_series(export, head)
+    write_series(export, head, number=1, description="AAHead_Scout")
+    write_series(export, head, number=4, image_type=("DERIVED", "SECONDARY", "MPR"))
+    write_series(export, head, number=5, modality="SR")
+    write_series(export, head, number=6, image_type=("ORIGINAL", "PRIMARY", "P", "ND"))
+    write_series(export, head, number=7, leave_out=tuple(range(3, 36)))
+    found = _found(tmp_path)
+    assert len(found.scans) == 1
+    assert found.problems == []
+    words = ["localiser", "derived", "SR", "phase", "3 slices"]
+    assert len(found.skipped) == len(words)
+    for text, word in zip(found.skipped, words, strict=True):
+        assert "is left out" in text
+        assert word in text
+
+
+def test_two_patients_are_refused(tmp_path: Path) -> None:
+    head = phantom(AFFINE, SHAPE)
+    write_series(tmp_path / "export", head)
+    write_series(tmp_path / "export" / "b", head, patient="P2")
+    found = _found(tmp_path)
+    assert found.scans == []
+    [(_, problem)] = found.problems
+    assert "2 patients, expected one" in problem
+    assert "P2" not in problem
+
+
+def test_missing_slices_are_refused_and_the_other_series_taken(tmp_path: Path) -> None:
+    head = phantom(AFFINE, SHAPE)
+    write_series(tmp_path / "export", head, leave_out=(10, 11, 20))
+    write_series(tmp_path / "export", head, number=8, description="FLAIR")
+    found = _found(tmp_path)
+    assert [scan.path.name.split("_")[-1] for scan in found.scans] == ["FLAIR.nii"]
+    [(_, problem)] = found.problems
+    assert "misses 3 slices: one gap is 15.0 mm, the others 5.0 mm" in problem
+
+
+def test_ct_is_refused_unless_allowed(tmp_path: Path) -> None:
+    write_series(tmp_path / "export", phantom(AFFINE, SHAPE), modality="CT")
+    [(_, problem)] = _found(tmp_path).problems
+    assert "--allow-ct" in problem
+    assert len(_found(tmp_path, allow_ct=True).scans) == 1
+
+
+def test_folder_without_a_scan(tmp_path: Path) -> None:
+    write_series(tmp_path / "export", phantom(AFFINE, SHAPE), description="localizer")
+    [(_, problem)] = _found(tmp_path).problems
+    assert "holds no scan" in problem
+    assert "localiser" in problem
