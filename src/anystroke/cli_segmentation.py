@@ -91,6 +91,8 @@ def segment(
     Example: anystroke segment patient_T2w.nii.gz -o results
     """
     _check(output, threshold, min_volume, preset, fusion)
+    if any(item.is_dir() and item.resolve() == output.resolve() for item in inputs):
+        raise ArgumentError(f"--output is the folder of the scans ({output}); name another or one in it")
     from anystroke.intake.finding import find_scans
 
     return _segment(
@@ -284,7 +286,7 @@ def _segment(
             f"note: the preset paper is for models of 1 mm, but {opened.config.name} was trained at "
             f"{opened.config.spacing:g} mm"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    _make(output)
     with (
         tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=output) as temporary,
         progress_bar() as progress,
@@ -310,6 +312,17 @@ def _segment(
     if write_group(output):
         describe_dataset(output, source=source)
     return FAILED if failed else OK
+
+
+def _make(output: Path) -> None:
+    """Make the output folder and see that it can be written."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise ArgumentError(
+            f"--output: {output} cannot be written ({error.strerror}); name another folder"
+        ) from error
 
 
 def _tell(outcome: "Outcome", output: Path, debug: bool) -> bool:

@@ -101,7 +101,10 @@ def write_results(
     numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
     inside = result.brain if result.brain is not None else head(result.scan)
     numbered, lesions = find_lesions(result.mask, result.probability, inside)
-    facts = sidecar(source.path, result, list(messages), settings or {}) | {"Sources": [source.uri]}
+    facts = sidecar(source.path, result, list(messages), settings or {}) | {
+        "Name": image_stem(source.path),
+        "Sources": [source.uri],
+    }
     left = sum(lesion.left_volume for lesion in lesions)
     facts |= {
         "LeftLesionVolume": round(left, 6),
