@@ -56,6 +56,9 @@ Tissues = Annotated[bool, typer.Option("--tissues", help="Write a segmentation o
 FmriprepRoi = Annotated[
     bool, typer.Option("--write-fmriprep-roi", help="Write the mask as fMRIPrep reads it (label-lesion_roi).")
 ]
+DicomSeg = Annotated[
+    bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation of scans that came as DICOM.")
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
@@ -77,6 +80,7 @@ def segment(
     uncertainty: Uncertainty = False,
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
+    dicom_seg: DicomSeg = False,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -100,7 +104,7 @@ def segment(
         output,
         model,
         {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
-        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi),
+        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
         together=fusion if together else None,
         work=work,
         allow_ct=allow_ct,
@@ -135,6 +139,7 @@ def bids(
     uncertainty: Uncertainty = False,
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
+    dicom_seg: DicomSeg = False,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -171,7 +176,7 @@ def bids(
         output,
         model,
         {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
-        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi),
+        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
         together=fusion if together else None,
         source=bids_dir,
         work=work,
@@ -266,7 +271,7 @@ def _segment(
     model: str,
     options: dict[str, Any],
     *,
-    extras: tuple[bool, bool, bool, bool],
+    extras: tuple[bool, ...],
     together: str | None,
     source: Path | None = None,
     work: Path | None,
@@ -296,19 +301,26 @@ def _segment(
             complain(f"note: {text}")
         failed = False
         task = progress.add_task("segmenting", total=len(found.scans) + len(found.problems))
-        for outcome in segment_files(
-            found.scans,
-            output,
-            opened,
-            problems=found.problems,
-            overwrite=overwrite,
-            allow_ct=allow_ct,
-            together=together,  # type: ignore[arg-type]
-            extras=Extras(*extras),
-            **options,
-        ):
-            progress.advance(task)
-            failed = _tell(outcome, output, debug) or failed
+        try:
+            for outcome in segment_files(
+                found.scans,
+                output,
+                opened,
+                problems=found.problems,
+                overwrite=overwrite,
+                allow_ct=allow_ct,
+                together=together,  # type: ignore[arg-type]
+                extras=Extras(*extras),
+                **options,
+            ):
+                progress.advance(task)
+                failed = _tell(outcome, output, debug) or failed
+        except OSError as error:
+            complain(
+                f"error: {output} cannot be written ({error.strerror or error}); make room or mend it, and "
+                "run again: what was finished is kept"
+            )
+            return FAILED
     if write_group(output):
         describe_dataset(output, source=source)
     return FAILED if failed else OK
