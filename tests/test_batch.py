@@ -322,7 +322,7 @@ def test_group_table_and_page(scan: pathlib.Path, tmp_path: pathlib.Path) -> Non
     assert float(cells["volume_low_ml"]) <= float(cells["volume_ml"]) <= float(cells["volume_high_ml"])
     assert float(cells["left_ml"]) == pytest.approx(float(cells["volume_ml"]), abs=0.5)
     page = (out / "group.html").read_text()
-    assert "sub-1_T2w.nii.gz" in page
+    assert "sub-1_T2w</a>" in page
     assert "http://" not in page
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"

@@ -151,6 +151,10 @@ def test_success_overwriting_and_debug(
         (["segment", "a.nii", "-o", "OUT", "--min-volume", "-2"], "-2"),
         (["segment", "a.nii", "-o", "OUT", "--threads", "0"], "--threads"),
         (["segment", "a.nii", "-o", "FILE"], "is a file"),
+        (["segment", "a.nii", "-o", "OUT", "--preset", "fast"], "'fast'"),
+        (["segment", "a.nii", "-o", "OUT", "--together", "--fusion", "max"], "'max'"),
+        (["segment", "a.nii", "-o", "FILE/out"], "cannot be written"),
+        (["segment", "HERE", "-o", "HERE"], "folder of the scans"),
         (["segmnt"], "segmnt"),
     ],
 )
@@ -158,7 +162,8 @@ def test_wrong_usage(
     arguments: list[str], words: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "FILE").touch()
-    places = {"OUT": str(tmp_path / "out"), "FILE": str(tmp_path / "FILE")}
+    places = {name: str(tmp_path / name) for name in ("FILE", "FILE/out")}
+    places |= {"OUT": str(tmp_path / "out"), "HERE": str(tmp_path)}
     assert main([places.get(a, a) for a in arguments]) == 2
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 1

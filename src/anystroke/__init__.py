@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from anystroke.inference.segmentation import Model as Model
     from anystroke.inference.segmentation import Segmentation as Segmentation
     from anystroke.inference.segmentation import segment as segment
+    from anystroke.inference.together import Together as Together
+    from anystroke.inference.together import segment_together as segment_together
     from anystroke.learning.recipes import load_recipe as load_recipe
     from anystroke.learning.sampling import SimulatedCases as SimulatedCases
     from anystroke.learning.training import train as train
@@ -51,7 +53,9 @@ _HOMES = {
     "load_recipe": "learning.recipes",
     "load_table": "qmri.tissue_priors",
     "mni_anatomy": "anatomy.mni",
+    "Together": "inference.together",
     "segment": "inference.segmentation",
+    "segment_together": "inference.together",
     "stream": "rng",
     "to_subject": "adapters",
     "train": "learning.training",

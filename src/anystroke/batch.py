@@ -121,9 +121,9 @@ class _Job:
         details = "".join(traceback.format_exception(error))
         return [
             Outcome(
-                str(source.path),
+                source.title,
                 status="failed",
-                message=failure_sentence(source.path, error),
+                message=failure_sentence(source.path, error).replace(str(source.path), source.title),
                 seconds=time.perf_counter() - self.start if self.start else 0.0,
                 details=details,
             )
@@ -326,7 +326,7 @@ def _kept(run: _Run, job: _Job, i: int, digest: str) -> Outcome | None:
         )
     messages = facts.get("Warnings", [])
     return Outcome(
-        str(source.path),
+        source.title,
         str(source.folder / mask.name),
         float(facts["LesionVolume"]),
         int(facts["LesionCount"]),
@@ -399,7 +399,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: Together
             shutil.rmtree(staging, ignore_errors=True)
         outcomes.append(
             Outcome(
-                source=str(source.path),
+                source=source.title,
                 mask=written.mask,
                 volume=result.lesion_volume,
                 lesions=result.lesion_count,

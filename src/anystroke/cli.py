@@ -1,5 +1,6 @@
 """The command. Each verb imports what it needs when it runs, so that help is quick."""
 
+import logging
 import sys
 import traceback
 from collections.abc import Sequence
@@ -331,6 +332,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         main(["--help"])
         return USAGE
+    if "--debug" not in arguments:
+        # It speaks of caches where there is no home folder.
+        logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
     command = typer.main.get_command(app)
     arguments = cli_segmentation.as_bids_app(arguments, list(getattr(command, "commands", ())))
     try:

@@ -56,6 +56,9 @@ Tissues = Annotated[bool, typer.Option("--tissues", help="Write a segmentation o
 FmriprepRoi = Annotated[
     bool, typer.Option("--write-fmriprep-roi", help="Write the mask as fMRIPrep reads it (label-lesion_roi).")
 ]
+DicomSeg = Annotated[
+    bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation of scans that came as DICOM.")
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
@@ -77,6 +80,7 @@ def segment(
     uncertainty: Uncertainty = False,
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
+    dicom_seg: DicomSeg = False,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -91,6 +95,8 @@ def segment(
     Example: anystroke segment patient_T2w.nii.gz -o results
     """
     _check(output, threshold, min_volume, preset, fusion)
+    if any(item.is_dir() and item.resolve() == output.resolve() for item in inputs):
+        raise ArgumentError(f"--output is the folder of the scans ({output}); name another or one in it")
     from anystroke.intake.finding import find_scans
 
     return _segment(
@@ -98,7 +104,7 @@ def segment(
         output,
         model,
         {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
-        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi),
+        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
         together=fusion if together else None,
         work=work,
         allow_ct=allow_ct,
@@ -133,6 +139,7 @@ def bids(
     uncertainty: Uncertainty = False,
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
+    dicom_seg: DicomSeg = False,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -169,7 +176,7 @@ def bids(
         output,
         model,
         {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
-        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi),
+        extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
         together=fusion if together else None,
         source=bids_dir,
         work=work,
@@ -264,7 +271,7 @@ def _segment(
     model: str,
     options: dict[str, Any],
     *,
-    extras: tuple[bool, bool, bool, bool],
+    extras: tuple[bool, ...],
     together: str | None,
     source: Path | None = None,
     work: Path | None,
@@ -284,7 +291,7 @@ def _segment(
             f"note: the preset paper is for models of 1 mm, but {opened.config.name} was trained at "
             f"{opened.config.spacing:g} mm"
         )
-    output.mkdir(parents=True, exist_ok=True)
+    _make(output)
     with (
         tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=output) as temporary,
         progress_bar() as progress,
@@ -294,22 +301,40 @@ def _segment(
             complain(f"note: {text}")
         failed = False
         task = progress.add_task("segmenting", total=len(found.scans) + len(found.problems))
-        for outcome in segment_files(
-            found.scans,
-            output,
-            opened,
-            problems=found.problems,
-            overwrite=overwrite,
-            allow_ct=allow_ct,
-            together=together,  # type: ignore[arg-type]
-            extras=Extras(*extras),
-            **options,
-        ):
-            progress.advance(task)
-            failed = _tell(outcome, output, debug) or failed
+        try:
+            for outcome in segment_files(
+                found.scans,
+                output,
+                opened,
+                problems=found.problems,
+                overwrite=overwrite,
+                allow_ct=allow_ct,
+                together=together,  # type: ignore[arg-type]
+                extras=Extras(*extras),
+                **options,
+            ):
+                progress.advance(task)
+                failed = _tell(outcome, output, debug) or failed
+        except OSError as error:
+            complain(
+                f"error: {output} cannot be written ({error.strerror or error}); make room or mend it, and "
+                "run again: what was finished is kept"
+            )
+            return FAILED
     if write_group(output):
         describe_dataset(output, source=source)
     return FAILED if failed else OK
+
+
+def _make(output: Path) -> None:
+    """Make the output folder and see that it can be written."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise ArgumentError(
+            f"--output: {output} cannot be written ({error.strerror}); name another folder"
+        ) from error
 
 
 def _tell(outcome: "Outcome", output: Path, debug: bool) -> bool:

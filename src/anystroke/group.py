@@ -139,7 +139,7 @@ def _row(path: Path, facts: dict[str, Any], folder: Path) -> dict[str, str]:
     return {
         "participant_id": f"sub-{entities['sub']}" if "sub" in entities else "n/a",
         "session_id": f"ses-{entities['ses']}" if "ses" in entities else "n/a",
-        "scan": Path(facts["Sources"][0]).name,
+        "scan": str(facts.get("Name", Path(facts["Sources"][0]).name)),
         "volume_ml": f"{facts['LesionVolume']:.3f}",
         "volume_low_ml": f"{low:.3f}",
         "volume_high_ml": f"{high:.3f}",

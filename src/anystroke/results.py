@@ -46,12 +46,14 @@ class Extras:
         uncertainty: The spread of the probability over the flips.
         tissues: A segmentation of the brain's tissues.
         fmriprep_roi: The lesion as fMRIPrep reads it.
+        dicom_seg: A DICOM segmentation of scans that came as DICOM.
     """
 
     report: bool = True
     uncertainty: bool = False
     tissues: bool = False
     fmriprep_roi: bool = False
+    dicom_seg: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,10 @@ def write_results(
     numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
     inside = result.brain if result.brain is not None else head(result.scan)
     numbered, lesions = find_lesions(result.mask, result.probability, inside)
-    facts = sidecar(source.path, result, list(messages), settings or {}) | {"Sources": [source.uri]}
+    facts = sidecar(source.path, result, list(messages), settings or {}) | {
+        "Name": image_stem(source.path),
+        "Sources": [source.uri],
+    }
     left = sum(lesion.left_volume for lesion in lesions)
     facts |= {
         "LeftLesionVolume": round(left, 6),
@@ -120,6 +125,16 @@ def write_results(
         _write_tissues(source, result, folder, facts)
     if extras.fmriprep_roi:
         result.mask.save(folder / f"{_roi_stem(source.path)}_roi.nii.gz")
+    if extras.dicom_seg and source.series:
+        from anystroke.dicom_segmentation import write_dicom_seg  # needs an optional package
+
+        write_dicom_seg(
+            result.mask,
+            source.series,
+            folder / f"{stem}_seg.dcm",
+            model=result.model,
+            model_version=result.model_version,
+        )
     title = (
         f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
     )

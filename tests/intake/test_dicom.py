@@ -3,10 +3,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from anystroke.batch import segment_files
 from anystroke.intake.finding import find_scans
 from anystroke.intake.sources import Found
+from anystroke.results import Extras
+from anystroke.volume import Volume
 from dicom_phantom import write_series
-from stand_in import axial_affine, phantom, rotation
+from stand_in import axial_affine, dice, lesion_truth, phantom, rotation, stand_in_model
 
 pytest.importorskip("dcm2niix")
 
@@ -83,3 +86,32 @@ def test_folder_without_a_scan(tmp_path: Path) -> None:
     [(_, problem)] = _found(tmp_path).problems
     assert "holds no scan" in problem
     assert "localiser" in problem
+
+
+def test_from_dicom_to_a_mask(tmp_path: Path) -> None:
+    head = phantom(AFFINE, SHAPE)
+    write_series(tmp_path / "export", head)
+    outcomes = []
+    for run in ("first", "second"):
+        found = find_scans([tmp_path / "export"], tmp_path / run)
+        outcomes += list(segment_files(found.scans, tmp_path / "out", stand_in_model(), device="cpu"))
+    first, second = outcomes
+    assert (first.status, second.status) == ("ok", "kept")
+    assert first.source == f"{tmp_path / 'export'}: export_series-003_T2-TSE"
+    assert len((tmp_path / "out" / "volumes.tsv").read_text().splitlines()) == 2
+    mask = Volume.load(tmp_path / "out" / first.mask).reorient("RAS")
+    torch.testing.assert_close(mask.affine, AFFINE, atol=2e-3, rtol=0)
+    assert dice(mask.data, lesion_truth(AFFINE, SHAPE)) > 0.9
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_dicom_segmentation_on_request(tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom")
+    write_series(tmp_path / "export", phantom(AFFINE, SHAPE))
+    found = find_scans([tmp_path / "export"], tmp_path / "work")
+    extras = Extras(dicom_seg=True)
+    [outcome] = segment_files(found.scans, tmp_path / "out", stand_in_model(), extras=extras, device="cpu")
+    assert outcome.status == "ok", outcome.message
+    path = tmp_path / "out" / outcome.mask.replace("_mask.nii.gz", "_seg.dcm")
+    voxels = highdicom.seg.segread(path).pixel_array.sum()
+    assert voxels == Volume.load(tmp_path / "out" / outcome.mask).data.sum()

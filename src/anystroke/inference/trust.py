@@ -30,8 +30,8 @@ def cut_area(brain: Volume, scan: Volume) -> float:
 
     Example:
         >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.eye(4))
-        >>> cut_area(Volume(torch.ones(1, 40, 40, 40), torch.eye(4)), scan)  # six faces of 38 or 40 mm
-        89.6
+        >>> cut_area(Volume(torch.ones(1, 40, 40, 40), torch.eye(4)), scan)  # all six faces
+        91.3
     """
     mask = brain.data[0] > 0
     if not bool(mask.any()):

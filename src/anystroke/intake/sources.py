@@ -47,6 +47,11 @@ class ScanSource:
         return cls(Path(path), str(path), uri=Path(path).as_posix())
 
     @property
+    def title(self) -> str:
+        """What messages and tables call it: the file, or the DICOM folder and the series."""
+        return f"{self.named}: {image_stem(self.path)}" if self.series else str(self.path)
+
+    @property
     def stem(self) -> str:
         """Name of its results up to the suffix."""
         return derivative_stem(self.path)
