@@ -296,7 +296,7 @@ def test_contrasts_of_a_patient_together(
     assert apart.status == "ok"
 
 
-def test_ten_bad_among_twenty_good(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_bad_files_among_good_ones(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     inputs = []
     for i in range(6):
         path = tmp_path / "in" / f"scan{i}.nii.gz"

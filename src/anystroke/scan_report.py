@@ -38,7 +38,7 @@ def methods_text(facts: dict[str, Any]) -> str:
         "network trained on simulated scans of any contrast (in the manner of Billot et al., 2023, and "
         "Chalcroft et al., 2024).",
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
-        f"its calibrated probability reached {facts['Threshold']:g}{smallest}.",
+        f"its probability reached {facts['Threshold']:g}{smallest}.",
     ]
     if fused:
         parts.append(
@@ -48,7 +48,8 @@ def methods_text(facts: dict[str, Any]) -> str:
     rate = 100 * facts["LesionVolumeIntervalRate"]
     parts.append(
         "The interval of the volume comes from shifting the log-odds of all voxels; it was chosen to hold "
-        f"the true volume of {rate:.0f} % of simulated patients."
+        f"the true volume of {rate:.0f} % of a few simulated patients; its coverage of others is not "
+        "established."
     )
     return " ".join(parts)
 
