@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from anystroke.inference.segmentation import Segmentation
 from anystroke.inference.together import Together
 from anystroke.intake.sources import ScanSource
 from anystroke.scan_report import write_scan_report
+from anystroke.threads import in_threads
 from anystroke.volume import Volume
 
 LESION_COLUMNS = (
@@ -112,9 +113,17 @@ def write_results(
         "LeftLesionVolume": round(left, 6),
         "RightLesionVolume": round(result.lesion_volume - left, 6),
     }
-    result.probability.save(folder / f"{stem}_probseg.nii.gz")
+    title = (
+        f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
+    )
+    slow: list[Callable[[], object]] = [
+        lambda: mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title),
+        lambda: result.probability.save(folder / f"{stem}_probseg.nii.gz"),
+        lambda: numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16),
+        lambda: result.mask.save(folder / f"{stem}_mask.nii.gz"),
+    ]
+    in_threads(lambda write: write(), slow)
     write_json(folder / f"{stem}_probseg.json", of_probability(facts))
-    numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16)
     write_json(folder / f"{numbers_stem}_dseg.json", _of_numbers(facts))
     write_tsv(folder / f"{stem}_lesions.tsv", LESION_COLUMNS, map(lesion_row, lesions))
     if extras.uncertainty and result.spread is not None:
@@ -135,10 +144,6 @@ def write_results(
             model=result.model,
             model_version=result.model_version,
         )
-    title = (
-        f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
-    )
-    mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title)
     if extras.report:
         rows = [lesion_row(lesion) for lesion in lesions]
         write_scan_report(
@@ -149,7 +154,6 @@ def write_results(
             columns=LESION_COLUMNS,
             lesions=rows,
         )
-    result.mask.save(folder / f"{stem}_mask.nii.gz")
     write_json(folder / f"{stem}_mask.json", facts)
     return Written(str(source.folder / f"{stem}_mask.nii.gz"), lesions, facts)
 

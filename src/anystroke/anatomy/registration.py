@@ -16,7 +16,6 @@ from typing import Literal
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
-from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
@@ -218,6 +217,9 @@ def mni_tissues(spacing: float) -> tuple[Tensor, Tensor]:
         >>> mni_tissues(3.0)[0].shape
         torch.Size([2, 66, 78, 63])
     """
+    # nilearn takes seconds to import.
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
+
     images = [load_mni152_gm_template(resolution=1), load_mni152_wm_template(resolution=1)]
     data = torch.stack([torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32)) for image in images])
     return _coarse(data, torch.from_numpy(images[0].affine), round(spacing))

@@ -12,7 +12,6 @@ from functools import cache
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
-from nilearn.datasets import load_mni152_template
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, max_pool3d
 
@@ -121,6 +120,8 @@ def lesion_in_mni(mask: Volume, scan: Volume, *, brain: Volume | None = None) ->
             f"the registration to MNI space is poor: the brains overlap by {registration.overlap:.2f}, "
             f"expected at least {SMALLEST_OVERLAP:g}; check that the scan shows the whole brain"
         )
+    from nilearn.datasets import load_mni152_template  # takes seconds
+
     image = load_mni152_template(resolution=1)
     grid = torch.from_numpy(image.affine.astype(np.float64))
     x, y, z = (int(n) for n in image.shape)
@@ -134,6 +135,8 @@ def lesion_in_mni(mask: Volume, scan: Volume, *, brain: Volume | None = None) ->
 @cache
 def _template() -> tuple[Tensor, Tensor, Tensor]:
     """Give the template's brain, where it is, and its affine, on a coarse grid."""
+    from nilearn.datasets import load_mni152_template  # takes seconds
+
     image = load_mni152_template(resolution=1)
     data = torch.from_numpy(np.asarray(image.dataobj, dtype=np.float32))
     pooled = avg_pool3d(
