@@ -149,6 +149,27 @@ def mded(classes: int) -> DivisibleUNet:
     return DivisibleUNet(MDUNet(1, classes, attentive_decoder=True), 32)
 
 
+def estimator_unet(outputs: int) -> DivisibleUNet:
+    """Build the estimator of qATLAS: 9.40 million parameters for four maps.
+
+    Channels 24-48-96-192-384, four strides of two, two residual units per level on the way down, instance
+    norm, GELU, dropout 0.1, linear upsampling.
+    """
+    from anystroke.learning.interpolating_unet import InterpolatingUNet
+
+    return DivisibleUNet(InterpolatingUNet(outputs, channels=(24, 48, 96, 192, 384), dropout=0.1), 16)
+
+
+def small_estimator_unet(outputs: int) -> DivisibleUNet:
+    """Build an estimator that a CPU can train: channels 16-32-64-128, and a part on the image's own grid.
+
+    Voxels of 2 mm have no detail to spare, so that the last two convolutions see the image again.
+    """
+    from anystroke.learning.interpolating_unet import InterpolatingUNet
+
+    return DivisibleUNet(InterpolatingUNet(outputs, channels=(16, 32, 64, 128), detail=8), 8)
+
+
 ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
     "small_unet": small_unet,
@@ -158,6 +179,8 @@ ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "residual_encoder_unet": residual_encoder_unet,
     "mde": mde,
     "mded": mded,
+    "estimator_unet": estimator_unet,
+    "small_estimator_unet": small_estimator_unet,
 }
 
 

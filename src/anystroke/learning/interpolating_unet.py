@@ -1,0 +1,94 @@
+"""A residual U-Net that goes up by linear interpolation, for images with quantities in their voxels."""
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.blocks.convolutions import Convolution, ResidualUnit
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+
+class InterpolatingUNet(nn.Module):
+    """Encoder of residual units with strides of two; linear interpolation and a residual unit on the way up.
+
+    Instance norm, dropout and GELU follow each convolution but the last one.
+
+    Args:
+        outputs: Output channels.
+        channels: Of each level, the finest first; all but the last halve the grid.
+        dropout: Probability.
+        detail: Channels of two convolutions on the image's own grid that see the image beside what was
+            interpolated to it; 0 for none, as published, where nothing finer than two voxels is seen again.
+
+    Source: L. Chalcroft et al., qATLAS: residual units and channels of MONAI's U-Net, linear upsampling.
+
+    Example:
+        >>> network = InterpolatingUNet(4, channels=(4, 8, 8))
+        >>> network(torch.zeros(1, 1, 16, 16, 16)).shape
+        torch.Size([1, 4, 16, 16, 16])
+    """
+
+    def __init__(
+        self, outputs: int, *, channels: Sequence[int], dropout: float = 0.0, detail: int = 0
+    ) -> None:
+        super().__init__()
+        *upper, bottom = channels
+        sides = [1, *upper]
+        self.down = nn.ModuleList(
+            ResidualUnit(
+                3, before, after, strides=2, subunits=2, act="GELU", norm="INSTANCE", dropout=dropout
+            )
+            for before, after in zip(sides, upper, strict=False)
+        )
+        self.bottom = ResidualUnit(
+            3, upper[-1], bottom, strides=1, subunits=2, act="GELU", norm="INSTANCE", dropout=dropout
+        )
+        self.narrow, self.up = nn.ModuleList(), nn.ModuleList()
+        below = bottom
+        for level in reversed(range(len(upper))):
+            width = upper[level - 1] if level else detail or outputs
+            self.narrow.append(nn.Conv3d(upper[level] + below, width, 1))
+            if level or not detail:
+                self.up.append(_up_unit(width, dropout, top=level == 0))
+            below = width
+        self.detail = None if not detail else _detail_unit(detail, outputs)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return (B, outputs, X, Y, Z) for (B, 1, X, Y, Z), whose sides can be halved at each level."""
+        skipped, x = [], image
+        for down in self.down:
+            x = down(x)
+            skipped.append(x)
+        x = self.bottom(x)
+        for level, narrow in enumerate(self.narrow):
+            x = narrow(torch.cat([skipped.pop(), x], dim=1))
+            x = interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)
+            if level < len(self.up):
+                x = self.up[level](x)
+        if self.detail is not None:
+            x = self.detail(torch.cat([x, image], dim=1))
+        return x
+
+
+def _up_unit(width: int, dropout: float, *, top: bool) -> nn.Module:
+    return nn.Sequential(
+        Convolution(3, width, width, act="GELU", norm="INSTANCE", dropout=dropout),
+        ResidualUnit(
+            3,
+            width,
+            width,
+            strides=1,
+            subunits=1,
+            act="GELU",
+            norm="INSTANCE",
+            dropout=dropout,
+            last_conv_only=top,
+        ),
+    )
+
+
+def _detail_unit(width: int, outputs: int) -> nn.Module:
+    return nn.Sequential(
+        Convolution(3, width + 1, width, act="GELU", norm="INSTANCE", dropout=0.0),
+        nn.Conv3d(width, outputs, 3, padding=1),
+    )
