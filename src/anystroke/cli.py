@@ -58,7 +58,7 @@ def models() -> int:
     """List the models that come with the program."""
     from anystroke.learning.checkpoints import find_model, shipped_models
 
-    for name in shipped_models():
+    for name in shipped_models(None):
         typer.echo(f"{name}\t{find_model(name)}")
     return OK
 

@@ -10,7 +10,7 @@ import typer
 from anystroke.cli_common import OK, ArgumentError, check_folder
 
 if TYPE_CHECKING:
-    from anystroke.learning.recipes import TrainingSettings
+    from anystroke.learning.estimator_recipes import Recipe
     from anystroke.learning.training import Devices
 
 _Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
@@ -40,19 +40,19 @@ def train(
 ) -> int:
     """Train a network.
 
-    Writes a model folder that 'segment --model' takes, checkpoints, a log, validations, pictures and a
-    report. A run that was killed goes on with --resume as if nothing had happened. torchrun and Slurm start
-    it on many devices without a change.
+    Writes a model folder that 'segment --model' takes ('estimate-qmri --model' for a recipe with
+    task = "qmri"), checkpoints, a log, validations, pictures and a report. A run that was killed goes on with
+    --resume as if nothing had happened. torchrun and Slurm start it on many devices without a change.
 
     Example: anystroke train recipes/default.toml -o run --override optimiser.steps=2000
     """
     check_folder(output)
     chosen = _chosen_devices(accelerator, devices, nodes)
     from anystroke.config import ConfigError
-    from anystroke.learning.recipes import load_recipe
+    from anystroke.learning.estimator_recipes import load_any_recipe
 
     try:
-        settings = load_recipe(recipe, override)
+        settings = load_any_recipe(recipe, override)
     except ConfigError as error:
         raise ArgumentError(str(error)) from error
     return _run(settings, output, resume=resume, devices=chosen)
@@ -96,7 +96,7 @@ def finetune(
     return _run(settings, output, resume=resume, devices=chosen)
 
 
-def _run(settings: "TrainingSettings", output: Path, *, resume: bool, devices: "Devices") -> int:
+def _run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices") -> int:
     from anystroke.learning.training import train as run_recipe
     from anystroke.memory import keep_pages
 

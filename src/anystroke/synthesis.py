@@ -45,6 +45,7 @@ from anystroke.scanner import ScannerSettings, acquire_scan
 
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
 _SURROUNDINGS_MM = 3.0
+_DRAWN = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
 
 
 def _columns(*groups: tuple[str, ...]) -> Tensor:
@@ -316,6 +317,26 @@ class Generator:
         affine = grid_affine(shape, settings.spacing)
         return Sample(image, target, affine, maps, protocol, record, shares)
 
+    def maps_at(self, sample: Sample, field_strength: float) -> PatientMaps:
+        """Return the maps that the patient of a sample would have at another field: each tissue's own draw.
+
+        Args:
+            sample: Of this generator.
+            field_strength: Static field [T].
+
+        Raises:
+            TypeError: If the sample was not made by a generator.
+        """
+        if not isinstance(sample.maps, PatientMaps):
+            raise TypeError(
+                f"expected a sample of a generator, but its maps are {type(sample.maps).__name__}"
+            )
+        rng = stream(sample.record["key"], "tissue", device=sample.image.device)
+        draw = self.priors.sample(
+            rng, _DRAWN, field_strength=field_strength, spread=self.settings.prior_spread
+        )
+        return sample.maps.with_tissues(draw)
+
     def place(
         self,
         anatomy: Anatomy,
@@ -439,9 +460,8 @@ class Generator:
         return max(round(self.settings.smooth_spacing / self.settings.spacing), 1)
 
     def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
-        names = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
         draw = self.priors.sample(
-            rng, names, field_strength=protocol.field_strength, spread=self.settings.prior_spread
+            rng, _DRAWN, field_strength=protocol.field_strength, spread=self.settings.prior_spread
         )
         if chance(rng, self.settings.fat_suppression.get(protocol.weighting, 0.0)):
             remaining = uniform(rng, 0.03, 0.2)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from anystroke.config import ConfigError
-from anystroke.learning.checkpoints import CheckpointError, load_config, load_model
+from anystroke.learning.checkpoints import CheckpointError, ModelConfig, load_config, load_model
 from anystroke.learning.finetuning import finetuning_recipe
 from anystroke.learning.recipes import ScansPart, SimulatedPart
 from anystroke.learning.trainer import Trainer, TrainingError
@@ -31,6 +31,7 @@ def test_training_starts_with_the_weights_of_the_model(tmp_path: Path) -> None:
 
 def test_the_calibration_of_the_model_is_kept(tmp_path: Path) -> None:
     config, start = Trainer(finetuning_recipe([tmp_path]), tmp_path).model_config(), load_config("default")
+    assert isinstance(config, ModelConfig)
     assert start.temperature != 1
     assert (config.temperature, config.threshold, config.certain) == (
         start.temperature,
@@ -38,7 +39,9 @@ def test_the_calibration_of_the_model_is_kept(tmp_path: Path) -> None:
         start.certain,
     )
     other = finetuning_recipe([tmp_path], overrides=['classes="lesion"'])
-    assert Trainer(other, tmp_path).model_config().temperature == 1
+    changed = Trainer(other, tmp_path).model_config()
+    assert isinstance(changed, ModelConfig)
+    assert changed.temperature == 1
 
 
 def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

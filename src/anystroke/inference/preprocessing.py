@@ -23,8 +23,8 @@ HEAD_MARGIN = 10.0
 HEAD_HEIGHT = 220.0
 LARGEST_SAMPLE = 2_000_000
 CLIP_QUANTILES = (0.005, 0.995)
-Normalisation = Literal["foreground", "whole"]
-Standardisation = Literal["foreground", "whole", "equalised"]
+Normalisation = Literal["foreground", "whole", "percentiles"]
+Standardisation = Literal["foreground", "whole", "percentiles", "equalised"]
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -98,7 +98,7 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
         image: Intensities in any unit, any shape.
         over: ``"foreground"``; or ``"whole"``: mean and standard deviation over all voxels, without clipping,
             as the published systems do; or ``"equalised"``: the same after their histogram equalisation in
-            256 bins.
+            256 bins; or ``"percentiles"``: the same two quantiles, but of all voxels, become 0 and 1.
 
     Returns:
         float32 tensor of the same shape.
@@ -119,6 +119,11 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
             raise ValueError("the image is constant, expected at least three different intensities")
         return (image - image.mean()).div_(spread)
     looked_at = image.flatten()[:: 1 + image.numel() // LARGEST_SAMPLE]
+    if over == "percentiles":
+        low, high = (looked_at.kthvalue(1 + round(q * (len(looked_at) - 1))).values for q in CLIP_QUANTILES)
+        if not bool(high > low):
+            raise ValueError("the image is constant, expected at least three different intensities")
+        return image.clamp(low, high).sub_(low).div_(high - low)
     foreground = looked_at[looked_at > image.min()]
     if foreground.numel() == 0:
         raise ValueError("the image is constant, expected at least three different intensities")

@@ -19,7 +19,7 @@ class Case:
     Attributes:
         image: (X, Y, Z) float32, not normalised.
         target: (X, Y, Z) uint8, the number of each voxel's class or ``HEALTHY``; or (K, X, Y, Z) float32, the
-            share of each class in each voxel.
+            share of each class in each voxel, or for estimators the maps and the weight of each voxel.
         record: Plain values that say what the case was made of.
     """
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anystroke.config import ConfigError, StrictModel, validate
 from anystroke.files import atomic_path
+from anystroke.learning.estimated_maps import check_maps
 from anystroke.learning.networks import build_network
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -48,10 +49,42 @@ class ModelConfig(StrictModel):
     brain: tuple[str, ...] = ()
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
-    normalisation: Literal["foreground", "whole"] = "foreground"
+    normalisation: Literal["foreground", "whole", "percentiles"] = "foreground"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+class EstimatorConfig(StrictModel):
+    """What is needed to estimate quantitative maps with a network, beside its weights.
+
+    Attributes:
+        task: Tells it from a model that segments.
+        name: Short name of the model.
+        version: Version of the weights.
+        architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
+        maps: Names of the output channels, of ``anystroke.learning.estimated_maps.MAP_OUTPUTS``.
+        outputs: Unit, activation, clamp of the exponent and ceiling of each, for the record.
+        field_strength: Static field that the rates belong to, T; None for that of the scan.
+        spacing: Voxel size of the network's input in mm.
+        divisor: Sides of the input are multiples of this.
+        normalisation: How its intensities are standardised, see ``normalise_intensity``.
+        perceptual: The network of the perceptual loss: source, kind and hash; empty if there was none.
+        training: Facts about the training, for the record.
+    """
+
+    task: Literal["qmri"] = "qmri"
+    name: str
+    version: str = "1"
+    architecture: str
+    maps: tuple[str, ...] = Field(min_length=1)
+    outputs: dict[str, Any] = Field(default_factory=dict)
+    field_strength: float | None = Field(default=3.0, gt=0)
+    spacing: float = Field(gt=0)
+    divisor: int = Field(gt=0)
+    normalisation: Literal["foreground", "whole", "percentiles"] = "percentiles"
+    perceptual: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -81,8 +114,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); copy it again") from None
 
 
-def save_model(folder: Path, network: nn.Module, config: ModelConfig, *, half: bool = True) -> None:
-    """Write a network that ``load_model`` reads.
+def save_model(
+    folder: Path, network: nn.Module, config: ModelConfig | EstimatorConfig, *, half: bool = True
+) -> None:
+    """Write a network that ``load_model`` or ``load_estimator`` reads.
 
     Args:
         folder: Made if missing.
@@ -110,13 +145,18 @@ def find_model(name: str | Path) -> Path:
             return folder
     raise CheckpointError(
         f"no model {str(name)!r}: expected a folder with config.json and model.safetensors, "
-        f"or one of the shipped names: {', '.join(shipped_models()) or 'none'}"
+        f"or one of the shipped names: {', '.join(shipped_models(None)) or 'none'}"
     )
 
 
-def shipped_models() -> list[str]:
-    """Return the names of the models inside the package."""
-    return sorted(path.parent.name for path in WEIGHTS.glob("*/config.json"))
+def shipped_models(task: str | None = "segmentation") -> list[str]:
+    """Return the names of the models inside the package.
+
+    Args:
+        task: ``"segmentation"``, ``"qmri"``, or None for all.
+    """
+    found = {path.parent.name: _task_of(path) for path in WEIGHTS.glob("*/config.json")}
+    return sorted(name for name, of in found.items() if task in (None, of))
 
 
 def load_config(name: str | Path) -> ModelConfig:
@@ -129,11 +169,60 @@ def load_config(name: str | Path) -> ModelConfig:
         CheckpointError: If there is no such model, or its configuration cannot be used.
     """
     path = find_model(name) / "config.json"
+    data = _read_config(path)
+    if _task(data) == "qmri":
+        raise CheckpointError(
+            f"the model in {path.parent} estimates maps and segments nothing; use it with 'estimate-qmri'"
+        )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
         return validate(data, ModelConfig, source=str(path))
     except (ConfigError, ValueError) as error:
         raise CheckpointError(f"the model in {path.parent} cannot be used: {error}") from None
+
+
+def load_estimator_config(name: str | Path) -> EstimatorConfig:
+    """Read the configuration of an estimator of quantitative maps.
+
+    Args:
+        name: A shipped estimator's name or a checkpoint folder.
+
+    Raises:
+        CheckpointError: If there is no such model, it segments, or its configuration cannot be used.
+    """
+    path = find_model(name) / "config.json"
+    data = _read_config(path)
+    if _task(data) != "qmri":
+        raise CheckpointError(
+            f"the model in {path.parent} segments and estimates no maps; name a model that was trained with "
+            "a recipe such as recipes/estimator.toml"
+        )
+    try:
+        config = validate(data, EstimatorConfig, source=str(path))
+        check_maps(config.maps)
+        return config
+    except (ConfigError, ValueError) as error:
+        raise CheckpointError(f"the model in {path.parent} cannot be used: {error}") from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"the model in {path.parent} cannot be used: {error}") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"the model in {path.parent} cannot be used: {path.name} is no table")
+    return data
+
+
+def _task_of(path: Path) -> str:
+    try:
+        return _task(_read_config(path))
+    except CheckpointError:
+        return "segmentation"
+
+
+def _task(data: Mapping[str, Any]) -> str:
+    return str(data.get("task", "segmentation"))
 
 
 def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
@@ -150,8 +239,29 @@ def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
     """
     folder = find_model(name)
     config = load_config(folder)
+    return _load_network(folder, config.architecture, len(config.classes)), config
+
+
+def load_estimator(name: str | Path = "estimator") -> tuple[nn.Module, EstimatorConfig]:
+    """Load an estimator of quantitative maps for inference.
+
+    Args:
+        name: A shipped estimator's name or a checkpoint folder.
+
+    Returns:
+        The network in evaluation mode, float32 on the CPU, and its configuration.
+
+    Raises:
+        CheckpointError: If files are missing, damaged or do not fit together.
+    """
+    folder = find_model(name)
+    config = load_estimator_config(folder)
+    return _load_network(folder, config.architecture, len(config.maps)), config
+
+
+def _load_network(folder: Path, architecture: str, outputs: int) -> nn.Module:
     try:
-        network = build_network(config.architecture, len(config.classes), seed=0)
+        network = build_network(architecture, outputs, seed=0)
     except ValueError as error:
         raise CheckpointError(f"the model in {folder} cannot be used: {error}") from None
     tensors, _ = read_tensors(folder / "model.safetensors")
@@ -160,11 +270,11 @@ def load_model(name: str | Path = "default") -> tuple[nn.Module, ModelConfig]:
     if expected != found:
         differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
         raise CheckpointError(
-            f"the weights in {folder} do not fit the architecture {config.architecture!r}: "
+            f"the weights in {folder} do not fit the architecture {architecture!r}: "
             f"{len(differing)} tensors differ, the first is {differing[0]!r}"
         )
     network.load_state_dict({key: value.float() for key, value in tensors.items()})
-    return network.eval().requires_grad_(False), config
+    return network.eval().requires_grad_(False)
 
 
 def parameter_count(network: nn.Module) -> int:

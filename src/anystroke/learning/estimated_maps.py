@@ -1,11 +1,12 @@
 """What an estimator of quantitative maps puts out: its channels, their activations, scales and limits."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anystroke.qmri.units_check import UNITS
 
@@ -23,8 +24,7 @@ class MapOutput:
         activation: ``"exp"``; ``"tenth_exp"``, a tenth of it; or ``"percent_sigmoid"``, 100 times the
             logistic function. The exponent is clamped to -10..12.
         typical: Size of the map in brain tissue, in its unit, which errors are measured by.
-        ceiling: Value in its unit that targets are clipped to: what is above, such as R2* of bone, looks like
-            the ceiling in a T1w scan.
+        ceiling: Value in its unit that targets are clipped to; above are bone and old blood, not brain.
     """
 
     activation: Activation
@@ -90,6 +90,35 @@ def activate(output: Tensor, names: Sequence[str]) -> Tensor:
             grown = values.clamp(LOWEST_LOG, HIGHEST_LOG).exp()
             maps.append(grown if kind == "exp" else grown / 10)
     return torch.stack(maps, dim=1)
+
+
+def start_at_typical(network: nn.Module, names: Sequence[str]) -> None:
+    """Set the bias of a network's last convolution so that it begins near the maps' typical values.
+
+    Nothing is done where no convolution has a bias for each map.
+
+    Args:
+        network: Is changed.
+        names: The maps.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))
+        >>> start_at_typical(network, ["r1"])
+        >>> round(float(activate(network(torch.zeros(1, 1, 4, 4, 4)), ["r1"])[0, 0, 2, 2, 2]), 4)
+        0.8
+    """
+    found = [m for m in network.modules() if isinstance(m, nn.Conv3d) and m.out_channels == len(names)]
+    if not found or found[-1].bias is None:
+        return
+    starts = []
+    for name in names:
+        output = MAP_OUTPUTS[name]
+        if output.activation == "percent_sigmoid":
+            starts.append(math.log(output.typical / (100 - output.typical)))
+        else:
+            starts.append(math.log(output.typical * (1 if output.activation == "exp" else 10)))
+    with torch.no_grad():
+        found[-1].bias.copy_(torch.tensor(starts))
 
 
 def describe_outputs(names: Sequence[str]) -> dict[str, dict[str, str | list[float] | float]]:

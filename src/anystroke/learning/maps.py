@@ -5,6 +5,7 @@ took them otherwise.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +71,31 @@ class MapSettings(StrictModel):
     mixture_sd: float = Field(default=0.1, ge=0, le=1)
     transmit_field: bool = True
     scanner: ScannerSettings | None = None
+
+
+@dataclass(frozen=True)
+class SimulatedScan:
+    """A scan simulated from measured maps, and what it was made of.
+
+    Attributes:
+        image: (X, Y, Z).
+        maps: (C, X, Y, Z) in the order of ``names``, 0 where the scan shows nothing.
+        names: Of the maps.
+        head: (X, Y, Z) in [0, 1].
+        brain: Likewise.
+        lesion: Likewise.
+        field_strength: Of the maps, T.
+        facts: Plain values of what was drawn.
+    """
+
+    image: Tensor
+    maps: Tensor
+    names: tuple[str, ...]
+    head: Tensor
+    brain: Tensor
+    lesion: Tensor
+    field_strength: float
+    facts: dict[str, Any]
 
 
 class Augment(Protocol):
@@ -169,6 +195,26 @@ class MapCases:
         Raises:
             ValueError: If the augmentation changes the shape.
         """
+        scan = self.simulate(shape, key=key)
+        image = scan.image
+        target = torch.full(image.shape, HEALTHY, dtype=torch.uint8)
+        target[scan.lesion > 0.5] = self.lesion
+        if self.augment is not None:
+            changes = stream(key, "maps", "augmentation")
+            image, target = self.augment(image, target, rng=changes)
+            if image.shape != tuple(shape) or target.shape != tuple(shape):
+                raise ValueError(
+                    f"expected an augmentation that keeps {tuple(shape)} voxels, got {image.shape}"
+                )
+        return Case(image.contiguous(), target.contiguous(), scan.facts)
+
+    def simulate(self, shape: GridShape, *, key: int) -> SimulatedScan:
+        """Simulate the scan that belongs to a key, before any augmentation.
+
+        Args:
+            shape: Voxels.
+            key: Decides all that is random.
+        """
 
         def rng(name: str) -> torch.Generator:
             return stream(key, "maps", name)
@@ -185,7 +231,8 @@ class MapCases:
         if facts["mixture"]:
             self._move(subject, maps, brain > _LEAST_SHARE, rng("moved"))
         facts["brain_only"] = subject.has_brain and chance(rng("brain"), settings.brain_only)
-        maps[0] *= brain if facts["brain_only"] else head
+        seen = brain if facts["brain_only"] else head
+        maps[0] *= seen
         protocol = self._protocol(subject, rng("protocol"))
         image = self._signal(subject, maps, protocol, rng("transmit"))
         if settings.scanner is not None:
@@ -198,19 +245,12 @@ class MapCases:
                 key=integer(rng("scanner"), 0, 2**62),
             )
             image, facts["scanner"] = scan.image, scan.facts
-        target = torch.full(image.shape, HEALTHY, dtype=torch.uint8)
-        target[lesion > 0.5] = self.lesion
-        if self.augment is not None:
-            image, target = self.augment(image, target, rng=rng("augmentation"))
-            if image.shape != tuple(shape) or target.shape != tuple(shape):
-                raise ValueError(
-                    f"expected an augmentation that keeps {tuple(shape)} voxels, got {image.shape}"
-                )
         facts |= {
             "protocol": protocol.to_dict(),
             "settings": settings.model_dump(mode="json", exclude={"data"}),
         }
-        return Case(image.contiguous(), target.contiguous(), facts)
+        maps[1:] *= seen > _LEAST_SHARE
+        return SimulatedScan(image, maps, subject.names, head, brain, lesion, subject.field_strength, facts)
 
     def _grid(
         self, subject: PackedSubject, shape: GridShape, rng: torch.Generator, facts: dict[str, Any]

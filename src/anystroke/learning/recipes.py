@@ -258,9 +258,18 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSetti
     Raises:
         ConfigError: If a file is missing or is not TOML, bases go round in a circle, or a value does not fit.
     """
-    data = _with_bases(Path(path), ())
+    data = read_recipe(path)
     apply_overrides(data, overrides or [])
     return validate(data, TrainingSettings, source=str(path))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe with its bases as plain values, unchecked.
+
+    Raises:
+        ConfigError: If a file is missing or is not TOML, or bases go round in a circle.
+    """
+    return _with_bases(Path(path), ())
 
 
 def parse_recipe(text: str, *, source: str = "the recipe") -> TrainingSettings:

@@ -14,11 +14,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anystroke.files import atomic_path
-from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.estimator_recipes import Recipe
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("step", "loss", "learning_rate", "seconds_waiting", "seconds")
+_HEADINGS = {
+    "set": "patients",
+    "median_dice": "median Dice",
+    "mean_dice": "mean Dice",
+    "mean_f1": "mean lesion-wise F1",
+    "median_volume_error_ml": "median volume error (ml)",
+    "mean_accuracy": "1 - relative error",
+}
 Row = Mapping[str, str | int | float]
 
 
@@ -31,12 +39,14 @@ class RunLog:
         folder: Run folder.
         done: Steps that were done before.
         active: False in all processes of a run but one; those write nothing.
+        criterion: Column of validations that the best model has most of.
     """
 
-    def __init__(self, folder: Path, done: int, *, active: bool = True) -> None:
+    def __init__(self, folder: Path, done: int, *, active: bool = True, criterion: str = "mean_dice") -> None:
         self.folder = folder
         self.done = done
         self.active = active
+        self.criterion = criterion
         self.recent = math.nan
         self.best = -math.inf
         self._seconds: tuple[float, ...] = ()
@@ -61,7 +71,7 @@ class RunLog:
             self._follow(float(row["loss"]))
         for row in read_validation(self.folder):
             if int(row["step"]) <= self.done and (row["set"], row["group"]) == ("simulated", "all"):
-                self.best = max(self.best, float(row["mean_dice"]))
+                self.best = max(self.best, float(row[self.criterion]))
         if importlib.util.find_spec("tensorboard") is None:
             log.warning("tensorboard is not installed: the run is logged to log.csv alone")
         else:
@@ -114,13 +124,13 @@ class RunLog:
         """Add a validation.
 
         Returns:
-            Whether the mean Dice of the simulated patients with lesions is the best so far.
+            Whether the criterion of the simulated patients with lesions is the best so far.
         """
         for row in rows:
             for name, value in row.items():
                 if self._board is not None and isinstance(value, float):
                     self._board.add_scalar(f"{row['set']} {row['group']}/{name}", value, step)
-        scores = [float(r["mean_dice"]) for r in rows if (r["set"], r["group"]) == ("simulated", "all")]
+        scores = [float(r[self.criterion]) for r in rows if (r["set"], r["group"]) == ("simulated", "all")]
         if not scores or not scores[0] > self.best:
             return False
         self.best = scores[0]
@@ -145,18 +155,19 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_report(folder: Path, settings: TrainingSettings) -> Path:
+def write_report(folder: Path, settings: Recipe, *, criterion: str = "mean_dice") -> Path:
     """Write ``report.html``: curves, rates, the last validation, the last samples and the recipe.
 
     Args:
         folder: Run folder.
         settings: The recipe.
+        criterion: Column of validations to draw.
 
     Returns:
         The page.
     """
     rows, validations = read_log(folder), read_validation(folder)
-    _curves(rows, validations, folder / "curves.png")
+    _curves(rows, validations, folder / "curves.png", criterion)
     seconds = [float(row["seconds"]) for row in rows]
     waited = sum(float(row["seconds_waiting"]) for row in rows)
     samples = sorted((folder / "samples").glob("*.png"))
@@ -173,6 +184,7 @@ def write_report(folder: Path, settings: TrainingSettings) -> Path:
         waiting=100 * waited / sum(seconds) if seconds else 0.0,
         loss=float(rows[-1]["loss"]) if rows else math.nan,
         validation=[row for row in validations if int(row["step"]) == last],
+        headings=_HEADINGS,
         last=last,
         sample=samples[-1].relative_to(folder).as_posix() if samples else None,
         recipe=settings.model_dump_json(indent=2),
@@ -183,7 +195,9 @@ def write_report(folder: Path, settings: TrainingSettings) -> Path:
     return path
 
 
-def _curves(rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str, str]], path: Path) -> None:
+def _curves(
+    rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str, str]], path: Path, criterion: str
+) -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
@@ -198,10 +212,10 @@ def _curves(rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str
     left.set(xlabel="step", ylabel="loss", yscale="log")
     totals = [row for row in validations if row["group"] == "all" and row["set"] != "healthy"]
     for of in sorted({row["set"] for row in totals}):
-        points = [(int(row["step"]), float(row["mean_dice"])) for row in totals if row["set"] == of]
+        points = [(int(row["step"]), float(row[criterion])) for row in totals if row["set"] == of]
         right.plot(*zip(*points, strict=True), marker="o", label=f"{of} patients")
     if totals:
         right.legend()
-    right.set(xlabel="step", ylabel="mean Dice of validation", ylim=(0, 1))
+    right.set(xlabel="step", ylabel=f"{_HEADINGS.get(criterion, criterion)} of validation", ylim=(0, 1))
     with atomic_path(path, overwrite=True) as part:
         figure.savefig(part, dpi=110)

@@ -20,6 +20,8 @@ from anystroke.fields import GridShape
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.augmentation import AugmentationSettings, augment
 from anystroke.learning.cases import Case, CaseSource
+from anystroke.learning.estimation_cases import MeasuredMapSource, SimulatedMapSource
+from anystroke.learning.estimator_recipes import EstimatorPart, EstimatorSettings, Recipe
 from anystroke.learning.maps import MapCases, MapSettings
 from anystroke.learning.maps import pack_data as pack_map_data
 from anystroke.learning.recipes import (
@@ -42,7 +44,7 @@ _BLOB_SEED = 20260101
 OnItem = Callable[[str], None]
 
 
-def pack(settings: TrainingSettings, folder: Path, on_item: OnItem = lambda _: None) -> dict[str, list[str]]:
+def pack(settings: Recipe, folder: Path, on_item: OnItem = lambda _: None) -> dict[str, list[str]]:
     """Bring all data of a recipe into the form that training reads; what is there already is kept.
 
     Args:
@@ -60,7 +62,8 @@ def pack(settings: TrainingSettings, folder: Path, on_item: OnItem = lambda _: N
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {}
     simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
-    if simulates or settings.validation.patients or settings.validation.healthy:
+    validation = settings.validation
+    if simulates or validation.patients or getattr(validation, "healthy", 0):
         names |= _pack_patients(settings.data, folder, on_item)
     for number, part in enumerate(settings.sources):
         place = folder / _folder(number, part)
@@ -76,11 +79,11 @@ def pack(settings: TrainingSettings, folder: Path, on_item: OnItem = lambda _: N
     return names
 
 
-def _on_grid(maps: MapSettings, settings: TrainingSettings) -> MapSettings:
+def _on_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
     return maps.model_copy(update={"spacing": settings.grid.spacing})
 
 
-def _folder(number: int, part: Part) -> str:
+def _folder(number: int, part: Part | EstimatorPart) -> str:
     return f"source_{number}_{part.kind}"
 
 
@@ -136,7 +139,7 @@ class _Augmented:
         return Case(image, target, made.record)
 
 
-def sources_of(settings: TrainingSettings, folder: Path) -> Callable[[], Sequence[CaseSource]]:
+def sources_of(settings: Recipe, folder: Path) -> Callable[[], Sequence[CaseSource]]:
     """Return what opens the sources of a recipe, in whatever process.
 
     Args:
@@ -146,7 +149,9 @@ def sources_of(settings: TrainingSettings, folder: Path) -> Callable[[], Sequenc
     return partial(_open_sources, settings, folder)
 
 
-def _open_sources(settings: TrainingSettings, folder: Path) -> list[CaseSource]:
+def _open_sources(settings: Recipe, folder: Path) -> list[CaseSource]:
+    if isinstance(settings, EstimatorSettings):
+        return [_open_estimation(settings, number, folder) for number in range(len(settings.sources))]
     opened = []
     for number, part in enumerate(settings.sources):
         source = _open(part, settings, folder, folder / _folder(number, part))
@@ -167,3 +172,13 @@ def _open(part: Part, settings: TrainingSettings, folder: Path, place: Path) -> 
     return SimulatedSource(
         folder, looks.model_copy(update={"spacing": spacing}), scheme=settings.classes, target=part.target
     )
+
+
+def _open_estimation(settings: EstimatorSettings, number: int, folder: Path) -> CaseSource:
+    part = settings.sources[number]
+    if isinstance(part, MapsPart):
+        place = folder / _folder(number, part)
+        maps = _on_grid(part.maps, settings)
+        return MeasuredMapSource(place, maps, names=settings.maps, target=settings.target)
+    looks = part.synthesis.model_copy(update={"spacing": settings.grid.spacing})
+    return SimulatedMapSource(folder, looks, names=settings.maps, target=settings.target)

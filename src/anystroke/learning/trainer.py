@@ -4,7 +4,6 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,19 +15,19 @@ from anystroke.files import sha256
 from anystroke.inference.prediction import fast_bfloat16
 from anystroke.learning.case_stream import Batch
 from anystroke.learning.checkpoints import (
+    EstimatorConfig,
     ModelConfig,
     find_model,
-    load_config,
     parameter_count,
     read_tensors,
     save_model,
     state_to_tensors,
     write_atomically,
 )
-from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
+from anystroke.learning.estimator_recipes import Recipe
 from anystroke.learning.networks import DivisibleUNet, build_network
-from anystroke.learning.recipes import OptimiserSettings, Precision, TrainingSettings
-from anystroke.learning.targets import SCHEMES
+from anystroke.learning.recipes import OptimiserSettings, Precision
+from anystroke.learning.tasks import task_of
 from anystroke.rng import stream
 
 log = logging.getLogger(__name__)
@@ -129,14 +128,16 @@ class Trainer:
         TrainingError: Nothing of it fits the architecture.
     """
 
-    def __init__(self, settings: TrainingSettings, folder: Path, fabric: Fabric | None = None) -> None:
+    def __init__(self, settings: Recipe, folder: Path, fabric: Fabric | None = None) -> None:
         self.settings = settings
         self.folder = folder
         self.fabric = fabric or make_fabric(settings.optimiser.precision)
-        self.classes = SCHEMES[settings.classes]
-        self.module = build_network(settings.architecture, len(self.classes), seed=settings.seed)
+        self.task = task_of(settings)
+        self.module = build_network(settings.architecture, self.task.outputs, seed=settings.seed)
         _check_shapes(settings, self.module.divisor)
-        if settings.start_from is not None:
+        if settings.start_from is None:
+            self.task.prepare(self.module)
+        else:
             _start(self.module, settings)
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
@@ -200,28 +201,14 @@ class Trainer:
         )
 
     def _loss(self, image: Tensor, target: Tensor, *, number: int) -> Tensor:
-        settings = self.settings.loss
         image = image.to(self.fabric.device, memory_format=torch.channels_last_3d)
         target = target.to(self.fabric.device)
-        if not target.is_floating_point():
-            target = target.long()
         with torch.random.fork_rng(devices=self._cuda_devices()):
             # Dropout draws from the global stream: its own number for each step makes resuming exact.
             place = (self.step, number, self.fabric.global_rank)
             torch.manual_seed(stream(self.settings.seed, "dropout", *place).initial_seed())
             heads: Sequence[Tensor] = self.network(image)
-        reduce = self._sum_over_processes
-        if self.step < settings.l2_steps:
-            return deep_supervision(heads, target, partial(logit_regression, reduce=reduce))
-        one = partial(
-            dice_cross_entropy,
-            dice_weights=settings.weights(len(self.classes)),
-            cross_entropy_weights=settings.cross_entropy_weights,
-            absent_classes=settings.absent_classes,
-            partial_labels=settings.partial_labels,
-            reduce=reduce,
-        )
-        return deep_supervision(heads, target, one)
+        return self.task.loss(heads, target, step=self.step, reduce=self._sum_over_processes)
 
     def _cuda_devices(self) -> list[int]:
         device = self.fabric.device
@@ -253,26 +240,24 @@ class Trainer:
 
     def averaged(self) -> DivisibleUNet:
         """Return a network with the averaged weights, ready for inference, on the CPU."""
-        network = build_network(self.settings.architecture, len(self.classes), seed=self.settings.seed)
+        network = build_network(self.settings.architecture, self.task.outputs, seed=self.settings.seed)
         network.load_state_dict(self.average)
         return network.eval().requires_grad_(False)
 
-    def model_config(self, **facts: Any) -> ModelConfig:
+    def model_config(self, **facts: Any) -> ModelConfig | EstimatorConfig:
         """Return the configuration of the model that this run makes.
 
         Args:
             facts: More to say about the training.
         """
         packs = sorted((self.folder / "data").glob("*.safetensors"))
-        config = ModelConfig(
-            name=self.settings.name,
-            architecture=self.settings.architecture,
-            classes=self.classes,
-            brain=self.classes[1:-1],
-            spacing=self.settings.grid.spacing,
-            divisor=self.module.divisor,
-            normalisation=self.settings.grid.normalisation,
-            training={
+        common = {
+            "name": self.settings.name,
+            "architecture": self.settings.architecture,
+            "spacing": self.settings.grid.spacing,
+            "divisor": self.module.divisor,
+            "normalisation": self.settings.grid.normalisation,
+            "training": {
                 "steps": self.step,
                 "planned_steps": self.settings.optimiser.steps,
                 "seed": self.settings.seed,
@@ -283,17 +268,8 @@ class Trainer:
                 },
                 **facts,
             },
-        )
-        return config.model_copy(update=self._calibration())
-
-    def _calibration(self) -> dict[str, float]:
-        """Return threshold and temperature of the model that training started from, for the same classes."""
-        if self.settings.start_from is None:
-            return {}
-        start = load_config(self.settings.start_from)
-        if start.classes != self.classes:
-            return {}
-        return {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
+        }
+        return self.task.config(common)
 
     def export(self, folder: Path, **facts: Any) -> None:
         """Write the averaged network as a model folder.
@@ -320,7 +296,7 @@ class Trainer:
         if expected != {key: tuple(value.shape) for key, value in parts["network"].items()}:
             raise TrainingError(
                 f"{self.folder} was trained with another architecture than {self.settings.architecture!r} "
-                f"for {len(self.classes)} classes; use the recipe of that run or another folder"
+                f"for {self.task.outputs} outputs; use the recipe of that run or another folder"
             )
         if metadata.get("recipe") not in (None, recipe_digest(self.settings)):
             log.warning(
@@ -351,7 +327,7 @@ def _channels_last(network: torch.nn.Module) -> None:
             weight.data = weight.data.clone(memory_format=torch.contiguous_format)
 
 
-def _check_shapes(settings: TrainingSettings, divisor: int) -> None:
+def _check_shapes(settings: Recipe, divisor: int) -> None:
     for shape in settings.grid.shapes:
         if any(side % divisor for side in shape):
             raise TrainingError(
@@ -365,13 +341,13 @@ def _check_shapes(settings: TrainingSettings, divisor: int) -> None:
             )
 
 
-def recipe_digest(settings: TrainingSettings) -> str:
+def recipe_digest(settings: Recipe) -> str:
     """Return a fingerprint of a recipe, whatever its number of workers and the time of its checkpoints."""
     data = settings.model_dump(mode="json", exclude={"optimiser": {"workers", "checkpoint_every"}})
     return hashlib.sha256(repr(data).encode()).hexdigest()
 
 
-def _start(network: torch.nn.Module, settings: TrainingSettings) -> None:
+def _start(network: torch.nn.Module, settings: Recipe) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)

@@ -1,4 +1,4 @@
-"""The supervised loop: cases in, a network that segments lesions out."""
+"""The supervised loop: cases in, a network that segments lesions or estimates maps out."""
 
 import errno
 import itertools
@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,9 +22,14 @@ from anystroke.files import atomic_path
 from anystroke.inference.segmentation import Model
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings, stream_loader
-from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.checkpoints import EstimatorConfig, ModelConfig
+from anystroke.learning.estimated_maps import activate
+from anystroke.learning.estimation_validation import CRITERION, Head, judge_estimator, simulated_heads
+from anystroke.learning.estimator_recipes import EstimatorSettings, Recipe
+from anystroke.learning.recipes import SimulatedPart, TrainingSettings
 from anystroke.learning.run_log import RunLog, write_report
-from anystroke.learning.sheets import predict_lesion, sample_sheet
+from anystroke.learning.sheets import map_sheet, predict_lesion, sample_sheet
+from anystroke.learning.simulated import Pack
 from anystroke.learning.sources import pack, sources_of
 from anystroke.learning.trainer import LossError, Trainer, TrainingError, make_fabric
 from anystroke.learning.validation import (
@@ -55,7 +62,7 @@ class Devices:
     devices: int | str = "auto"
     nodes: int | None = None
 
-    def fabric(self, settings: TrainingSettings) -> Fabric:
+    def fabric(self, settings: Recipe) -> Fabric:
         """Return what runs the training there."""
         devices, nodes = self.devices, self.nodes
         environment = os.environ
@@ -71,9 +78,7 @@ class Devices:
         )
 
 
-def train(
-    settings: TrainingSettings, folder: Path, *, resume: bool = False, devices: Devices | None = None
-) -> Path:
+def train(settings: Recipe, folder: Path, *, resume: bool = False, devices: Devices | None = None) -> Path:
     """Run a recipe to its last step.
 
     A run that was broken off goes on with ``resume`` as if nothing had happened: on the same kind of device,
@@ -111,7 +116,7 @@ def train(
     return folder / "model"
 
 
-def _run(settings: TrainingSettings, folder: Path, fabric: Fabric, *, resume: bool) -> None:
+def _run(settings: Recipe, folder: Path, fabric: Fabric, *, resume: bool) -> None:
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         split = pack(settings, folder / "data", on_item=lambda name: log.info("packed %s", name))
@@ -145,7 +150,8 @@ def _loop(trainer: Trainer) -> None:
     )
     loader = stream_loader(cases, workers=options.workers, pin_memory=fabric.device.type == "cuda")
     batches: Iterator[Batch] = iter(loader)
-    patients = _validation_patients(trainer) if fabric.is_global_zero else []
+    validate = _validation(trainer) if fabric.is_global_zero else None
+    criterion = CRITERION if isinstance(settings, EstimatorSettings) else "mean_dice"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -155,7 +161,7 @@ def _loop(trainer: Trainer) -> None:
     )
     console = Console(stderr=True)
     with (
-        RunLog(trainer.folder, trainer.step, active=fabric.is_global_zero) as record,
+        RunLog(trainer.folder, trainer.step, active=fabric.is_global_zero, criterion=criterion) as record,
         Progress(*columns, console=console, disable=not fabric.is_global_zero) as progress,
     ):
         task = progress.add_task("training", total=options.steps, completed=trainer.step, rate=0.0)
@@ -178,23 +184,58 @@ def _loop(trainer: Trainer) -> None:
             if fabric.is_global_zero and (last or trainer.step % options.checkpoint_every == 0):
                 trainer.save()
                 record.sheet(trainer.step, _sheet(trainer, taken[-1]))
-            if patients and (last or trainer.step % settings.validation.every == 0):
-                _validate(trainer, patients, record)
+            if validate and (last or trainer.step % settings.validation.every == 0):
+                validate(trainer, record)
             if last or trainer.step % settings.validation.every == 0:
                 fabric.barrier()
     if fabric.is_global_zero:
-        write_report(trainer.folder, settings)
+        write_report(trainer.folder, settings, criterion=criterion)
 
 
-def _validation_patients(trainer: Trainer) -> list[Patient]:
+def _validation(trainer: Trainer) -> Callable[[Trainer, RunLog], None] | None:
+    """Make the patients that a run is judged on, and return what judges; None if the recipe wants none."""
     settings, folder = trainer.settings, trainer.folder / "data"
     wanted = settings.validation
-    if not wanted.patients + wanted.healthy:
-        return []
+    if not wanted.patients + getattr(wanted, "healthy", 0):
+        return None
+    held_out = Pack(
+        load_anatomies(folder / "held_out_anatomies.safetensors"),
+        load_bank(folder / "held_out_lesions.safetensors"),
+    )
+    if isinstance(settings, EstimatorSettings):
+        heads = list(_validation_heads(settings, held_out, trainer.module.divisor))
+        return partial(_validate_estimator, heads)
+    return partial(_validate, _validation_patients(settings, held_out))
+
+
+def _validation_heads(settings: EstimatorSettings, held_out: Pack, divisor: int) -> Iterator[Head]:
+    looks = next(part.synthesis for part in settings.sources if isinstance(part, SimulatedPart))
+    return simulated_heads(
+        held_out,
+        looks.model_copy(update={"spacing": settings.grid.spacing}),
+        names=settings.maps,
+        target=settings.target,
+        count=settings.validation.patients,
+        seed=VALIDATION_SEED,
+        divisor=divisor,
+    )
+
+
+def _validate_estimator(heads: Sequence[Head], trainer: Trainer, record: RunLog) -> None:
+    config = trainer.model_config()
+    assert isinstance(config, EstimatorConfig)
+    rows = judge_estimator(trainer.averaged(), config, heads)
+    append_rows(trainer.folder / "validation.csv", trainer.step, rows)
+    if record.validated(trainer.step, rows):
+        trainer.export(trainer.folder / "best", validation=rows[0])
+
+
+def _validation_patients(settings: TrainingSettings, held_out: Pack) -> list[Patient]:
+    wanted = settings.validation
     return list(
         simulated_patients(
-            load_anatomies(folder / "held_out_anatomies.safetensors"),
-            load_bank(folder / "held_out_lesions.safetensors"),
+            held_out.anatomies,
+            held_out.masks,
             count=wanted.patients,
             healthy=wanted.healthy,
             seed=VALIDATION_SEED,
@@ -205,9 +246,12 @@ def _validation_patients(trainer: Trainer) -> list[Patient]:
     )
 
 
-def _validate(trainer: Trainer, patients: list[Patient], record: RunLog) -> None:
+def _validate(patients: list[Patient], trainer: Trainer, record: RunLog) -> None:
     """Judge the averaged network; keep it apart if none before it was as good on the simulated patients."""
-    model = Model(trainer.averaged(), trainer.model_config(), sha256="")
+    config = trainer.model_config()
+    assert isinstance(config, ModelConfig)
+    assert isinstance(trainer.settings, TrainingSettings)
+    model = Model(trainer.averaged(), config, sha256="")
     rows = summarise(judge(model, patients))
     if sources := trainer.settings.validation.scans:
         scans = [scan for source in sources for scan in find_labelled_scans(source)]
@@ -229,16 +273,29 @@ def _keep_records(trainer: Trainer, cases: CaseStream) -> Path:
 
 def _sheet(trainer: Trainer, batch: Batch) -> Path:
     image, target = batch
+    path = trainer.folder / "samples" / f"step_{trainer.step:06d}.png"
+    if isinstance(trainer.settings, EstimatorSettings):
+        _map_sheet(trainer, trainer.settings, batch, path)
+        return path
     probability = predict_lesion(trainer.module, image.to(trainer.fabric.device))
-    last = len(trainer.classes) - 1
+    last = trainer.task.outputs - 1
     lesion = target[:, last] > 0.5 if target.is_floating_point() else target == last
     cases = [
         (image[k, 0], lesion[k], probability[k], f"step {trainer.step}: image, target, lesion probability")
         for k in range(len(image))
     ]
-    path = trainer.folder / "samples" / f"step_{trainer.step:06d}.png"
     sample_sheet(cases, path)
     return path
+
+
+def _map_sheet(trainer: Trainer, settings: EstimatorSettings, batch: Batch, path: Path) -> None:
+    image, target = batch[0][:1], batch[1][0]
+    trainer.module.eval()
+    with torch.no_grad():
+        output = trainer.module(image.to(trainer.fabric.device)).float().cpu()
+    trainer.module.train()
+    found = activate(output, settings.maps)[0]
+    map_sheet(image[0, 0], target[:-1], found, settings.maps, path, title=f"step {trainer.step}: true, found")
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -111,6 +111,25 @@ class PatientMaps(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(MAPS)
 
+    def with_tissues(self, draw: TissueDraw) -> "PatientMaps":
+        """Return the maps of the same patient with other tissue properties, such as those at another field.
+
+        Args:
+            draw: Mean and standard deviation of the same tissues.
+
+        Raises:
+            ValueError: If the draw lacks a tissue.
+        """
+        return PatientMaps(
+            self._tissues,
+            self._grid,
+            draw,
+            inclusions=self._inclusions,
+            key=self._key,
+            smoothing=self._smoothing,
+            texture=self._texture,
+        )
+
     def make(self, names: Sequence[str]) -> None:
         """Make several maps at once, which costs little more than one.
 

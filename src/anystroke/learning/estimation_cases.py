@@ -1,0 +1,194 @@
+"""Training cases of the estimator: a simulated T1w MPRAGE, and the maps that it was made of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from anystroke.classes import CLASSES, LESION
+from anystroke.config import StrictModel
+from anystroke.fields import GridShape
+from anystroke.learning.cases import Case
+from anystroke.learning.estimated_maps import MAP_OUTPUTS, check_maps
+from anystroke.learning.maps import MapCases, MapSettings
+from anystroke.learning.simulated import Pack, load_pack
+from anystroke.qmri.units_check import r2_from_r2star
+from anystroke.rng import integer
+from anystroke.synthesis import Generator, SynthesisSettings
+
+_MOST_TRIES = 100
+
+
+class MapTargetSettings(StrictModel):
+    """What an estimator should find.
+
+    Attributes:
+        field_strength: Field that the rates belong to, whatever that of the scan [T]; one T1w scan does not
+            tell its field, and the maps of a patient at one field are better determined. None gives them at
+            the scan's own field. Measured maps are always those of their own field.
+        outside: Weight of voxels that are no brain; the brain has 1. Published is 0.
+        lesion: Weight of voxels of the lesion.
+    """
+
+    field_strength: float | None = Field(default=3.0, gt=0)
+    outside: float = Field(default=0.1, ge=0, le=1)
+    lesion: float = Field(default=1.0, ge=1)
+
+
+class SimulatedMapSource:
+    """Cases of simulated patients with a T1w scan; a `CaseSource` whose targets are maps and weights.
+
+    Where the scan is exactly zero, as beyond the field of view or where the skull was stripped, the maps are
+    too.
+
+    Args:
+        pack: Folder with ``anatomies.safetensors`` and ``lesions.safetensors``, or what they hold.
+        settings: What scans look like. The grid is that of the case.
+        names: The maps, of ``MAP_OUTPUTS``.
+        target: What to find.
+
+    Raises:
+        ValueError: A map is unknown.
+
+    Example:
+        >>> from anystroke.anatomy.mni import mni_anatomy
+        >>> from anystroke.rng import stream
+        >>> settings = SynthesisSettings(preset="estimator")
+        >>> source = SimulatedMapSource(Pack([mni_anatomy()], []), settings, names=["r1"])
+        >>> source.case((32, 32, 32), rng=stream(1, "case")).target.shape
+        torch.Size([2, 32, 32, 32])
+    """
+
+    def __init__(
+        self,
+        pack: Path | Pack,
+        settings: SynthesisSettings,
+        *,
+        names: Sequence[str],
+        target: MapTargetSettings | None = None,
+    ) -> None:
+        self.names = check_maps(names)
+        self.settings = settings
+        self.target = target or MapTargetSettings()
+        self._pack = pack
+        self._generators: dict[GridShape, Generator] = {}
+
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        """Simulate one case; a draw in which the field of view misses the head is drawn anew.
+
+        Args:
+            shape: Voxels of the case.
+            rng: Random stream.
+
+        Raises:
+            RuntimeError: If 100 draws in a row gave constant images.
+        """
+        return self.sampled(shape, rng=rng)[0]
+
+    def sampled(self, shape: GridShape, *, rng: torch.Generator) -> tuple[Case, Tensor]:
+        """Simulate one case, and tell the class of each of its voxels.
+
+        Args:
+            shape: Voxels of the case.
+            rng: Random stream.
+
+        Returns:
+            The case, and (X, Y, Z) uint8, numbers of ``CLASSES``.
+
+        Raises:
+            RuntimeError: As `case`.
+        """
+        pack = self._pack if isinstance(self._pack, Pack) else load_pack(self._pack)
+        generator = self._generator(shape, pack)
+        for _ in range(_MOST_TRIES):
+            sample = generator(pack.anatomies[integer(rng, 0, len(pack.anatomies) - 1)], rng=rng)
+            if not float(sample.image.max()) > float(sample.image.min()):
+                continue
+            field = self.target.field_strength or sample.protocol.field_strength
+            maps = generator.maps_at(sample, field)
+            maps.make(self.names)
+            values = torch.stack([maps[name] for name in self.names])
+            values *= sample.image != 0
+            classes = sample.target
+            weight = _weights(classes > CLASSES.index("background"), classes == LESION, self.target)
+            record = {**sample.record, "source": "simulated maps", "maps_at": field}
+            return Case(sample.image, _target(values, weight, self.names), record), classes
+        raise RuntimeError(
+            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
+            f"voxels of {self.settings.spacing} mm; make the grid larger or move it less"
+        )
+
+    def _generator(self, shape: GridShape, pack: Pack) -> Generator:
+        if shape not in self._generators:
+            settings = self.settings.model_copy(update={"shapes": (shape,), "shape_weights": (1.0,)})
+            self._generators[shape] = Generator(settings, pack.masks)
+        return self._generators[shape]
+
+
+class MeasuredMapSource:
+    """Cases simulated from measured maps; a `CaseSource` whose targets are maps and weights.
+
+    Args:
+        folder: That of `pack_maps`.
+        settings: What scans look like.
+        names: The maps, of ``MAP_OUTPUTS``. R2 is estimated from R2* and R1 where it was not measured.
+        target: What to find; the field is that of the maps.
+
+    Raises:
+        MapDataError: As `MapCases`.
+        ValueError: A map is unknown.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: MapSettings,
+        *,
+        names: Sequence[str],
+        target: MapTargetSettings | None = None,
+    ) -> None:
+        self.names = check_maps(names)
+        self.target = target or MapTargetSettings()
+        self._cases = MapCases(folder, settings, lesion=LESION)
+
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        """Make one case; a draw in which the field of view misses the head is drawn anew.
+
+        Args:
+            shape: Voxels of the case.
+            rng: Random stream.
+
+        Raises:
+            RuntimeError: If 100 draws in a row gave constant images.
+        """
+        for _ in range(_MOST_TRIES):
+            scan = self._cases.simulate(shape, key=integer(rng, 0, 2**62))
+            if not float(scan.image.max()) > float(scan.image.min()):
+                continue
+            named = dict(zip(scan.names, scan.maps, strict=True))
+            if "r2" in self.names and "r2" not in named:
+                named["r2"] = r2_from_r2star(
+                    named["r2star"], named["r1"], field_strength=scan.field_strength
+                ) * (named["proton_density"] > 0)
+            values = torch.stack([named[name] for name in self.names])
+            weight = _weights(scan.brain > 0.5, scan.lesion > 0.5, self.target)
+            return Case(scan.image.contiguous(), _target(values, weight, self.names), scan.facts)
+        raise RuntimeError(
+            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
+            "voxels; make the grid larger or check the maps"
+        )
+
+
+def _weights(brain: Tensor, lesion: Tensor, settings: MapTargetSettings) -> Tensor:
+    weight = torch.full(brain.shape, settings.outside)
+    weight[brain] = 1.0
+    weight[lesion] = settings.lesion
+    return weight
+
+
+def _target(values: Tensor, weight: Tensor, names: Sequence[str]) -> Tensor:
+    """Clip maps to what their scan can tell, and put the weight behind them."""
+    ceilings = torch.tensor([MAP_OUTPUTS[name].ceiling for name in names]).view(-1, 1, 1, 1)
+    return torch.cat([torch.minimum(values, ceilings), weight[None]]).contiguous()

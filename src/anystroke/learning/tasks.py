@@ -1,0 +1,146 @@
+"""What differs between trainings: the network's outputs, the loss, the model that comes out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from anystroke.learning.checkpoints import EstimatorConfig, ModelConfig, load_config
+from anystroke.learning.estimated_maps import describe_outputs, start_at_typical
+from anystroke.learning.estimator_recipes import EstimatorSettings, Recipe
+from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
+from anystroke.learning.perceptual import PerceptualDistance, open_perceptual
+from anystroke.learning.qmri_estimation import estimation_loss
+from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.targets import SCHEMES
+
+Reduce = Callable[[Tensor], Tensor]
+
+
+class Task(Protocol):
+    """What a network is trained to do."""
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+
+    def prepare(self, network: nn.Module) -> None:
+        """Change the initial weights of a network that starts from nothing."""
+
+    def loss(self, heads: Sequence[Tensor], target: Tensor, *, step: int, reduce: Reduce) -> Tensor:
+        """Return the loss of one batch.
+
+        Args:
+            heads: What the network puts out, the finest first.
+            target: Of the batch.
+            step: Number of the step, from 0.
+            reduce: Sums over the processes of a distributed run.
+        """
+
+    def config(self, common: Mapping[str, Any]) -> ModelConfig | EstimatorConfig:
+        """Return the configuration of the model, with what all models have in common."""
+
+
+class Segmentation:
+    """Tell classes apart, the lesion among them.
+
+    Args:
+        settings: The recipe.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+        self.classes = SCHEMES[settings.classes]
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+        return len(self.classes)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Leave a new network as it is."""
+
+    def loss(self, heads: Sequence[Tensor], target: Tensor, *, step: int, reduce: Reduce) -> Tensor:
+        """Return the loss of one batch, see `Task`."""
+        settings = self.settings.loss
+        if not target.is_floating_point():
+            target = target.long()
+        if step < settings.l2_steps:
+            return deep_supervision(heads, target, partial(logit_regression, reduce=reduce))
+        one = partial(
+            dice_cross_entropy,
+            dice_weights=settings.weights(len(self.classes)),
+            cross_entropy_weights=settings.cross_entropy_weights,
+            absent_classes=settings.absent_classes,
+            partial_labels=settings.partial_labels,
+            reduce=reduce,
+        )
+        return deep_supervision(heads, target, one)
+
+    def config(self, common: Mapping[str, Any]) -> ModelConfig:
+        """Return the configuration of the model, calibrated as the one that training started from."""
+        config = ModelConfig(classes=self.classes, brain=self.classes[1:-1], **common)
+        if self.settings.start_from is None:
+            return config
+        start = load_config(self.settings.start_from)
+        if start.classes != self.classes:
+            return config
+        kept = {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
+        return config.model_copy(update=kept)
+
+
+class Estimation:
+    """Make quantitative maps of a T1w scan.
+
+    Args:
+        settings: The recipe.
+
+    Raises:
+        CheckpointError: The perceptual network is missing or of another kind.
+    """
+
+    def __init__(self, settings: EstimatorSettings) -> None:
+        self.settings = settings
+        self.perceptual: PerceptualDistance | None = None
+        if settings.loss.perceptual and settings.optimiser.steps > settings.loss.l2_steps:
+            self.perceptual = open_perceptual(settings.loss.features)
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+        return len(self.settings.maps)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Let a new network begin near the typical values of the maps."""
+        start_at_typical(network, self.settings.maps)
+
+    def loss(self, heads: Sequence[Tensor], target: Tensor, *, step: int, reduce: Reduce) -> Tensor:
+        """Return the loss of one batch, see `Task`; deeper heads do not count."""
+        if self.perceptual is not None:
+            self.perceptual.to(target.device)
+        return estimation_loss(
+            heads[0],
+            target,
+            names=self.settings.maps,
+            settings=self.settings.loss,
+            step=step,
+            perceptual=self.perceptual,
+            reduce=reduce,
+        )
+
+    def config(self, common: Mapping[str, Any]) -> EstimatorConfig:
+        """Return the configuration of the model."""
+        settings = self.settings
+        return EstimatorConfig(
+            maps=settings.maps,
+            outputs=describe_outputs(settings.maps),
+            field_strength=settings.target.field_strength,
+            perceptual={} if self.perceptual is None else self.perceptual.facts,
+            **common,
+        )
+
+
+def task_of(settings: Recipe) -> Task:
+    """Return the task of a recipe."""
+    return Estimation(settings) if isinstance(settings, EstimatorSettings) else Segmentation(settings)
