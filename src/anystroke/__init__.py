@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from anystroke.anatomy.lesions import LesionMask as LesionMask
     from anystroke.anatomy.lesions import load_masks as load_masks
     from anystroke.anatomy.mni import mni_anatomy as mni_anatomy
+    from anystroke.inference.estimation import QmriEstimate as QmriEstimate
+    from anystroke.inference.estimation import estimate_qmri as estimate_qmri
     from anystroke.inference.segmentation import Model as Model
     from anystroke.inference.segmentation import Segmentation as Segmentation
     from anystroke.inference.segmentation import segment as segment
@@ -41,6 +43,7 @@ _HOMES = {
     "Generator": "synthesis",
     "LesionMask": "anatomy.lesions",
     "Model": "inference.segmentation",
+    "QmriEstimate": "inference.estimation",
     "Sample": "synthesis",
     "SimulateScand": "adapters",
     "SimulatedCases": "learning.sampling",
@@ -48,6 +51,7 @@ _HOMES = {
     "SynthesisSettings": "synthesis",
     "Volume": "volume",
     "build_anatomy": "anatomy.anatomies",
+    "estimate_qmri": "inference.estimation",
     "load_masks": "anatomy.lesions",
     "load_preset": "acquisition.protocols",
     "load_recipe": "learning.recipes",

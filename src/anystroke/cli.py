@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from anystroke import cli_evaluation, cli_pseudo_labels, cli_segmentation, cli_training
+from anystroke import cli_estimation, cli_evaluation, cli_pseudo_labels, cli_segmentation, cli_training
 from anystroke.cli_common import (
     FAILED,
     INTERRUPTED,
@@ -284,6 +284,7 @@ def doctor(
     return OK if good else FAILED
 
 
+app.command("estimate-qmri")(cli_estimation.estimate_qmri)
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
 app.command("pseudo-label")(cli_pseudo_labels.pseudo_label)

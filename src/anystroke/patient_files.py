@@ -20,13 +20,14 @@ COLUMNS = ("sample", "image", "mask", "segmentation", "anatomy", "lesions", "sta
 """Columns of the table of simulated scans, one row per image."""
 
 _ABBREVIATIONS = {"background": "BG", "grey_matter": "GM", "white_matter": "WM", "csf": "CSF", "lesion": "L"}
-_MAPS = {
+MAP_FILES = {
     "proton_density": ("PDmap", "%", "Proton density, percent of that of water"),
     "r1": ("R1map", "1/s", "Longitudinal relaxation rate"),
     "r2": ("R2map", "1/s", "Transverse relaxation rate"),
     "r2star": ("R2starmap", "1/s", "Effective transverse relaxation rate"),
     "mt_saturation": ("MTsat", "%", "Magnetisation transfer saturation, percent units"),
 }
+"""Map -> BIDS suffix, unit as the sidecar states it, description."""
 
 
 def patient_target(scans: Sequence[Sample]) -> Tensor:
@@ -135,7 +136,7 @@ def write_scans(
         Volume((target == CLASSES.index("lesion"))[None], affine).save(staging / mask)
         Volume(target[None], affine).save(staging / segmentation, dtype=torch.uint8)
         (staging / f"{stem}_dseg.tsv").write_text(class_table(), encoding="utf-8")
-        for name, (suffix, units, description) in _MAPS.items() if maps else ():
+        for name, (suffix, units, description) in MAP_FILES.items() if maps else ():
             Volume(scans[0].maps[name][None], affine).save(staging / f"{stem}_{suffix}.nii.gz")
             facts: dict[str, Any] = {"Units": units, "Description": description}
             if name.startswith("r"):

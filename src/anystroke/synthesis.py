@@ -39,7 +39,7 @@ from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.fields import GridShape, apply_separable, linear_matrix, smooth
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps
-from anystroke.qmri.tissue_priors import TissueDraw, TissuePriors, load_table
+from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
 from anystroke.scanner import ScannerSettings, acquire_scan
 
@@ -317,12 +317,16 @@ class Generator:
         affine = grid_affine(shape, settings.spacing)
         return Sample(image, target, affine, maps, protocol, record, shares)
 
-    def maps_at(self, sample: Sample, field_strength: float) -> PatientMaps:
+    def maps_at(
+        self, sample: Sample, field_strength: float, *, ceilings: Mapping[str, float] | None = None
+    ) -> PatientMaps:
         """Return the maps that the patient of a sample would have at another field: each tissue's own draw.
 
         Args:
             sample: Of this generator.
             field_strength: Static field [T].
+            ceilings: For some maps, the largest mean of a tissue, ten times the largest SD within it. A voxel of
+                brain that holds a little bone has not the mean of their R2*, as bone gives no signal.
 
         Raises:
             TypeError: If the sample was not made by a generator.
@@ -334,6 +338,10 @@ class Generator:
         rng = stream(sample.record["key"], "tissue", device=sample.image.device)
         draw = self.priors.sample(
             rng, _DRAWN, field_strength=field_strength, spread=self.settings.prior_spread
+        )
+        limits = torch.tensor([(ceilings or {}).get(name, math.inf) for name in MAPS]).to(draw.mean)
+        draw = replace(
+            draw, mean=torch.minimum(draw.mean, limits), sd=torch.minimum(draw.sd, limits / 10)
         )
         return sample.maps.with_tissues(draw)
 

@@ -77,8 +77,8 @@ def test_less_memory_is_tried_step_by_step(monkeypatch: pytest.MonkeyPatch) -> N
     def scarce(
         image: Tensor,
         network: nn.Module,
-        config: object,
-        wanted: list[int],
+        read: network_pass.Read,
+        divisor: int,
         processing: Processing,
         device: torch.device,
         half: bool,
@@ -86,7 +86,7 @@ def test_less_memory_is_tried_step_by_step(monkeypatch: pytest.MonkeyPatch) -> N
         tried.append((device.type, processing.one_pass_voxels, half))
         if device.type != "cpu":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(image, network, CONFIG, wanted, processing, device, half)
+        return real(image, network, read, divisor, processing, device, half)
 
     monkeypatch.setattr(network_pass, "_passes", scarce)
     scan = phantom(AFFINE, SHAPE)

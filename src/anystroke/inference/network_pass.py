@@ -15,6 +15,7 @@ from anystroke.learning.checkpoints import ModelConfig
 ONE_PASS_VOXELS = 160**3
 WINDOW = 96
 _SMALL_WINDOW = 64
+Read = Callable[[Tensor], Tensor]
 
 
 class PredictionWarning(UserWarning):
@@ -98,6 +99,48 @@ def class_probabilities(
     Raises:
         torch.OutOfMemoryError: The memory is too small on the CPU too.
     """
+
+    def read(logits: Tensor) -> Tensor:
+        return torch.softmax(logits / config.temperature, dim=1)[:, wanted]
+
+    return average_output(image, network, read, divisor=config.divisor, processing=processing, device=device)
+
+
+def average_output(
+    image: Tensor,
+    network: nn.Module,
+    read: Read,
+    *,
+    divisor: int,
+    processing: Processing,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Average what a network puts out over windows and flips; with less memory each time it runs out.
+
+    Args:
+        image: (1, X, Y, Z), sides multiples of the divisor.
+        network: Moved to the device that served.
+        read: What is averaged, made of the network's output (1, K, x, y, z) in float32.
+        divisor: Of the network.
+        processing: Windows and flips.
+        device: Where to begin: after smaller windows and half precision, the CPU is used.
+
+    Returns:
+        Mean over the flips (K, X, Y, Z), the sum over the number of them, and the standard deviation of the
+        first channel over them (1, X, Y, Z), both on the CPU.
+
+    Raises:
+        torch.OutOfMemoryError: The memory is too small on the CPU too.
+
+    Example:
+        >>> ones = torch.ones(1, 32, 32, 32)
+        >>> eight = Processing(flips=ALL_FLIPS)
+        >>> mean, _ = average_output(
+        ...     ones, nn.Identity(), lambda x: 3 * x, divisor=8, processing=eight, device=torch.device("cpu")
+        ... )
+        >>> float(mean.min()), float(mean.max())
+        (3.0, 3.0)
+    """
     small = replace(processing, window=min(processing.window, _SMALL_WINDOW), one_pass_voxels=0)
     steps: list[tuple[str, Processing, bool, torch.device]] = [("", processing, False, device)]
     if device.type != "cpu":
@@ -110,10 +153,10 @@ def class_probabilities(
             warnings.warn(
                 f"the {device.type} device's memory is too small for this scan; {words}",
                 PredictionWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         try:
-            return _passes(image, network, config, wanted, chosen, where, half)
+            return _passes(image, network, read, divisor, chosen, where, half)
         except RuntimeError as error:
             if "out of memory" not in str(error).lower() or i + 1 == len(steps):
                 raise
@@ -123,15 +166,15 @@ def class_probabilities(
 def _passes(
     image: Tensor,
     network: nn.Module,
-    config: ModelConfig,
-    wanted: list[int],
+    read: Read,
+    divisor: int,
     processing: Processing,
     device: torch.device,
     half: bool,
 ) -> tuple[Tensor, Tensor]:
     """Average the passes over the head and its mirror images."""
     network = network.to(device).eval()
-    run = _runner(network, config, wanted, processing, device, half)
+    run = _runner(network, read, divisor, processing, device, half)
     head = image[None].to(device)
     total: Tensor | None = None
     squares: Tensor | None = None
@@ -152,8 +195,8 @@ def _passes(
 
 def _runner(
     network: nn.Module,
-    config: ModelConfig,
-    wanted: list[int],
+    read: Read,
+    divisor: int,
     processing: Processing,
     device: torch.device,
     half: bool,
@@ -164,14 +207,14 @@ def _runner(
     def selected(x: Tensor) -> Tensor:
         with torch.autocast(device.type, precision, enabled=half or fast_bfloat16(device)):
             logits: Tensor = network(x)
-        return torch.softmax(logits.float() / config.temperature, dim=1)[:, wanted]
+        return read(logits.float())
 
     def run(x: Tensor) -> Tensor:
         if x[0, 0].numel() <= processing.one_pass_voxels:
             return selected(x)
         from monai.inferers.utils import sliding_window_inference  # takes seconds to import
 
-        side = config.divisor * max(1, processing.window // config.divisor)
+        side = divisor * max(1, processing.window // divisor)
         windows = [min(side, n) for n in x.shape[2:]]
         result: Tensor = sliding_window_inference(
             x, windows, 1, selected, overlap=0.5, mode="gaussian", sigma_scale=0.125

@@ -19,6 +19,7 @@ from anystroke.rng import integer
 from anystroke.synthesis import Generator, SynthesisSettings
 
 _MOST_TRIES = 100
+_CEILINGS = {name: output.ceiling for name, output in MAP_OUTPUTS.items()}
 
 
 class MapTargetSettings(StrictModel):
@@ -107,7 +108,7 @@ class SimulatedMapSource:
             if not float(sample.image.max()) > float(sample.image.min()):
                 continue
             field = self.target.field_strength or sample.protocol.field_strength
-            maps = generator.maps_at(sample, field)
+            maps = generator.maps_at(sample, field, ceilings=_CEILINGS)
             maps.make(self.names)
             values = torch.stack([maps[name] for name in self.names])
             values *= sample.image != 0

@@ -1,0 +1,320 @@
+"""Files of estimated quantitative maps: names, sidecars, and data sets of maps with lesions."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anystroke.acquisition.protocols import Protocol
+from anystroke.acquisition.sidecar_reading import SidecarError, read_sidecar
+from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
+from anystroke.bids import image_stem
+from anystroke.files import atomic_path
+from anystroke.inference.estimation import Estimator, QmriEstimate, estimate_qmri
+from anystroke.inference.segmentation import Model
+from anystroke.labelled_scans import LabelledScan, find_labelled_scans
+from anystroke.patient_files import MAP_FILES, staged, write_json
+from anystroke.scan_files import read_scan
+from anystroke.volume import Volume
+
+TABLE = "estimates.tsv"
+COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
+
+_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
+_OWN = ("desc", "label", "space", "res", "seg")
+
+
+class EstimateError(ValueError):
+    """Maps that cannot be estimated or written; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class EstimateOptions:
+    """What to do with each scan.
+
+    Attributes:
+        simulate: Protocols of the images to make of the maps.
+        flips: Average over eight mirror images.
+        refine: Adjust the maps to the protocol of the scan.
+        sidecar: JSON with the protocol of all scans; None takes the one beside each.
+        overwrite: Replace what is there.
+    """
+
+    simulate: tuple[Protocol, ...] = ()
+    flips: bool = False
+    refine: bool = False
+    sidecar: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan.
+
+    Attributes:
+        name: Of the scan.
+        status: ``"done"``, ``"kept"`` or ``"failed"``.
+        folder: Where its files are.
+        message: Why it failed.
+        correlation: Of the scan with the simulated one.
+        warnings: What to know, a sentence each.
+    """
+
+    name: str
+    status: str
+    folder: Path
+    message: str = ""
+    correlation: float = float("nan")
+    warnings: tuple[str, ...] = ()
+
+
+def map_stem(source: str | Path) -> str:
+    """Return the begin of the names of what is made of a scan.
+
+    Example:
+        >>> map_stem("sub-01_ses-2_desc-preproc_T1w.nii.gz"), map_stem("patient 7.nii")
+        ('sub-01_ses-2', 'patient 7')
+    """
+    *entities, _ = image_stem(source).split("_")
+    if entities and entities[0].startswith("sub-") and all(map(_ENTITY.fullmatch, entities)):
+        return "_".join(entity for entity in entities if entity.split("-")[0] not in _OWN)
+    return image_stem(source)
+
+
+def scan_protocol(scan: Path, sidecar: Path | None = None) -> Protocol | None:
+    """Read the protocol of a T1w scan from a sidecar.
+
+    Args:
+        scan: The image; its sidecar has the same name and ends in .json.
+        sidecar: Another file to read.
+
+    Returns:
+        The protocol; None if no file was named and there is none beside the scan that describes a sequence.
+
+    Raises:
+        EstimateError: If a named file is missing, is not JSON or describes no sequence.
+    """
+    path = sidecar or scan.with_name(f"{image_stem(scan)}.json")
+    if sidecar is None and not path.is_file():
+        return None
+    try:
+        return read_sidecar(json.loads(path.read_text(encoding="utf-8")), suffix="T1w").protocol
+    except (OSError, ValueError, AttributeError) as error:
+        if sidecar is None and isinstance(error, SidecarError):
+            return None
+        raise EstimateError(f"{path} tells no protocol ({error}); mend it or name another") from error
+
+
+def write_estimate(
+    estimate: QmriEstimate,
+    folder: Path,
+    stem: str,
+    *,
+    source: Path,
+    simulate: Sequence[Protocol] = (),
+    lesion: Volume | None = None,
+) -> None:
+    """Write maps, brain mask and simulated scans of one scan, whole or not at all.
+
+    Args:
+        estimate: What was found.
+        folder: Made if missing.
+        stem: Begin of the files' names.
+        source: The scan, for the sidecars.
+        simulate: Protocols of further images.
+        lesion: Lesion mask on the scan's grid.
+
+    Raises:
+        EstimateError: If a protocol needs a map that was not estimated.
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    common = _facts(estimate, source)
+    with staged(folder) as staging:
+
+        def save(name: str, volume: Volume, facts: dict[str, Any], dtype: torch.dtype) -> None:
+            volume.save(staging / f"{stem}_{name}.nii.gz", dtype=dtype)
+            write_json(staging / f"{stem}_{name}.json", facts)
+
+        for name, volume in estimate.maps.items():
+            suffix, units, description = MAP_FILES[name]
+            facts = {"Units": units, "Description": f"{description}, estimated from a T1w scan", **common}
+            if name.startswith("r"):
+                facts["MagneticFieldStrength"] = estimate.field_strength
+            save(f"desc-estimated_{suffix}", volume, facts, torch.float32)
+        mask = {"Type": "Brain", "Description": "Brain with lesion", **common}
+        save("desc-brain_mask", estimate.brain, mask, torch.uint8)
+        again = {
+            "Description": "The scan simulated again from its estimated maps, with its gain and bias field",
+            "CorrelationWithScan": round(estimate.correlation, 4),
+            **acquisition_fields(estimate.protocol),
+            **common,
+        }
+        save("desc-resimulated_T1w", estimate.resimulated, again, torch.float32)
+        for protocol in simulate:
+            try:
+                image = estimate.simulate(protocol)
+            except ValueError as error:
+                raise EstimateError(str(error)) from error
+            said = {
+                "Description": "Simulated from maps that were estimated from a T1w scan; not acquired",
+                **acquisition_fields(protocol),
+                **common,
+            }
+            entities, _, suffix = image_suffix(protocol).rpartition("_")
+            name = "_".join(part for part in (entities, "desc-simulated", suffix) if part)
+            save(name, image, said, torch.float32)
+        if lesion is not None:
+            save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)
+
+
+def _facts(estimate: QmriEstimate, source: Path) -> dict[str, Any]:
+    return {
+        "EstimationAlgorithm": "U-Net trained on simulated T1w MPRAGE scans",
+        "EstimationModel": estimate.model,
+        "EstimationModelVersion": estimate.model_version,
+        "EstimationModelSHA256": estimate.model_sha256,
+        "FlipsAveraged": estimate.flips,
+        "RefinedToProtocol": estimate.refined,
+        "Warnings": list(estimate.warnings),
+        "Sources": [source.name],
+        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+    }
+
+
+def estimate_files(
+    scans: Sequence[Path],
+    folder: Path,
+    model: Estimator,
+    segmenter: Model,
+    options: EstimateOptions,
+) -> Iterator[Outcome]:
+    """Estimate the maps of scans, one after the other; one that fails does not stop the others.
+
+    Args:
+        scans: Image files.
+        folder: Where to write, all side by side.
+        model: The estimator.
+        segmenter: Finds the brain.
+        options: What to do.
+
+    Raises:
+        EstimateError: If two scans would have the same names.
+        OSError: The folder cannot be written.
+    """
+    stems = [map_stem(path) for path in scans]
+    if doubles := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise EstimateError(f"two scans would be written as {doubles[0]!r}; rename one or use two folders")
+    for path, stem in zip(scans, stems, strict=True):
+        yield _estimate(path, None, folder, stem, model, segmenter, options)
+    _write_table(folder)
+
+
+def estimate_dataset(
+    source: Path, folder: Path, model: Estimator, segmenter: Model, options: EstimateOptions
+) -> Iterator[Outcome]:
+    """Estimate maps of scans with lesion masks, in the form that a source of maps of a recipe reads.
+
+    Each scan becomes a subject of its own: ``sub-NAME/sub-NAME_desc-estimated_R1map.nii.gz`` and the others,
+    ``sub-NAME_desc-brain_mask.nii.gz`` and ``sub-NAME_label-L_mask.nii.gz``. Where some images are called
+    T1w, the others are left out.
+
+    Args:
+        source: A BIDS data set, an nnU-Net raw folder or a table, see `find_labelled_scans`.
+        folder: Where to write.
+        model: The estimator.
+        segmenter: Finds the brain.
+        options: What to do; what is there already is kept unless ``overwrite``.
+
+    Raises:
+        LabelledScanError: The data set cannot be used.
+        EstimateError: Two scans would be the same subject.
+        OSError: The folder cannot be written.
+    """
+    scans = find_labelled_scans(source)
+    named = [scan for scan in scans if image_stem(scan.image).endswith("_T1w")]
+    chosen = {subject_name(scan.name): scan for scan in named or scans}
+    if len(chosen) < len(named or scans):
+        raise EstimateError(f"two scans of {source} would be the same subject; give them other names")
+    for name, scan in chosen.items():
+        yield _estimate(scan.image, scan, folder / name, name, model, segmenter, options)
+    _write_table(folder)
+
+
+def subject_name(name: str) -> str:
+    """Make a BIDS subject of the name of a scan.
+
+    Example:
+        >>> subject_name("sub-01_ses-2_T1w"), subject_name("case_001_0000")
+        ('sub-01ses2T1w', 'sub-case0010000')
+    """
+    return "sub-" + re.sub(r"[^A-Za-z0-9]", "", name.removeprefix("sub-"))
+
+
+def _estimate(
+    path: Path,
+    labelled: LabelledScan | None,
+    folder: Path,
+    stem: str,
+    model: Estimator,
+    segmenter: Model,
+    options: EstimateOptions,
+) -> Outcome:
+    """Estimate one scan and write its files."""
+    again = folder / f"{stem}_desc-resimulated_T1w.json"
+    if again.is_file() and not options.overwrite:
+        facts = json.loads(again.read_text(encoding="utf-8"))
+        kept = tuple(facts.get("Warnings", ()))
+        return Outcome(stem, "kept", folder, "", float(facts["CorrelationWithScan"]), kept)
+    try:
+        lesion = None
+        if labelled is None:
+            scan = read_scan(path)
+        else:
+            scan, lesion, _ = labelled.load()
+        protocol = scan_protocol(path, options.sidecar)
+        estimate = estimate_qmri(
+            scan,
+            model,
+            flips=options.flips,
+            refine=options.refine,
+            protocol=protocol,
+            segmentation=segmenter,
+        )
+        write_estimate(estimate, folder, stem, source=path, simulate=options.simulate, lesion=lesion)
+    except ValueError as error:
+        return Outcome(stem, "failed", folder, f"{path}: {error}")
+    return Outcome(stem, "done", folder, "", estimate.correlation, estimate.warnings)
+
+
+def _write_table(folder: Path) -> None:
+    """List what is in a folder of estimates."""
+    rows = []
+    for path in sorted(folder.rglob("*_desc-resimulated_T1w.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        stem = path.name.removesuffix("_desc-resimulated_T1w.json")
+        maps = [f"{suffix}" for suffix, _, _ in MAP_FILES.values()]
+        there = [s for s in maps if (path.parent / f"{stem}_desc-estimated_{s}.nii.gz").is_file()]
+        values = (
+            stem,
+            facts["Sources"][0],
+            ",".join(there),
+            f"{facts['CorrelationWithScan']:.4f}",
+            " ".join(facts["Warnings"]) or "n/a",
+        )
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    if not rows:
+        return
+    with (
+        atomic_path(folder / TABLE, overwrite=True) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
