@@ -325,8 +325,8 @@ class Generator:
         Args:
             sample: Of this generator.
             field_strength: Static field [T].
-            ceilings: For some maps, the largest mean of a tissue, ten times the largest SD within it. A voxel of
-                brain that holds a little bone has not the mean of their R2*, as bone gives no signal.
+            ceilings: For some maps, the largest mean of a tissue, ten times the largest SD within it. A
+                voxel of brain that holds a little bone has not the mean of their R2*: bone gives no signal.
 
         Raises:
             TypeError: If the sample was not made by a generator.
@@ -340,9 +340,7 @@ class Generator:
             rng, _DRAWN, field_strength=field_strength, spread=self.settings.prior_spread
         )
         limits = torch.tensor([(ceilings or {}).get(name, math.inf) for name in MAPS]).to(draw.mean)
-        draw = replace(
-            draw, mean=torch.minimum(draw.mean, limits), sd=torch.minimum(draw.sd, limits / 10)
-        )
+        draw = replace(draw, mean=torch.minimum(draw.mean, limits), sd=torch.minimum(draw.sd, limits / 10))
         return sample.maps.with_tissues(draw)
 
     def place(

@@ -401,7 +401,8 @@ def test_wrong_presets_are_refused(tmp_path: Path, changes: dict[str, str], mess
 
 
 def test_preset_that_does_not_exist() -> None:
-    with pytest.raises(PresetError, match="no preset 'surreal'; known: paper, paper_code, qatlas, realistic"):
+    known = "estimator, paper, paper_code, qatlas, realistic, typical"
+    with pytest.raises(PresetError, match=f"no preset 'surreal'; known: {known}"):
         load_preset("surreal")
 
 

@@ -1,0 +1,190 @@
+"""Errors of an estimator of quantitative maps: on held-out simulated heads, and its ratios on real T1w scans.
+
+    python benchmarks/estimator_error.py run/model --data run/data --heads 24 -o docs/estimator
+    python benchmarks/estimator_error.py run/model --scan T1.mgz:aseg.mgz --scan T1w.nii.gz -o docs/estimator
+
+Writes ``estimator.json`` and ``estimator.md``. Errors are of voxels and of the tissue's mean in a head;
+beside them are those of who knows the tissue of each voxel and the mean of the population, but no scan.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anystroke.anatomy.anatomies import load_anatomies
+from anystroke.anatomy.lesions import load_bank
+from anystroke.inference.estimation import TISSUES, Estimator, QmriEstimate, estimate_qmri, named_protocols
+from anystroke.inference.segmentation import Model, segment
+from anystroke.learning.estimation_cases import MapTargetSettings
+from anystroke.learning.estimation_validation import MapErrors, estimate_head, simulated_heads
+from anystroke.learning.simulated import Pack
+from anystroke.qmri.units_check import UNITS
+from anystroke.scan_files import read_scan
+from anystroke.synthesis import SynthesisSettings
+from anystroke.volume import Volume
+
+FREESURFER = {"white_matter": (2, 41), "grey_matter": (3, 42), "csf": (4, 43)}
+SEED = 20261122
+
+
+def simulated(estimator: Estimator, data: Path, heads: int) -> list[dict[str, Any]]:
+    """Return one row for each tissue and map; the lesion is a tissue of its own."""
+    config = estimator.config
+    pack = Pack(
+        load_anatomies(data / "held_out_anatomies.safetensors"),
+        load_bank(data / "held_out_lesions.safetensors"),
+    )
+    looks = SynthesisSettings(preset="estimator", spacing=config.spacing, fat_suppression={})
+    errors = MapErrors(config.maps)
+    made = simulated_heads(
+        pack,
+        looks,
+        names=config.maps,
+        target=MapTargetSettings(field_strength=config.field_strength),
+        count=heads,
+        seed=SEED,
+        divisor=config.divisor,
+    )
+    for number, head in enumerate(made, start=1):
+        errors.add(estimate_head(estimator.network, config, head.image), head.maps, head.classes)
+        print(f"head {number} of {heads}", flush=True)
+    rows = []
+    for (tissue, name), error in sorted(errors.result().items()):
+        rows.append(
+            {
+                "tissue": tissue,
+                "map": name,
+                "unit": UNITS[name],
+                "heads": error.heads,
+                "truth": error.truth,
+                "bias": error.bias,
+                "bias_percent": 100 * error.bias / error.truth if error.truth else None,
+                "sd": error.sd,
+                "sd_of_population_mean": error.spread,
+                "rmse_of_head_mean": error.sd_of_means,
+                "rmse_of_head_mean_percent": 100 * error.sd_of_means / error.truth if error.truth else None,
+                "sd_of_head_means": error.spread_of_means,
+            }
+        )
+    return rows
+
+
+def real(estimator: Estimator, segmenter: Model, scan: Path, labels: Path | None) -> dict[str, Any]:
+    """Return the ratios of tissues, and how a scan correlates with its simulation."""
+    volume = read_scan(scan)
+    found = segment(volume, segmenter, tissues=TISSUES)
+    estimate = estimate_qmri(volume, estimator, segmentation=found)
+    if labels is None:
+        inside = {name: found.tissues[name].data[0] > 0.9 for name in TISSUES}
+    else:
+        numbers = Volume.load(labels).resample_to(volume.affine, volume.shape, "nearest").data[0].round()
+        inside = {name: torch.isin(numbers, torch.tensor(FREESURFER[name]).float()) for name in TISSUES}
+    medians = {
+        name: {tissue: _median(values.data[0], where) for tissue, where in inside.items()}
+        for name, values in estimate.maps.items()
+    }
+    return {
+        "scan": scan.name,
+        "labels": None if labels is None else labels.name,
+        "medians": medians,
+        "r1_white_over_grey": _ratio(medians, "r1", "white_matter"),
+        "mt_white_over_grey": _ratio(medians, "mt_saturation", "white_matter"),
+        "r1_csf_over_grey": _ratio(medians, "r1", "csf"),
+        "correlation": estimate.correlation,
+        "warnings": list(estimate.warnings),
+        "looks": _looks(estimate, inside),
+    }
+
+
+def _median(values: Tensor, where: Tensor) -> float:
+    return float(values[where].median()) if bool(where.any()) else float("nan")
+
+
+def _ratio(medians: dict[str, dict[str, float]], name: str, tissue: str) -> float | None:
+    if name not in medians or not medians[name]["grey_matter"]:
+        return None
+    return medians[name][tissue] / medians[name]["grey_matter"]
+
+
+def _looks(estimate: QmriEstimate, inside: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Return the medians of simulated FLAIR and T2w by tissue."""
+    images = {p.weighting: estimate.simulate(p).data[0] for p in named_protocols(["FLAIR", "T2w"])}
+    return {
+        weighting: {tissue: _median(image, where) for tissue, where in inside.items()}
+        for weighting, image in images.items()
+    }
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """Return tables of all that was measured."""
+    lines = [f"# Errors of the estimator {result['model']}", ""]
+    if rows := result["simulated"]:
+        lines += [
+            f"Held-out simulated heads: {result['heads']}. Percent of the true mean in brackets; beside each "
+            "error that of who knows tissue and population alone.",
+            "",
+            "| tissue | map | unit | true | bias | SD | SD by population | RMSE of a head's mean | its SD |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            share, own = (
+                "" if row[key] is None else f" ({row[key]:.1f} %)"
+                for key in ("bias_percent", "rmse_of_head_mean_percent")
+            )
+            lines.append(
+                f"| {row['tissue']} | {row['map']} | {row['unit']} | {row['truth']:.3g} | "
+                f"{row['bias']:+.3g}{share} | {row['sd']:.3g} | {row['sd_of_population_mean']:.3g} | "
+                f"{row['rmse_of_head_mean']:.3g}{own} | {row['sd_of_head_means']:.3g} |"
+            )
+    if rows := result["real"]:
+        lines += [
+            "",
+            "| scan | R1 WM/GM | MT WM/GM | R1 CSF/GM | correlation of the simulated scan | warnings |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in rows:
+            values = (row["r1_white_over_grey"], row["mt_white_over_grey"], row["r1_csf_over_grey"])
+            shown = " | ".join("n/a" if value is None else f"{value:.2f}" for value in values)
+            lines.append(
+                f"| {row['scan']} | {shown} | {row['correlation']:.3f} | "
+                f"{' '.join(row['warnings']) or 'none'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a model folder, or the name of a shipped estimator")
+    parser.add_argument("--data", type=Path, help="folder with held_out_anatomies and held_out_lesions")
+    parser.add_argument("--heads", type=int, default=24)
+    parser.add_argument("--scan", action="append", default=[], metavar="T1W[:ASEG]")
+    parser.add_argument("--segmenter", default="default")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    arguments = parser.parse_args()
+    estimator = Estimator.open(arguments.model)
+    result: dict[str, Any] = {
+        "model": estimator.config.name,
+        "sha256": estimator.sha256,
+        "training": estimator.config.training,
+        "heads": arguments.heads if arguments.data else 0,
+        "seed": SEED,
+        "simulated": simulated(estimator, arguments.data, arguments.heads) if arguments.data else [],
+        "real": [],
+    }
+    for text in arguments.scan:
+        scan, _, labels = text.partition(":")
+        segmenter = Model.open(arguments.segmenter)
+        result["real"].append(real(estimator, segmenter, Path(scan), Path(labels) if labels else None))
+        print(f"{scan} is done", flush=True)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / "estimator.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (arguments.output / "estimator.md").write_text(markdown(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
