@@ -89,7 +89,10 @@ def simulate(
     stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None,
     preset: Annotated[
         str,
-        typer.Option(metavar="NAME|FILE", help="realistic, paper, paper_code, qatlas, or a TOML file."),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="realistic, typical, estimator, paper, paper_code, qatlas, or a TOML file.",
+        ),
     ] = "realistic",
     priors: Annotated[
         str,

@@ -13,7 +13,7 @@ from anystroke.learning.maps import MapSettings, pack_data
 from anystroke.learning.simulated import Pack
 from anystroke.rng import stream
 from anystroke.scanner import ScannerSettings
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis import SynthesisSettings, regenerate
 from map_phantoms import SPACING, STILL, write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
@@ -56,7 +56,7 @@ def test_targets_at_one_field_are_those_of_the_same_patient() -> None:
     for number in range(20):
         rng = stream(number, "case")
         own = SimulatedMapSource(PACK, settings, names=DEFAULT_MAPS, target=OWN_FIELD).case(SHAPE, rng=rng)
-        field = own.record["maps_at"]
+        field = own.record["protocol"]["field_strength"]
         if field == 1.5:
             break
     else:
@@ -98,6 +98,7 @@ def test_cases_are_those_of_their_stream() -> None:
     first, again = (_source().case(SHAPE, rng=stream(5, "case")) for _ in range(2))
     assert torch.equal(first.image, again.image)
     assert torch.equal(first.target, again.target)
+    assert torch.equal(regenerate(first.record, PACK.anatomies, PACK.masks).image, first.image)
 
 
 @pytest.mark.parametrize("brain_only", [0.0, 1.0])

@@ -4,6 +4,7 @@ import pytest
 
 from anystroke.config import ConfigError
 from anystroke.learning.augmentation import TAIL
+from anystroke.learning.estimator_recipes import load_any_recipe
 from anystroke.learning.networks import build_network
 from anystroke.learning.recipes import RandomContrastPart, SimulatedPart, load_recipe, parse_recipe
 from anystroke.learning.targets import SCHEMES
@@ -33,11 +34,16 @@ def toy(tmp_path: Path) -> Path:
 
 def test_shipped_recipes_are_valid_and_named_like_their_files() -> None:
     recipes = sorted([*RECIPES.glob("*.toml"), *RECIPES.glob("compared/*.toml")])
-    assert len(recipes) == 21
+    assert len(recipes) == 24
     for recipe in recipes:
-        settings = load_recipe(recipe)
+        settings = load_any_recipe(recipe)
         assert settings.name == recipe.stem
         assert stream(settings.seed, "x")
+
+
+def test_a_recipe_of_an_estimator_is_none_of_a_segmentation() -> None:
+    with pytest.raises(ConfigError, match="load_any_recipe"):
+        load_recipe(RECIPES / "estimator.toml")
 
 
 PUBLISHED = ("baseline", "synth", "synth+real", "qatlas", "qsynth", "qsynth+real")

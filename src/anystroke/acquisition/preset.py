@@ -269,9 +269,10 @@ class Preset:
 def load_preset(name_or_path: str | Path) -> Preset:
     """Load a preset that comes with the package, or one of your own from a TOML file.
 
-    ``"realistic"`` is clinical and research practice. ``"paper"``, ``"paper_code"`` and ``"qatlas"`` repeat
-    what was published, impossible timing included: the equations and distributions that the qSynth paper
-    prints, those that its program ran, and the MPRAGE of the qATLAS estimator.
+    ``"realistic"`` is clinical and research practice, ``"typical"`` one protocol of each contrast at 3 T,
+    ``"estimator"`` the MPRAGE that estimators of maps are trained on. ``"paper"``, ``"paper_code"`` and
+    ``"qatlas"`` repeat what was published, impossible timing included: the equations and distributions that
+    the qSynth paper prints, those that its program ran, and the MPRAGE of the qATLAS estimator.
 
     Args:
         name_or_path: One of these names, or the path of a file that ends in ``.toml``.

@@ -114,8 +114,7 @@ class SimulatedMapSource:
             values *= sample.image != 0
             classes = sample.target
             weight = _weights(classes > CLASSES.index("background"), classes == LESION, self.target)
-            record = {**sample.record, "source": "simulated maps", "maps_at": field}
-            return Case(sample.image, _target(values, weight, self.names), record), classes
+            return Case(sample.image, _target(values, weight, self.names), sample.record), classes
         raise RuntimeError(
             f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
             f"voxels of {self.settings.spacing} mm; make the grid larger or move it less"

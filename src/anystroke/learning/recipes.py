@@ -256,9 +256,12 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSetti
         overrides: Changes on top of it, such as ``"optimiser.steps=100"`` or ``"sources.0.share=2"``.
 
     Raises:
-        ConfigError: If a file is missing or is not TOML, bases go round in a circle, or a value does not fit.
+        ConfigError: If a file is missing or is not TOML, bases go round in a circle, a value does not fit, or
+            it is the recipe of an estimator.
     """
     data = read_recipe(path)
+    if "task" in data:
+        raise ConfigError(f"{path} is no recipe of a segmentation; read it with load_any_recipe")
     apply_overrides(data, overrides or [])
     return validate(data, TrainingSettings, source=str(path))
 
