@@ -24,11 +24,14 @@ from anystroke.learning.checkpoints import (
 from anystroke.learning.estimated_maps import activate
 from anystroke.learning.estimation_validation import MapErrors
 from anystroke.learning.estimator_recipes import EstimatorSettings, load_any_recipe
+from anystroke.learning.networks import build_network
+from anystroke.learning.qmri_estimation import estimation_loss
 from anystroke.learning.recipes import SimulatedPart, TrainingSettings
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources import sources_of
 from anystroke.learning.trainer import Trainer
 from anystroke.learning.training import train
+from anystroke.rng import stream
 from map_phantoms import write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
@@ -127,6 +130,30 @@ def test_a_network_begins_at_typical_values_and_learns_one_head(run: Path) -> No
     losses = [trainer.train_step(batch) for _ in range(40)]
     assert losses[19] < 0.5 * losses[0]
     assert losses[39] < 0.9 * losses[20]
+
+
+@pytest.mark.parametrize("architecture", ["small_estimator_unet", "compact_unet"])
+def test_a_step_has_the_gradients_of_the_plain_network(architecture: str, run: Path) -> None:
+    """Where tensors lie in memory changes no gradient."""
+    settings = _settings(
+        architecture=architecture, loss={"l2_steps": 9, "perceptual": 0.0, "scale": "typical"}
+    )
+    image = torch.rand((1, 1, 48, 48, 48), generator=stream(1, "image"))
+    target = torch.rand((1, 5, 48, 48, 48), generator=stream(1, "target")) + 0.5
+    trainer = Trainer(settings, run)
+    plain = build_network(architecture, 4, seed=settings.seed)
+    trainer.task.prepare(plain)
+    trainer.train_step((image, target))
+    output = plain(image)
+    loss = estimation_loss(output, target, names=settings.maps, settings=settings.loss, step=0)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(plain.parameters(), settings.optimiser.clip)
+    expected = {name: p.grad for name, p in plain.named_parameters()}
+    for name, parameter in trainer.module.named_parameters():
+        wanted, found = expected[name], parameter.grad
+        assert wanted is not None
+        assert found is not None
+        assert float((wanted - found).norm()) <= 0.02 * float(wanted.norm()) + 1e-4, name
 
 
 def test_measured_maps_are_a_source(tmp_path: Path) -> None:

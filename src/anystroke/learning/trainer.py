@@ -25,6 +25,7 @@ from anystroke.learning.checkpoints import (
     write_atomically,
 )
 from anystroke.learning.estimator_recipes import Recipe
+from anystroke.learning.interpolating_unet import InterpolatingUNet
 from anystroke.learning.networks import DivisibleUNet, build_network
 from anystroke.learning.recipes import OptimiserSettings, Precision
 from anystroke.learning.tasks import task_of
@@ -142,7 +143,11 @@ class Trainer:
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
         self.module.to(self.fabric.device)
-        _channels_last(self.module)
+        # PyTorch's instance norm gives wrong gradients where they come channels-last, as GELU passes them on.
+        plain = isinstance(self.module.network, InterpolatingUNet)
+        self.layout = torch.contiguous_format if plain else torch.channels_last_3d
+        if not plain:
+            _channels_last(self.module)
         if settings.optimiser.compile:
             self.module.network.compile()
         self.average = {key: value.clone() for key, value in self.module.state_dict().items()}
@@ -201,7 +206,7 @@ class Trainer:
         )
 
     def _loss(self, image: Tensor, target: Tensor, *, number: int) -> Tensor:
-        image = image.to(self.fabric.device, memory_format=torch.channels_last_3d)
+        image = image.to(self.fabric.device).contiguous(memory_format=self.layout)
         target = target.to(self.fabric.device)
         with torch.random.fork_rng(devices=self._cuda_devices()):
             # Dropout draws from the global stream: its own number for each step makes resuming exact.
