@@ -66,6 +66,7 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
         "lesions": sample.record["lesions"],
         "truth_ml": lesion_ml(sample),
         "predicted_ml": found.lesion_volume,
+        "interval_ml": [found.interval.low, found.interval.high] if found.interval else None,
         "dice": dice(mask, truth, empty="undefined") if truth.any() else None,
         "lesion_f1": match.f1() if truth.any() else None,
     }, reliability(found.probability.data[0], truth)
@@ -111,6 +112,23 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for w in WEIGHTINGS
             for low, high in SIZES_ML
         },
+    }
+
+
+def coverage(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return how often the volume's interval holds the truth, and how wide it is."""
+    known = [row for row in rows if row["interval_ml"]]
+    if not known:
+        return None
+    held = [row["interval_ml"][0] <= row["truth_ml"] <= row["interval_ml"][1] for row in known]
+    widths = [row["interval_ml"][1] - row["interval_ml"][0] for row in known]
+    return {
+        "n": len(known),
+        "coverage": round(statistics.fmean(held), 3),
+        "without_lesion": round(
+            statistics.fmean(h for h, row in zip(held, known, strict=True) if row["truth_ml"] == 0), 3
+        ),
+        "median_width_ml": round(statistics.median(widths), 2),
     }
 
 
@@ -185,6 +203,7 @@ def main() -> None:
                 for w in WEIGHTINGS
             },
         },
+        "interval": coverage(rows + empty),
         "calibration": calibration(trust) if trust is not None else None,
         "seconds": round(time.perf_counter() - started),
     }

@@ -131,7 +131,7 @@ def write_group(folder: Path) -> int:
 def _row(path: Path, facts: dict[str, Any], folder: Path) -> dict[str, str]:
     entities = BidsFile.parse(path.with_name(path.name.replace(".json", ".nii.gz"))).entities
     mask = path.relative_to(folder).as_posix().replace(".json", ".nii.gz")
-    low, high = facts["LesionVolumeInterval"]
+    low, high = facts["LesionVolumeInterval"] or (None, None)
     beside = {
         key: mask.replace("_mask.nii.gz", ending)
         for key, ending in (("mosaic", "_mosaic.png"), ("report", "_report.html"))
@@ -141,8 +141,8 @@ def _row(path: Path, facts: dict[str, Any], folder: Path) -> dict[str, str]:
         "session_id": f"ses-{entities['ses']}" if "ses" in entities else "n/a",
         "scan": str(facts.get("Name", Path(facts["Sources"][0]).name)),
         "volume_ml": f"{facts['LesionVolume']:.3f}",
-        "volume_low_ml": f"{low:.3f}",
-        "volume_high_ml": f"{high:.3f}",
+        "volume_low_ml": "n/a" if low is None else f"{low:.3f}",
+        "volume_high_ml": "n/a" if high is None else f"{high:.3f}",
         "lesions": str(facts["LesionCount"]),
         "left_ml": f"{facts['LeftLesionVolume']:.3f}",
         "right_ml": f"{facts['RightLesionVolume']:.3f}",

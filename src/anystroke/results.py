@@ -172,6 +172,7 @@ def sidecar(
     Returns:
         BIDS fields and those of anystroke.
     """
+    interval = result.interval
     return {
         "Description": f"Stroke lesion found by a neural network; {_NOTICE}",
         "Type": "Lesion",
@@ -189,8 +190,8 @@ def sidecar(
         "MirrorAveraging": bool(options.get("flip", False)),
         "LesionVolume": round(result.lesion_volume, 6),
         "LesionVolumeUnits": "ml",
-        "LesionVolumeInterval": [round(result.interval.low, 6), round(result.interval.high, 6)],
-        "LesionVolumeIntervalRate": result.interval.rate,
+        "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,
+        "LesionVolumeIntervalRate": interval.rate if interval else None,
         "LesionCount": result.lesion_count,
         "LesionConnectivity": 26,
         "DoNotTrust": not result.trusted,

@@ -45,12 +45,12 @@ def methods_text(facts: dict[str, Any]) -> str:
             f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "
             f"mutual information (SimpleITK), and fused by the mean {settings.get('fusion', 'probability')}."
         )
-    rate = 100 * facts["LesionVolumeIntervalRate"]
-    parts.append(
-        "The interval of the volume comes from shifting the log-odds of all voxels; it was chosen to hold "
-        f"the true volume of {rate:.0f} % of a few simulated patients; its coverage of others is not "
-        "established."
-    )
+    if facts["LesionVolumeInterval"]:
+        parts.append(
+            "The interval of the volume held the true volume of "
+            f"{100 * facts['LesionVolumeIntervalRate']:.0f} % of simulated patients with a similar expected "
+            "volume (split conformal prediction); how often it does for real ones is not known."
+        )
     return " ".join(parts)
 
 

@@ -11,7 +11,7 @@ from anystroke.files import sha256
 from anystroke.inference.network_pass import PRESETS
 from anystroke.inference.prediction import predict, tally
 from anystroke.inference.trust import reasons_not_to_trust
-from anystroke.inference.volume_interval import NO_VOLUME, VolumeInterval, volume_interval
+from anystroke.inference.volume_interval import VolumeInterval, expected_volume, volume_interval
 from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
 from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
@@ -58,7 +58,7 @@ class Segmentation:
         model_sha256: SHA-256 of its weights.
         tissues: Probabilities of other classes that were asked for, by name.
         seconds: Duration of each stage by name.
-        interval: How large the lesion may be [ml].
+        interval: How large the lesion may be [ml]; None if that was not measured for the model.
         reasons: Why not to trust the result, a sentence each.
         brain: The healthy brain, uint8 on the network's grid, if the model tells.
         spread: Standard deviation of the probability over the flips, if it was asked for.
@@ -76,7 +76,7 @@ class Segmentation:
     model_sha256: str
     tissues: dict[str, Volume] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    interval: VolumeInterval = NO_VOLUME
+    interval: VolumeInterval | None = None
     reasons: tuple[str, ...] = ()
     brain: Volume | None = None
     spread: Volume | None = None
@@ -150,7 +150,7 @@ def segment(
         device=device,
     )
     volume, count = tally(prediction.mask)
-    interval = volume_interval(prediction.probability, prediction.threshold)
+    interval = interval_of(prediction.probability, volume, opened.config)
     reasons = reasons_not_to_trust(
         scan=scan,
         volume_ml=volume,
@@ -176,6 +176,19 @@ def segment(
         spread=prediction.spread,
         preset=preset,
     )
+
+
+def interval_of(probability: Volume, mask_volume: float, config: ModelConfig) -> VolumeInterval | None:
+    """Compute the interval of a volume, if the model's errors were measured.
+
+    Args:
+        probability: Lesion probability.
+        mask_volume: [ml].
+        config: Of the model.
+    """
+    if config.volume_errors is None:
+        return None
+    return volume_interval(expected_volume(probability), mask_volume, config.volume_errors)
 
 
 def as_volume(image: str | Path | Volume | Any) -> Volume:

@@ -50,7 +50,7 @@ def reasons_not_to_trust(
     *,
     scan: Volume,
     volume_ml: float,
-    interval: VolumeInterval,
+    interval: VolumeInterval | None,
     brain: Volume | None = None,
     certainty: float | None = None,
 ) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ def reasons_not_to_trust(
     Args:
         scan: The scan.
         volume_ml: Volume of the mask [ml].
-        interval: The volume's interval.
+        interval: The volume's interval, if it is known.
         brain: The healthy brain that the network found, on any grid; None if the model does not tell.
         certainty: Mean probability of the most probable class over brain and lesion.
 
@@ -94,8 +94,8 @@ def reasons_not_to_trust(
             "the scan is far from the training range: the network is unsure of the tissues (mean "
             f"probability {certainty:.2f}, expected at least {_SMALLEST_CERTAINTY:g})"
         )
-    wide = interval.high - interval.low
-    if wide > _WIDEST_INTERVAL * max(volume_ml, 5.0):
+    widest = _WIDEST_INTERVAL * max(volume_ml, 5.0)
+    if interval is not None and interval.high - interval.low > widest:
         reasons.append(
             f"the volume is uncertain: {interval.low:.1f} to {interval.high:.1f} ml with a mask of "
             f"{volume_ml:.1f} ml"
