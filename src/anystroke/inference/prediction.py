@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from anystroke.inference.network_pass import PRESETS, Processing, best_device, class_probabilities
 from anystroke.inference.network_pass import PredictionWarning as PredictionWarning
 from anystroke.inference.network_pass import fast_bfloat16 as fast_bfloat16
-from anystroke.inference.preprocessing import check_scan, to_model_space
+from anystroke.inference.preprocessing import ModelSpace, check_scan, head_from_zero, to_model_space
+from anystroke.inference.refinement import Refiner, boxes_around, is_fine, refined_difference
 from anystroke.inference.trust import mean_certainty
 from anystroke.learning.checkpoints import ModelConfig
 from anystroke.volume import Volume
@@ -60,6 +61,7 @@ def predict(
     tissues: tuple[str, ...] = (),
     spread: bool = False,
     processing: Processing = PRESETS["default"],
+    refiner: Refiner | None = None,
     device: torch.device | str | None = None,
 ) -> Prediction:
     """Find the lesion in one scan.
@@ -77,7 +79,8 @@ def predict(
         tissues: Classes of the model to return beside the lesion.
         spread: Return the spread over the flips too; the head is mirrored for it if it is not anyway.
         processing: Spacing, windows and flips.
-        device: Where to compute; by default a GPU if there is one.
+        refiner: Looks again at small lesions, where the scan is finer than the first network's grid.
+        device: Where to compute; by default a GPU if there is one. The refiner runs on the CPU.
 
     Returns:
         Probability and mask in the scan's grid.
@@ -122,10 +125,32 @@ def predict(
             values[0] *= within_brain(values[0] >= threshold / 2, inside)
     with _timed(seconds, "resampling"):
         lesion = space.to_native(values[:1])
+    if refiner is not None and is_fine(scan.spacing, config.spacing):
+        with _timed(seconds, "refinement"):
+            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold)
+    with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, min_volume)
         wide = space.to_native(deviation) if spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide)
+
+
+def _refined(
+    lesion: Volume, scan: Volume, values: Tensor, space: ModelSpace, refiner: Refiner, threshold: float
+) -> Volume:
+    """Add to the lesion probability what the second network changes around small lesions."""
+    coarse = Volume(values, space.affine)
+    config = refiner.config
+    boxes = boxes_around(coarse, threshold / 2, spacing=config.spacing, divisor=config.divisor)
+    if not boxes:
+        return lesion
+    head = head_from_zero(scan)
+    data = lesion.data
+    for box in boxes:
+        change = refined_difference(head, coarse, box, refiner)
+        if change is not None:
+            data = data + replace(space, affine=box.affine).to_native(change.data).data
+    return replace(lesion, data=data.clamp(0, 1))
 
 
 def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volume: float = 0.0) -> Volume:

@@ -10,11 +10,15 @@ from torch import nn
 from anystroke.files import sha256
 from anystroke.inference.network_pass import PRESETS
 from anystroke.inference.prediction import predict, tally
+from anystroke.inference.refinement import Refiner
 from anystroke.inference.trust import reasons_not_to_trust
 from anystroke.inference.volume_interval import VolumeInterval, expected_volume, volume_interval
 from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
 from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
+
+REFINEMENT = "refinement"
+"""Folder within that of a model that holds its second network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +29,13 @@ class Model:
         network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
         config: What is needed to use it.
         sha256: Of its weights file.
+        refiner: Second network that looks again at small lesions, if the model has one.
     """
 
     network: nn.Module
     config: ModelConfig
     sha256: str
+    refiner: Refiner | None = None
 
     @classmethod
     def open(cls, name: str | Path = "default") -> "Model":
@@ -39,7 +45,10 @@ class Model:
             CheckpointError: There is no such model, or it is damaged.
         """
         network, config = load_model(name)
-        return cls(network, config, sha256(find_model(name) / "model.safetensors"))
+        folder = find_model(name)
+        second = folder / REFINEMENT
+        refiner = Refiner(*load_model(second)) if second.is_dir() else None
+        return cls(network, config, sha256(folder / "model.safetensors"), refiner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +107,7 @@ def segment(
     tissues: tuple[str, ...] = (),
     spread: bool = False,
     preset: str = "default",
+    refine: bool = True,
     device: torch.device | str | None = None,
 ) -> Segmentation:
     """Find the stroke lesion in a brain MR image of any contrast, orientation and spacing.
@@ -114,6 +124,7 @@ def segment(
         spread: Return the spread over the flips too; doubles the time if ``flip`` is not set.
         preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
             overlap by half, and eight flips, as published.
+        refine: Look again at small lesions in scans finer than the model's grid, if the model can.
         device: Where to compute; by default a GPU if there is one.
 
     Returns:
@@ -147,6 +158,7 @@ def segment(
         tissues=tissues,
         spread=spread,
         processing=PRESETS[preset],
+        refiner=opened.refiner if refine and preset == "default" else None,
         device=device,
     )
     volume, count = tally(prediction.mask)
