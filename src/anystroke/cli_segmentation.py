@@ -41,8 +41,9 @@ Work = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        metavar="default|paper",
-        help="paper: 1 mm, equalised histogram, windows of 192 voxels, eight flips, as published; slow.",
+        metavar="default|paper|paper-one-pass",
+        help="paper: 1 mm, equalised histogram, windows of 192 voxels, eight flips, as published; slow. "
+        "paper-one-pass: the same without flips.",
     ),
 ]
 FusionName = Annotated[
@@ -225,7 +226,7 @@ def _labels(given: Sequence[str] | None) -> list[str]:
 
 def _check(output: Path, threshold: float | None, min_volume: float, preset: str, fusion: str) -> None:
     for option, value, known in (
-        ("--preset", preset, ("default", "paper")),
+        ("--preset", preset, ("default", "paper", "paper-one-pass")),
         ("--fusion", fusion, ("probability", "logit")),
     ):
         if value not in known:
@@ -286,10 +287,10 @@ def _segment(
     from anystroke.results import Extras
 
     opened = _open(model, threads, debug)
-    if options["preset"] == "paper" and opened.config.spacing != 1.0:
+    if options["preset"] != "default" and opened.config.spacing != 1.0:
         complain(
-            f"note: the preset paper is for models of 1 mm, but {opened.config.name} was trained at "
-            f"{opened.config.spacing:g} mm"
+            f"note: the preset {options['preset']} is for models of 1 mm, but {opened.config.name} was "
+            f"trained at {opened.config.spacing:g} mm"
         )
     _make(output)
     with (

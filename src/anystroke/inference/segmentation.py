@@ -123,7 +123,7 @@ def segment(
         tissues: Classes of the model whose probabilities to return as well.
         spread: Return the spread over the flips too; doubles the time if ``flip`` is not set.
         preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
-            overlap by half, and eight flips, as published.
+            overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
         refine: Look again at small lesions in scans finer than the model's grid, if the model can.
         device: Where to compute; by default a GPU if there is one.
 
