@@ -46,6 +46,9 @@ Preset = Annotated[
         "paper-one-pass: the same without flips.",
     ),
 ]
+NoRefinement = Annotated[
+    bool, typer.Option("--no-refinement", help="Do not look again at small lesions at a finer grid.")
+]
 FusionName = Annotated[
     str, typer.Option("--fusion", metavar="probability|logit", help="What --together takes the mean of.")
 ]
@@ -74,6 +77,7 @@ def segment(
     min_volume: MinVolume = 0.0,
     flip: Flip = False,
     preset: Preset = "default",
+    no_refinement: NoRefinement = False,
     together: Annotated[
         bool, typer.Option("--together", help="The scans are contrasts of one patient: fuse their results.")
     ] = False,
@@ -104,7 +108,13 @@ def segment(
         lambda folder: find_scans(inputs, folder, allow_ct=allow_ct),
         output,
         model,
-        {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
+        {
+            "threshold": threshold,
+            "min_volume": min_volume,
+            "flip": flip,
+            "preset": preset,
+            "refine": not no_refinement,
+        },
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
         together=fusion if together else None,
         work=work,
@@ -133,6 +143,7 @@ def bids(
     min_volume: MinVolume = 0.0,
     flip: Flip = False,
     preset: Preset = "default",
+    no_refinement: NoRefinement = False,
     together: Annotated[
         bool, typer.Option("--together", help="Fuse the contrasts of each participant and session.")
     ] = False,
@@ -176,7 +187,13 @@ def bids(
         lambda _folder: found,
         output,
         model,
-        {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
+        {
+            "threshold": threshold,
+            "min_volume": min_volume,
+            "flip": flip,
+            "preset": preset,
+            "refine": not no_refinement,
+        },
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
         together=fusion if together else None,
         source=bids_dir,

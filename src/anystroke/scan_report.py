@@ -40,6 +40,11 @@ def methods_text(facts: dict[str, Any]) -> str:
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
         f"its probability reached {facts['Threshold']:g}{smallest}.",
     ]
+    if "refinement" in facts["Seconds"]:
+        parts.append(
+            "The surroundings of small lesions were looked at again by a second network at a finer grid; the "
+            "log-odds of both networks were averaged."
+        )
     if fused:
         parts.append(
             f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "

@@ -1,10 +1,12 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from anystroke.evaluation.metrics import dice
+from anystroke.files import sha256
 from anystroke.inference.prediction import predict
 from anystroke.inference.refinement import (
     LARGEST_ML,
@@ -14,6 +16,9 @@ from anystroke.inference.refinement import (
     is_fine,
     refined_difference,
 )
+from anystroke.inference.segmentation import Model
+from anystroke.learning.checkpoints import save_model
+from anystroke.learning.networks import build_network
 from anystroke.volume import Volume
 from stand_in import CONFIG, Brightest, axial_affine, lesion_truth, phantom
 
@@ -133,3 +138,16 @@ def test_nothing_changes_at_the_border_of_a_box() -> None:
 )
 def test_what_is_fine(spacing: tuple[float, float, float], fine: bool) -> None:
     assert is_fine(spacing, 2.0) is fine
+
+
+def test_a_model_folder_may_hold_a_second_network(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"architecture": "tiny_unet", "volume_errors": None})
+    for folder, spacing in ((tmp_path, 2.0), (tmp_path / "refinement", 1.0)):
+        network = build_network("tiny_unet", 3, seed=int(spacing))
+        save_model(folder, network, config.model_copy(update={"spacing": spacing}))
+    model = Model.open(tmp_path)
+    assert model.refiner is not None
+    assert (model.config.spacing, model.refiner.config.spacing) == (2.0, 1.0)
+    assert model.sha256.split("+") == [
+        sha256(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "refinement")
+    ]

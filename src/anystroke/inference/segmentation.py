@@ -28,7 +28,7 @@ class Model:
     Attributes:
         network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
         config: What is needed to use it.
-        sha256: Of its weights file.
+        sha256: Of its weights file; of both files, joined by ``+``, if it has a second network.
         refiner: Second network that looks again at small lesions, if the model has one.
     """
 
@@ -48,7 +48,8 @@ class Model:
         folder = find_model(name)
         second = folder / REFINEMENT
         refiner = Refiner(*load_model(second)) if second.is_dir() else None
-        return cls(network, config, sha256(folder / "model.safetensors"), refiner)
+        weights = [each / "model.safetensors" for each in (folder, *([second] if refiner else []))]
+        return cls(network, config, "+".join(sha256(path) for path in weights), refiner)
 
 
 @dataclass(frozen=True, eq=False)
