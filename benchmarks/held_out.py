@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,30 @@ def calibration(sums: Reliability) -> dict[str, Any]:
     }
 
 
+def markdown(found: dict[str, Any]) -> str:
+    """Return the tables of the model card."""
+    lines = [
+        "| simulated scans | n | median Dice | quartiles | mean lesion-wise F1 | missed |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups = {"all": found["all"], **found["by_weighting"], **found["by_stage"]}
+    for name, row in {**groups, **{f"{k} ml": v for k, v in found["by_size_ml"].items()}}.items():
+        lines.append(
+            f"| {name} | {row['n']} | {row['median']:.2f} | {row['q1']:.2f}-{row['q3']:.2f} | "
+            f"{row['mean_f1']:.2f} | {row['missed']} |"
+        )
+    lines += [
+        "",
+        "| scan, stage | n | median Dice | | scan, size | n | median Dice |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    stages = [f"{k} | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_stage"].items()]
+    sizes = [f"{k} ml | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_size_ml"].items()]
+    for left, right in zip_longest(stages, sizes, fillvalue=" | | "):
+        lines.append(f"| {left} | | {right} |")
+    return "\n".join(lines)
+
+
 def draw_reliability(found: dict[str, Any], path: Path) -> None:
     """Draw the share of lesion voxels against what the model predicted."""
     figure = Figure(figsize=(4, 3.6), layout="constrained")
@@ -208,6 +233,7 @@ def main() -> None:
         "seconds": round(time.perf_counter() - started),
     }
     print(json.dumps(result, indent=1))
+    print(markdown(result["dice"]))
     if arguments.picture:
         draw_reliability(result["calibration"], arguments.picture)
     if arguments.output:
