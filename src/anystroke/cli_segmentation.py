@@ -11,6 +11,7 @@ import typer
 from anystroke.cli_common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
 
 if TYPE_CHECKING:
+    from anystroke.anatomy.atlas import Atlas
     from anystroke.batch import Outcome
     from anystroke.inference.segmentation import Model
     from anystroke.intake.sources import Found
@@ -59,6 +60,16 @@ FmriprepRoi = Annotated[
 DicomSeg = Annotated[
     bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation of scans that came as DICOM.")
 ]
+AtlasFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--atlas", metavar="LABELS", help="Territories in MNI space, named in the table of lesions."
+    ),
+]
+AtlasNames = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Their names.", show_default="LABELS with the ending .tsv or .txt"),
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
@@ -81,6 +92,8 @@ def segment(
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
     dicom_seg: DicomSeg = False,
+    atlas: AtlasFile = None,
+    atlas_names: AtlasNames = None,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -105,6 +118,7 @@ def segment(
         model,
         {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
+        atlas=_atlas(atlas, atlas_names),
         together=fusion if together else None,
         work=work,
         allow_ct=allow_ct,
@@ -140,6 +154,8 @@ def bids(
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
     dicom_seg: DicomSeg = False,
+    atlas: AtlasFile = None,
+    atlas_names: AtlasNames = None,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -177,6 +193,7 @@ def bids(
         model,
         {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
+        atlas=_atlas(atlas, atlas_names),
         together=fusion if together else None,
         source=bids_dir,
         work=work,
@@ -237,6 +254,19 @@ def _check(output: Path, threshold: float | None, min_volume: float, preset: str
     check_folder(output)
 
 
+def _atlas(labels: Path | None, names: Path | None) -> "Atlas | None":
+    if labels is None:
+        if names is not None:
+            raise ArgumentError(f"--atlas-names is given ({names}) without --atlas; name the label map too")
+        return None
+    from anystroke.anatomy.atlas import Atlas, AtlasError
+
+    try:
+        return Atlas.load(labels, names)
+    except AtlasError as error:
+        raise ArgumentError(f"--atlas: {error}") from error
+
+
 def _open(name: str, threads: int | None, debug: bool) -> "Model":
     import torch
 
@@ -272,6 +302,7 @@ def _segment(
     options: dict[str, Any],
     *,
     extras: tuple[bool, ...],
+    atlas: "Atlas | None",
     together: str | None,
     source: Path | None = None,
     work: Path | None,
@@ -311,6 +342,7 @@ def _segment(
                 allow_ct=allow_ct,
                 together=together,  # type: ignore[arg-type]
                 extras=Extras(*extras),
+                atlas=atlas,
                 **options,
             ):
                 progress.advance(task)
@@ -321,7 +353,7 @@ def _segment(
                 "run again: what was finished is kept"
             )
             return FAILED
-    if write_group(output):
+    if write_group(output, pictures=extras[0]):
         describe_dataset(output, source=source)
     return FAILED if failed else OK
 

@@ -45,6 +45,11 @@ def methods_text(facts: dict[str, Any]) -> str:
             f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "
             f"mutual information (SimpleITK), and fused by the mean {settings.get('fusion', 'probability')}."
         )
+    if (facts.get("MNI") or {}).get("Affine"):
+        parts.append(
+            "Places in MNI space (MNI152NLin2009aSym; Fonov et al., 2011) come from an affine registration "
+            "of the brain by Mattes' mutual information (SimpleITK), and glass brains from nilearn."
+        )
     rate = 100 * facts["LesionVolumeIntervalRate"]
     parts.append(
         "The interval of the volume comes from shifting the log-odds of all voxels; it was chosen to hold "
@@ -59,6 +64,7 @@ def write_scan_report(
     *,
     name: str,
     picture: Path,
+    glass_brain: Path | None = None,
     facts: dict[str, Any],
     columns: Sequence[str],
     lesions: Sequence[Sequence[str]],
@@ -69,6 +75,7 @@ def write_scan_report(
         path: The HTML file.
         name: Of the scan.
         picture: PNG that is put into the page.
+        glass_brain: PNG of the lesion in MNI space, if there is one.
         facts: The mask's sidecar.
         columns: Names of the columns of the table of lesions.
         lesions: Its rows.
@@ -77,6 +84,8 @@ def write_scan_report(
         "scan_report.html",
         name=name,
         picture=_embedded(picture),
+        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        territories=facts.get("TerritoryVolumes", {}),
         facts=facts,
         columns=columns,
         lesions=lesions,
@@ -88,7 +97,13 @@ def write_scan_report(
 
 
 def write_group_report(
-    path: Path, *, columns: Sequence[str], rows: Sequence[dict[str, str]], methods: str
+    path: Path,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[dict[str, str]],
+    methods: str,
+    glass_brain: Path | None = None,
+    in_mni: int = 0,
 ) -> None:
     """Write the page of all scans.
 
@@ -97,6 +112,8 @@ def write_group_report(
         columns: Of the table.
         rows: Of the table; ``mosaic`` and ``report`` are paths relative to ``path``, or empty.
         methods: Text on what was done.
+        glass_brain: PNG of the overlap of all lesions in MNI space, if there is one.
+        in_mni: Number of scans in it.
     """
     volumes = [float(row["volume_ml"]) for row in rows]
     text = _render(
@@ -104,6 +121,8 @@ def write_group_report(
         columns=columns,
         rows=rows,
         largest=max([*volumes, 1e-9]),
+        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        in_mni=in_mni,
         doubtful=sum(row["trust"] == "no" for row in rows),
         methods=methods,
         citations=CITATIONS,

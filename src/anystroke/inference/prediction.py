@@ -36,6 +36,7 @@ class Prediction:
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
         certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
         spread: Standard deviation of the lesion probability over the flips, if it was asked for.
+        image: What the network saw, on its grid.
     """
 
     probability: Volume
@@ -46,6 +47,7 @@ class Prediction:
     brain: Volume | None = None
     certainty: float | None = None
     spread: Volume | None = None
+    image: Volume | None = None
 
 
 @torch.inference_mode()
@@ -125,7 +127,8 @@ def predict(
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, min_volume)
         wide = space.to_native(deviation) if spread else None
-    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide)
+    seen = Volume(space.image, space.affine)
+    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen)
 
 
 def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volume: float = 0.0) -> Volume:

@@ -63,6 +63,7 @@ class Segmentation:
         brain: The healthy brain, uint8 on the network's grid, if the model tells.
         spread: Standard deviation of the probability over the flips, if it was asked for.
         preset: How the scan was processed.
+        image: What the network saw, on its grid.
     """
 
     scan: Volume
@@ -81,6 +82,7 @@ class Segmentation:
     brain: Volume | None = None
     spread: Volume | None = None
     preset: str = "default"
+    image: Volume | None = None
 
     @property
     def trusted(self) -> bool:
@@ -175,6 +177,7 @@ def segment(
         brain=prediction.brain,
         spread=prediction.spread,
         preset=preset,
+        image=prediction.image,
     )
 
 
