@@ -376,3 +376,32 @@ def test_a_scan_that_does_not_register_is_not_trusted(
     facts = json.loads(next((tmp_path / "out").glob("*_mask.json")).read_text())
     assert facts["DoNotTrust"]
     assert facts["MNI"] == {"Template": "MNI152NLin2009aSym", "BrainOverlap": 0.4}
+
+
+def test_the_type_on_disk_does_not_matter(tmp_path: pathlib.Path) -> None:
+    head = phantom(AFFINE, SHAPE).data[0].numpy()
+    whole = np.round(head * 255 / head.max())
+    stored: dict[str, tuple[Any, tuple[float, float]]] = {
+        "uint8": (np.uint8, (1.0, 0.0)),
+        "int16": (np.int16, (1.0, 0.0)),
+        "bigendian": (np.dtype(">i2"), (1.0, 0.0)),
+        "slope": (np.int16, (0.25, 3.0)),
+        "float64": (np.float64, (1.0, 0.0)),
+        "bigfloat": (np.dtype(">f4"), (1.0, 0.0)),
+    }
+    for name, (kind, scaling) in stored.items():
+        order = np.dtype(kind).byteorder
+        header = nib.Nifti1Header(endianness=">" if order == ">" else "<")
+        header.set_data_dtype(kind)
+        header.set_slope_inter(*scaling)
+        image = nib.Nifti1Image(whole * scaling[0] + scaling[1], AFFINE.numpy(), header)
+        nib.save(image, tmp_path / f"{name}.nii")
+        saved = nib.load(tmp_path / f"{name}.nii")
+        assert saved.get_data_dtype().itemsize == np.dtype(kind).itemsize
+        assert saved.header.endianness == header.endianness
+    outcomes = _run([tmp_path / f"{name}.nii" for name in stored], tmp_path / "out")
+    assert [outcome.message for outcome in outcomes] == [""] * len(stored)
+    masks = [np.asanyarray(nib.load(tmp_path / "out" / o.mask).dataobj) for o in outcomes]
+    assert masks[0].any()
+    for mask in masks[1:]:
+        np.testing.assert_array_equal(mask, masks[0])

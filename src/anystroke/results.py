@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,9 @@ def sidecar(
         "LesionConnectivity": 26,
         "DoNotTrust": not result.trusted,
         "ReasonsNotToTrust": list(result.reasons),
+        "ImageFeatures": {
+            name: round(value, 4) for name, value in result.features.items() if isfinite(value)
+        },
         "Seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "TorchVersion": torch.__version__,
         "Warnings": messages,

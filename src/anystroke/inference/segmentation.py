@@ -64,6 +64,7 @@ class Segmentation:
         spread: Standard deviation of the probability over the flips, if it was asked for.
         preset: How the scan was processed.
         image: What the network saw, on its grid.
+        features: Of that image, where the model knows those of its training.
     """
 
     scan: Volume
@@ -83,6 +84,7 @@ class Segmentation:
     spread: Volume | None = None
     preset: str = "default"
     image: Volume | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
     @property
     def trusted(self) -> bool:
@@ -159,6 +161,8 @@ def segment(
         interval=interval,
         brain=prediction.brain,
         certainty=prediction.certainty,
+        features=prediction.features,
+        image_range=opened.config.image_range,
     )
     return Segmentation(
         scan=scan,
@@ -178,6 +182,7 @@ def segment(
         spread=prediction.spread,
         preset=preset,
         image=prediction.image,
+        features=prediction.features,
     )
 
 

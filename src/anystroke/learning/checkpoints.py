@@ -38,6 +38,8 @@ class ModelConfig(StrictModel):
         threshold: Lesion probability from which a voxel belongs to the mask.
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         temperature: Logits are divided by it before the softmax.
+        image_range: Feature of ``image_features`` -> 0.5 and 99.5 % quantiles over images of the training;
+            empty if they were not measured.
         training: Facts about the training, for the record.
     """
 
@@ -52,6 +54,7 @@ class ModelConfig(StrictModel):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
+    image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -95,6 +98,11 @@ def save_model(folder: Path, network: nn.Module, config: ModelConfig, *, half: b
         for key, value in network.state_dict().items()
     }
     write_atomically(folder / "model.safetensors", tensors)
+    save_config(folder, config)
+
+
+def save_config(folder: Path, config: ModelConfig) -> None:
+    """Write a model's configuration in place of the one in its folder."""
     with atomic_path(folder / "config.json", overwrite=True) as part:
         part.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
 
