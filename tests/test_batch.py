@@ -363,6 +363,22 @@ def test_places_in_mni_space(
     assert "another scan, model or setting" in without.message
 
 
+def test_no_report_saves_the_registration(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(*_: object) -> MniSpace:
+        asked.append(1)
+        return MniSpace()
+
+    monkeypatch.setattr("anystroke.results.find_mni_space", counted)
+    _run([scan], tmp_path / "out", extras=Extras(report=False))
+    assert asked == []
+    _run([scan], tmp_path / "with")
+    assert asked == [1]
+
+
 def test_a_scan_that_does_not_register_is_not_trusted(
     scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,10 @@ AtlasNames = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Their names.", show_default="LABELS with the ending .tsv or .txt"),
 ]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
+NoReport = Annotated[
+    bool,
+    typer.Option("--no-report", help="Write no page for each scan, nor places in MNI space; saves seconds."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]

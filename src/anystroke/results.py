@@ -59,7 +59,7 @@ class Extras:
     """What to write beside the usual.
 
     Attributes:
-        report: A page for each scan; on unless switched off.
+        report: A page for each scan, and places in MNI space; on unless switched off.
         uncertainty: The spread of the probability over the flips.
         tissues: A segmentation of the brain's tissues.
         fmriprep_roi: The lesion as fMRIPrep reads it.
@@ -130,7 +130,8 @@ def write_results(
 
     def register() -> None:
         nonlocal space
-        space = find_mni_space(result.image or result.scan, result.brain)
+        if extras.report or atlas is not None:
+            space = find_mni_space(result.image or result.scan, result.brain)
 
     slow: list[Callable[[], object]] = [
         register,

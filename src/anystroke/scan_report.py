@@ -78,8 +78,9 @@ def write_scan_report(
         glass_brain: PNG of the lesion in MNI space, if there is one.
         facts: The mask's sidecar.
         columns: Names of the columns of the table of lesions.
-        lesions: Its rows.
+        lesions: Its rows; columns in which nothing is known are left out.
     """
+    known = [i for i in range(len(columns)) if any(row[i] != "n/a" for row in lesions)]
     text = _render(
         "scan_report.html",
         name=name,
@@ -87,8 +88,8 @@ def write_scan_report(
         glass_brain=_embedded(glass_brain) if glass_brain else "",
         territories=facts.get("TerritoryVolumes", {}),
         facts=facts,
-        columns=columns,
-        lesions=lesions,
+        columns=[columns[i] for i in known],
+        lesions=[[row[i] for i in known] for row in lesions],
         methods=methods_text(facts),
         citations=CITATIONS,
         version=version("anystroke"),
