@@ -11,6 +11,7 @@ import typer
 from anystroke.cli_common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
 
 if TYPE_CHECKING:
+    from anystroke.anatomy.atlas import Atlas
     from anystroke.batch import Outcome
     from anystroke.inference.segmentation import Model
     from anystroke.intake.sources import Found
@@ -63,7 +64,20 @@ FmriprepRoi = Annotated[
 DicomSeg = Annotated[
     bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation of scans that came as DICOM.")
 ]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
+AtlasFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--atlas", metavar="LABELS", help="Territories in MNI space, named in the table of lesions."
+    ),
+]
+AtlasNames = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Their names.", show_default="LABELS with the ending .tsv or .txt"),
+]
+NoReport = Annotated[
+    bool,
+    typer.Option("--no-report", help="Write no page for each scan, nor places in MNI space; saves seconds."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
@@ -86,6 +100,8 @@ def segment(
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
     dicom_seg: DicomSeg = False,
+    atlas: AtlasFile = None,
+    atlas_names: AtlasNames = None,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -116,6 +132,7 @@ def segment(
             "refine": not no_refinement,
         },
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
+        atlas=_atlas(atlas, atlas_names),
         together=fusion if together else None,
         work=work,
         allow_ct=allow_ct,
@@ -152,6 +169,8 @@ def bids(
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
     dicom_seg: DicomSeg = False,
+    atlas: AtlasFile = None,
+    atlas_names: AtlasNames = None,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -195,6 +214,7 @@ def bids(
             "refine": not no_refinement,
         },
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
+        atlas=_atlas(atlas, atlas_names),
         together=fusion if together else None,
         source=bids_dir,
         work=work,
@@ -255,6 +275,19 @@ def _check(output: Path, threshold: float | None, min_volume: float, preset: str
     check_folder(output)
 
 
+def _atlas(labels: Path | None, names: Path | None) -> "Atlas | None":
+    if labels is None:
+        if names is not None:
+            raise ArgumentError(f"--atlas-names is given ({names}) without --atlas; name the label map too")
+        return None
+    from anystroke.anatomy.atlas import Atlas, AtlasError
+
+    try:
+        return Atlas.load(labels, names)
+    except AtlasError as error:
+        raise ArgumentError(f"--atlas: {error}") from error
+
+
 def _open(name: str, threads: int | None, debug: bool) -> "Model":
     import torch
 
@@ -290,6 +323,7 @@ def _segment(
     options: dict[str, Any],
     *,
     extras: tuple[bool, ...],
+    atlas: "Atlas | None",
     together: str | None,
     source: Path | None = None,
     work: Path | None,
@@ -329,6 +363,7 @@ def _segment(
                 allow_ct=allow_ct,
                 together=together,  # type: ignore[arg-type]
                 extras=Extras(*extras),
+                atlas=atlas,
                 **options,
             ):
                 progress.advance(task)
@@ -339,7 +374,7 @@ def _segment(
                 "run again: what was finished is kept"
             )
             return FAILED
-    if write_group(output):
+    if write_group(output, pictures=extras[0]):
         describe_dataset(output, source=source)
     return FAILED if failed else OK
 

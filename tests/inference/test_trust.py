@@ -42,6 +42,10 @@ def test_the_cut_does_not_depend_on_the_storage_order(orientation: str) -> None:
         ({"certainty": 0.4}, "unsure of the tissues"),
         ({"brain": _volume(torch.ones(1, 20, 20, 20))}, "8 ml of brain|18 ml of brain"),
         ({"scan": _volume(torch.rand(1, 10, 10, 10), 9.0)}, "9.0 mm long"),
+        (
+            {"features": {"skewness": 4.0}, "image_range": {"skewness": (-2.0, 2.0)}},
+            "outside the training range: the skewness of the histogram is 4, expected -2 to 2",
+        ),
     ],
 )
 def test_each_reason(change: dict[str, object], words: str) -> None:

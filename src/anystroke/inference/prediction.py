@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from anystroke.inference.image_features import image_features
 from anystroke.inference.network_pass import PRESETS, Processing, best_device, class_probabilities
 from anystroke.inference.network_pass import PredictionWarning as PredictionWarning
 from anystroke.inference.network_pass import fast_bfloat16 as fast_bfloat16
@@ -37,6 +38,8 @@ class Prediction:
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
         certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
         spread: Standard deviation of the lesion probability over the flips, if it was asked for.
+        image: What the network saw, on its grid.
+        features: Of that image; empty if it was processed in another way than the training's images.
     """
 
     probability: Volume
@@ -47,6 +50,8 @@ class Prediction:
     brain: Volume | None = None
     certainty: float | None = None
     spread: Volume | None = None
+    image: Volume | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -111,6 +116,7 @@ def predict(
             normalise=processing.normalisation or config.normalisation,
             crop=processing.crop,
         )
+        features = _features(space.image[0], config, processing)
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
         values, deviation = class_probabilities(
@@ -132,7 +138,17 @@ def predict(
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, min_volume)
         wide = space.to_native(deviation) if spread else None
-    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide)
+    seen = Volume(space.image, space.affine)
+    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
+
+
+def _features(image: Tensor, config: ModelConfig, processing: Processing) -> dict[str, float]:
+    """Measure the image if there is something to compare it with."""
+    as_trained = processing.normalisation in (None, config.normalisation) and processing.spacing in (
+        None,
+        config.spacing,
+    )
+    return image_features(image, spacing=config.spacing) if config.image_range and as_trained else {}
 
 
 def _refined(

@@ -73,6 +73,8 @@ class Segmentation:
         brain: The healthy brain, uint8 on the network's grid, if the model tells.
         spread: Standard deviation of the probability over the flips, if it was asked for.
         preset: How the scan was processed.
+        image: What the network saw, on its grid.
+        features: Of that image, where the model knows those of its training.
     """
 
     scan: Volume
@@ -91,6 +93,8 @@ class Segmentation:
     brain: Volume | None = None
     spread: Volume | None = None
     preset: str = "default"
+    image: Volume | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
     @property
     def trusted(self) -> bool:
@@ -170,6 +174,8 @@ def segment(
         interval=interval,
         brain=prediction.brain,
         certainty=prediction.certainty,
+        features=prediction.features,
+        image_range=opened.config.image_range,
     )
     return Segmentation(
         scan=scan,
@@ -188,6 +194,8 @@ def segment(
         brain=prediction.brain,
         spread=prediction.spread,
         preset=preset,
+        image=prediction.image,
+        features=prediction.features,
     )
 
 

@@ -1,12 +1,13 @@
 """Reasons not to trust a result, each in one sentence; none is a reason to hide it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from anystroke.inference.image_features import outside_range
 from anystroke.inference.volume_interval import VolumeInterval
 from anystroke.volume import Volume
 
@@ -53,6 +54,8 @@ def reasons_not_to_trust(
     interval: VolumeInterval | None,
     brain: Volume | None = None,
     certainty: float | None = None,
+    features: Mapping[str, float] | None = None,
+    image_range: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[str, ...]:
     """Judge the result of one scan.
 
@@ -62,6 +65,8 @@ def reasons_not_to_trust(
         interval: The volume's interval, if it is known.
         brain: The healthy brain that the network found, on any grid; None if the model does not tell.
         certainty: Mean probability of the most probable class over brain and lesion.
+        features: Of the image that the network saw, see ``image_features``.
+        image_range: Those of the training's images.
 
     Returns:
         One sentence for each reason; none if there is no reason.
@@ -94,6 +99,8 @@ def reasons_not_to_trust(
             "the scan is far from the training range: the network is unsure of the tissues (mean "
             f"probability {certainty:.2f}, expected at least {_SMALLEST_CERTAINTY:g})"
         )
+    if words := outside_range(features or {}, image_range or {}):
+        reasons.append(f"the image is outside the training range: {', '.join(words)}")
     widest = _WIDEST_INTERVAL * max(volume_ml, 5.0)
     if interval is not None and interval.high - interval.low > widest:
         reasons.append(
