@@ -111,6 +111,8 @@ def test_neighbours_share_a_box_and_the_most_probable_come_first() -> None:
     apart.data[0, 70:74, 70:74, 70:74] = 0.8
     first, second = boxes_around(apart, 0.25, spacing=1.0, divisor=16)
     assert first.affine[0, 3] > second.affine[0, 3]
+    [sure] = boxes_around(apart, 0.25, certain=0.7, spacing=1.0, divisor=16)
+    assert torch.equal(sure.affine, first.affine)
     many = torch.zeros(1, 96, 96, 96)
     many[:, 4::30, 4::30, 4::30] = 0.9
     assert len(boxes_around(replace(apart, data=many), 0.25, spacing=1.0, divisor=16)) == 8

@@ -30,8 +30,8 @@ class Prediction:
 
     Attributes:
         probability: Lesion probability, float32.
-        mask: Where the probability reaches the threshold, less the components that are too small or nowhere
-            as probable as the model demands; uint8.
+        mask: Where the probability reaches the threshold, less the components that are too small or in which
+            the first network is nowhere as sure as the model demands; uint8.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
@@ -130,13 +130,13 @@ def predict(
             brain = Volume(inside[None].to(torch.uint8), space.affine)
             values[0] *= within_brain(values[0] >= threshold / 2, inside)
     with _timed(seconds, "resampling"):
-        lesion = space.to_native(values[:1])
+        first = lesion = space.to_native(values[:1])
     if refiner is not None and is_fine(scan.spacing, config.spacing):
         with _timed(seconds, "refinement"):
-            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold)
+            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, config.certain)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
-        mask = mask_of(lesion, config, threshold, min_volume)
+        mask = mask_of(lesion, config, threshold, min_volume, peaks=first)
         wide = space.to_native(deviation) if spread else None
     seen = Volume(space.image, space.affine)
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
@@ -152,12 +152,18 @@ def _features(image: Tensor, config: ModelConfig, processing: Processing) -> dic
 
 
 def _refined(
-    lesion: Volume, scan: Volume, values: Tensor, space: ModelSpace, refiner: Refiner, threshold: float
+    lesion: Volume,
+    scan: Volume,
+    values: Tensor,
+    space: ModelSpace,
+    refiner: Refiner,
+    threshold: float,
+    certain: float,
 ) -> Volume:
     """Add to the lesion probability what the second network changes around small lesions."""
     coarse = Volume(values, space.affine)
     config = refiner.config
-    boxes = boxes_around(coarse, threshold / 2, spacing=config.spacing, divisor=config.divisor)
+    boxes = boxes_around(coarse, threshold, certain=certain, spacing=config.spacing, divisor=config.divisor)
     if not boxes:
         return lesion
     head = head_from_zero(scan)
@@ -169,7 +175,14 @@ def _refined(
     return replace(lesion, data=data.clamp(0, 1))
 
 
-def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volume: float = 0.0) -> Volume:
+def mask_of(
+    probability: Volume,
+    config: ModelConfig,
+    threshold: float,
+    min_volume: float = 0.0,
+    *,
+    peaks: Volume | None = None,
+) -> Volume:
     """Make the mask of a probability map.
 
     Args:
@@ -177,13 +190,14 @@ def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volu
         config: Says how certain a component must be somewhere.
         threshold: Probability from which a voxel is lesion.
         min_volume: Components smaller than this [ml] are removed.
+        peaks: Where a component must be that certain, if not in ``probability``.
 
     Returns:
         uint8 mask on the grid of ``probability``.
     """
     mask = probability.data >= threshold
     if config.certain > threshold:
-        mask = keep_certain(mask, probability.data, config.certain)
+        mask = keep_certain(mask, (peaks or probability).data, config.certain)
     if min_volume > 0:
         mask = remove_small(mask, min_volume / probability.voxel_volume)
     return replace(probability, data=mask.to(torch.uint8))

@@ -65,12 +65,15 @@ def is_fine(spacing: Sequence[float], coarse: float) -> bool:
     return sorted(spacing)[1] <= 0.75 * coarse
 
 
-def boxes_around(probability: Volume, threshold: float, *, spacing: float, divisor: int) -> list[Box]:
+def boxes_around(
+    probability: Volume, threshold: float, *, certain: float = 0.0, spacing: float, divisor: int
+) -> list[Box]:
     """Lay a grid around each small lesion.
 
     Args:
         probability: Lesion probability on a grid along the world's axes.
         threshold: Connected voxels (26 neighbours) that reach it are one lesion.
+        certain: Lesions that reach it nowhere get no grid.
         spacing: Voxel size of the grids [mm].
         divisor: Their sides are multiples of it, and at least 64.
 
@@ -90,7 +93,7 @@ def boxes_around(probability: Volume, threshold: float, *, spacing: float, divis
     step = probability.spacing[0]
     boxes: list[Box] = []
     for i in sorted(range(count), key=lambda i: -peaks[i]):
-        if sizes[i] > LARGEST_ML or len(boxes) == _MOST:
+        if sizes[i] > LARGEST_ML or peaks[i] < certain or len(boxes) == _MOST:
             continue
         low = low_corner + step * (np.array([side.start for side in found[i]]) - 0.5)
         high = low_corner + step * (np.array([side.stop for side in found[i]]) - 0.5)
