@@ -107,7 +107,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for s in ("chronic", "acute", "subacute")
         },
         "by_weighting_and_size_ml": {
-            f"{w} {low:g}-{high:g}": of(
+            f"{w} {low:g}-{high:g}" if high < 1e9 else f"{w} >{low:g}": of(
                 lambda row, w=w, low=low, high=high: row["weighting"] == w and low <= row["truth_ml"] < high
             )
             for w in WEIGHTINGS
