@@ -18,7 +18,8 @@ _LARGEST_CUT = 25.0
 _SMALLEST_CERTAINTY = 0.6
 _WIDEST_SPACING = 8.0
 _SMALLEST_DICE = 0.3
-_WIDEST_INTERVAL = 6.0
+_WIDEST_INTERVAL = 4.0
+_LEAST_ML = 15.0
 _LARGE_ENOUGH = 1.0
 
 
@@ -101,7 +102,7 @@ def reasons_not_to_trust(
         )
     if words := outside_range(features or {}, image_range or {}):
         reasons.append(f"the image is outside the training range: {', '.join(words)}")
-    widest = _WIDEST_INTERVAL * max(volume_ml, 5.0)
+    widest = _WIDEST_INTERVAL * max(volume_ml, _LEAST_ML)
     if interval is not None and interval.high - interval.low > widest:
         reasons.append(
             f"the volume is uncertain: {interval.low:.1f} to {interval.high:.1f} ml with a mask of "
