@@ -10,6 +10,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
         "lesions": sample.record["lesions"],
         "truth_ml": lesion_ml(sample),
         "predicted_ml": found.lesion_volume,
+        "interval_ml": [found.interval.low, found.interval.high] if found.interval else None,
         "dice": dice(mask, truth, empty="undefined") if truth.any() else None,
         "lesion_f1": match.f1() if truth.any() else None,
     }, reliability(found.probability.data[0], truth)
@@ -105,12 +107,29 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for s in ("chronic", "acute", "subacute")
         },
         "by_weighting_and_size_ml": {
-            f"{w} {low:g}-{high:g}": of(
+            f"{w} {low:g}-{high:g}" if high < 1e9 else f"{w} >{low:g}": of(
                 lambda row, w=w, low=low, high=high: row["weighting"] == w and low <= row["truth_ml"] < high
             )
             for w in WEIGHTINGS
             for low, high in SIZES_ML
         },
+    }
+
+
+def coverage(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return how often the volume's interval holds the truth, and how wide it is."""
+    known = [row for row in rows if row["interval_ml"]]
+    if not known:
+        return None
+    held = [row["interval_ml"][0] <= row["truth_ml"] <= row["interval_ml"][1] for row in known]
+    widths = [row["interval_ml"][1] - row["interval_ml"][0] for row in known]
+    return {
+        "n": len(known),
+        "coverage": round(statistics.fmean(held), 3),
+        "without_lesion": round(
+            statistics.fmean(h for h, row in zip(held, known, strict=True) if row["truth_ml"] == 0), 3
+        ),
+        "median_width_ml": round(statistics.median(widths), 2),
     }
 
 
@@ -125,6 +144,30 @@ def calibration(sums: Reliability) -> dict[str, Any]:
         ],
         "true": [round(t / n, 4) if n else None for t, n in zip(sums.true, sums.count, strict=True)],
     }
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """Return the tables of the model card."""
+    lines = [
+        "| simulated scans | n | median Dice | quartiles | mean lesion-wise F1 | missed |",
+        "|---|---|---|---|---|---|",
+    ]
+    groups = {"all": found["all"], **found["by_weighting"], **found["by_stage"]}
+    for name, row in {**groups, **{f"{k} ml": v for k, v in found["by_size_ml"].items()}}.items():
+        lines.append(
+            f"| {name} | {row['n']} | {row['median']:.2f} | {row['q1']:.2f}-{row['q3']:.2f} | "
+            f"{row['mean_f1']:.2f} | {row['missed']} |"
+        )
+    lines += [
+        "",
+        "| scan, stage | n | median Dice | | scan, size | n | median Dice |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    stages = [f"{k} | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_stage"].items()]
+    sizes = [f"{k} ml | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_size_ml"].items()]
+    for left, right in zip_longest(stages, sizes, fillvalue=" | | "):
+        lines.append(f"| {left} | | {right} |")
+    return "\n".join(lines)
 
 
 def draw_reliability(found: dict[str, Any], path: Path) -> None:
@@ -185,10 +228,12 @@ def main() -> None:
                 for w in WEIGHTINGS
             },
         },
+        "interval": coverage(rows + empty),
         "calibration": calibration(trust) if trust is not None else None,
         "seconds": round(time.perf_counter() - started),
     }
     print(json.dumps(result, indent=1))
+    print(markdown(result["dice"]))
     if arguments.picture:
         draw_reliability(result["calibration"], arguments.picture)
     if arguments.output:

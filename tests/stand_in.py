@@ -6,11 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.inference.segmentation import Model
+from anystroke.inference.volume_interval import VolumeErrors
 from anystroke.learning.checkpoints import ModelConfig
 from anystroke.volume import Volume
 
 CONFIG = ModelConfig(
-    name="stand-in", architecture="none", classes=("background", "tissue", "lesion"), spacing=4.0, divisor=8
+    name="stand-in",
+    architecture="none",
+    classes=("background", "tissue", "lesion"),
+    spacing=4.0,
+    divisor=8,
+    volume_errors=VolumeErrors(rate=0.9, edges=(), low=(-0.2,), high=(0.2,), patients=100),
 )
 
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from anystroke import batch
+from anystroke.anatomy.atlas import Atlas
 from anystroke.anatomy.rigid_registration import RigidRegistration
 from anystroke.batch import Outcome, read_table, segment_files, update_table
 from anystroke.files import sha256
 from anystroke.group import describe_dataset, write_group
+from anystroke.inference.mni_places import MniSpace
 from anystroke.inference.segmentation import Segmentation, segment
 from anystroke.results import Extras
 from anystroke.volume import Volume, VolumeError, VolumeWarning
@@ -327,3 +329,95 @@ def test_group_table_and_page(scan: pathlib.Path, tmp_path: pathlib.Path) -> Non
     description = json.loads((out / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative"
     assert description["GeneratedBy"][0]["Name"] == "anystroke"
+
+
+def test_places_in_mni_space(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = MniSpace(torch.eye(4, dtype=torch.float64), 0.93)
+    monkeypatch.setattr("anystroke.results.find_mni_space", lambda *_: space)
+    halves = Volume(torch.ones(1, 160, 200, 150, dtype=torch.int64), torch.eye(4, dtype=torch.float64))
+    halves.affine[:3, 3] = torch.tensor([-80.0, -110, -70])
+    halves.data[:, 80:] = 2
+    atlas = Atlas(halves, {1: "left half", 2: "right half"}, "halves.nii.gz", "1" * 64)
+    other = tmp_path / "in" / "sub-2_T2w.nii.gz"
+    shutil.copy(scan, other)
+    out = tmp_path / "out"
+    assert [o.status for o in _run([scan, other], out, atlas=atlas)] == ["ok", "ok"]
+    stem = "sub-1_space-orig_label-L_desc-T2w"
+    header, row = (line.split("\t") for line in (out / f"{stem}_lesions.tsv").read_text().splitlines())
+    cells = dict(zip(header, row, strict=True))
+    assert [cells[f"mni_{axis}_mm"] for axis in "xyz"] == [cells[f"{axis}_mm"] for axis in "xyz"]
+    assert (cells["territory"], cells["territory_share"]) == ("left half", "1.000")
+    facts = json.loads((out / f"{stem}_mask.json").read_text())
+    assert facts["TerritoryVolumes"] == {"left half": facts["LesionVolume"]}
+    assert facts["MNI"]["BrainOverlap"] == 0.93
+    coarse = Volume.load(out / facts["MNI"]["Lesion"])
+    assert float(coarse.data.sum()) * coarse.voxel_volume == pytest.approx(facts["LesionVolume"], rel=0.05)
+    assert "on a glass brain" in (out / f"{stem}_report.html").read_text()
+    assert write_group(out) == 2
+    assert "Overlap of the lesions on a glass brain" in (out / "group.html").read_text()
+    assert "left half" in (out / "group.tsv").read_text()
+    assert [o.status for o in _run([scan, other], out, atlas=atlas)] == ["kept", "kept"]
+    [without] = _run([scan], out)
+    assert "another scan, model or setting" in without.message
+
+
+def test_no_report_saves_the_registration(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def counted(*_: object) -> MniSpace:
+        asked.append(1)
+        return MniSpace()
+
+    monkeypatch.setattr("anystroke.results.find_mni_space", counted)
+    _run([scan], tmp_path / "out", extras=Extras(report=False))
+    assert asked == []
+    _run([scan], tmp_path / "with")
+    assert asked == [1]
+
+
+def test_a_scan_that_does_not_register_is_not_trusted(
+    scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = MniSpace(overlap=0.4, problem="the registration to MNI space failed: the brains overlap by 0.40")
+    monkeypatch.setattr("anystroke.results.find_mni_space", lambda *_: space)
+    [outcome] = _run([scan], tmp_path / "out")
+    assert outcome.status == "ok"
+    assert outcome.reasons == (space.problem,)
+    [table] = (tmp_path / "out").glob("*_lesions.tsv")
+    assert table.read_text().splitlines()[1].split("\t")[-5:] == ["n/a"] * 5
+    facts = json.loads(next((tmp_path / "out").glob("*_mask.json")).read_text())
+    assert facts["DoNotTrust"]
+    assert facts["MNI"] == {"Template": "MNI152NLin2009aSym", "BrainOverlap": 0.4}
+
+
+def test_the_type_on_disk_does_not_matter(tmp_path: pathlib.Path) -> None:
+    head = phantom(AFFINE, SHAPE).data[0].numpy()
+    whole = np.round(head * 255 / head.max())
+    stored: dict[str, tuple[Any, tuple[float, float]]] = {
+        "uint8": (np.uint8, (1.0, 0.0)),
+        "int16": (np.int16, (1.0, 0.0)),
+        "bigendian": (np.dtype(">i2"), (1.0, 0.0)),
+        "slope": (np.int16, (0.25, 3.0)),
+        "float64": (np.float64, (1.0, 0.0)),
+        "bigfloat": (np.dtype(">f4"), (1.0, 0.0)),
+    }
+    for name, (kind, scaling) in stored.items():
+        order = np.dtype(kind).byteorder
+        header = nib.Nifti1Header(endianness=">" if order == ">" else "<")
+        header.set_data_dtype(kind)
+        header.set_slope_inter(*scaling)
+        image = nib.Nifti1Image(whole * scaling[0] + scaling[1], AFFINE.numpy(), header)
+        nib.save(image, tmp_path / f"{name}.nii")
+        saved = nib.load(tmp_path / f"{name}.nii")
+        assert saved.get_data_dtype().itemsize == np.dtype(kind).itemsize
+        assert saved.header.endianness == header.endianness
+    outcomes = _run([tmp_path / f"{name}.nii" for name in stored], tmp_path / "out")
+    assert [outcome.message for outcome in outcomes] == [""] * len(stored)
+    masks = [np.asanyarray(nib.load(tmp_path / "out" / o.mask).dataobj) for o in outcomes]
+    assert masks[0].any()
+    for mask in masks[1:]:
+        np.testing.assert_array_equal(mask, masks[0])

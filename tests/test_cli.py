@@ -154,6 +154,8 @@ def test_success_overwriting_and_debug(
         (["segment", "a.nii", "-o", "OUT", "--preset", "fast"], "'fast'"),
         (["segment", "a.nii", "-o", "OUT", "--together", "--fusion", "max"], "'max'"),
         (["segment", "a.nii", "-o", "FILE/out"], "cannot be written"),
+        (["segment", "a.nii", "-o", "OUT", "--atlas", "nowhere.nii"], "--atlas: the atlas cannot be read"),
+        (["segment", "a.nii", "-o", "OUT", "--atlas-names", "names.txt"], "without --atlas"),
         (["segment", "HERE", "-o", "HERE"], "folder of the scans"),
         (["segmnt"], "segmnt"),
     ],
@@ -169,6 +171,32 @@ def test_wrong_usage(
     assert len(printed.err.splitlines()) == 1
     assert words in printed.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_folder_without_permission(
+    good: pathlib.Path,
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Not by its mode: root may write everywhere.
+    monkeypatch.setattr("anystroke.cli_segmentation.tempfile.TemporaryFile", denied)
+    assert main(["segment", str(good), "-o", str(tmp_path / "out")]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "cannot be written (Permission denied); name another folder" in line
+
+
+def test_output_inside_the_folder_of_scans(good: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["segment", str(good.parent), "-o", str(good.parent / "out")]
+    assert main(arguments) == 0
+    before = capsys.readouterr().out.splitlines()
+    assert main(arguments) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert len(before) == len(again) == 1
+    assert "was there" in again[0]
 
 
 def test_unknown_model(

@@ -274,3 +274,39 @@ def test_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
     assert [line for line in lines if line.startswith("problem: ")] == [
         "problem: models: none comes with this installation; install the package again"
     ]
+
+
+def test_calibrate_replaces_the_configuration_of_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from anystroke.inference.volume_interval import VolumeErrors
+    from anystroke.learning.networks import build_network
+    from anystroke.model_calibration import Calibration
+
+    folder, data = tmp_path / "model", tmp_path / "data"
+    config = checkpoints.ModelConfig(
+        name="toy", architecture="tiny_unet", classes=("background", "lesion"), spacing=2.0, divisor=8
+    )
+    checkpoints.save_model(folder, build_network("tiny_unet", 2, seed=1), config)
+    weights = (folder / "model.safetensors").read_bytes()
+    assert main(["calibrate", str(folder), "--data", str(data)]) == 2
+    assert "expected anatomies.safetensors in" in _error(capsys)
+    data.mkdir()
+    for name in ("anatomies", "lesions"):
+        (data / f"{name}.safetensors").touch()
+    errors = VolumeErrors(rate=0.9, edges=(), low=(-1.0,), high=(1.0,), patients=60)
+    found = Calibration(1.7, 0.4, 0.8, errors, (0.02, 0.01), (0.5, 0.6), (3.0, 1.0), 60)
+    asked: list[dict[str, object]] = []
+
+    def choose(model: Model, pack: Path, **options: object) -> Calibration:
+        asked.append({"name": model.config.name, "pack": pack, **options})
+        return found
+
+    monkeypatch.setattr("anystroke.model_calibration.calibrate", choose)
+    assert main(["calibrate", str(folder), "--data", str(data), "--patients", "60"]) == 0
+    assert (asked[0]["name"], asked[0]["pack"], asked[0]["patients"]) == ("toy", data, 60)
+    again = checkpoints.load_config(folder)
+    assert (again.temperature, again.threshold, again.certain) == (1.7, 0.4, 0.8)
+    assert again.volume_errors == errors
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert "temperature 1.7, threshold 0.4" in capsys.readouterr().out

@@ -22,12 +22,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anystroke.anatomy.atlas import Atlas
 from anystroke.bids import derivative_stem, image_stem
 from anystroke.files import atomic_path, sha256
 from anystroke.inference.network_pass import PredictionWarning
@@ -141,6 +143,7 @@ class _Run:
     allow_ct: bool
     together: Fusion | None
     extras: Extras
+    atlas: Atlas | None
     options: dict[str, Any]
 
     def settings(self, source: ScanSource, others: Sequence[str] = ()) -> dict[str, Any]:
@@ -149,6 +152,8 @@ class _Run:
         chosen["min_volume"] = chosen.get("min_volume", 0.0)
         if self.together:
             chosen |= {"fusion": self.together, "fused_with": list(others)}
+        if self.atlas:
+            chosen["atlas"] = self.atlas.sha256
         return chosen | {"allow_ct": self.allow_ct, "extras": asdict(self.extras)}
 
 
@@ -162,6 +167,7 @@ def segment_files(
     allow_ct: bool = False,
     together: Fusion | None = None,
     extras: Extras = Extras(),  # noqa: B008  # immutable
+    atlas: Atlas | None = None,
     **options: Any,
 ) -> Iterator[Outcome]:
     """Segment files; one that fails does not stop the others.
@@ -180,6 +186,7 @@ def segment_files(
         together: How to fuse scans of the same patient; None to segment each alone. Scans without a patient
             are taken to be of one.
         extras: What to write beside the usual.
+        atlas: Territories to name in the tables of lesions.
         **options: Keyword arguments of `anystroke.inference.segmentation.segment`.
 
     Yields:
@@ -201,7 +208,7 @@ def segment_files(
         options = options | {"spread": True}
     if extras.tissues:
         options = options | {"tissues": tuple(model.config.brain)}
-    run = _Run(folder, model, overwrite, allow_ct, together, extras, options)
+    run = _Run(folder, model, overwrite, allow_ct, together, extras, atlas, options)
     sources = [item if isinstance(item, ScanSource) else ScanSource.of_file(item) for item in inputs]
     began, started = datetime.now(UTC), time.perf_counter()
     done: list[Outcome] = []
@@ -350,6 +357,8 @@ def _compute(
         if job.outcomes:
             finished.set_result(job.outcomes)
             return finished
+        if run.extras.report and run.model.config.brain:
+            writer.submit(import_module, "nilearn.plotting")  # seconds, in which the network computes
         collected.take()
         results = [segment(scan, run.model, **run.options) for scan in scans]
         fused: Together | None = None
@@ -380,6 +389,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: Together
                 messages=messages,
                 settings=settings,
                 extras=run.extras,
+                atlas=run.atlas,
             )
             if together is not None:
                 _write_agreement(job, staging, together)
@@ -406,7 +416,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: Together
                 seconds=time.perf_counter() - job.start,
                 status="warning" if messages else "ok",
                 message="; ".join(messages),
-                reasons=result.reasons,
+                reasons=tuple(written.facts["ReasonsNotToTrust"]),
             )
         )
     return outcomes

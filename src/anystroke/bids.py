@@ -25,9 +25,14 @@ def image_stem(path: str | Path) -> str:
 
 
 def derivative_stem(
-    source: str | Path, *, label: str = "L", entity: str = "label", described: str = ""
+    source: str | Path,
+    *,
+    label: str = "L",
+    entity: str = "label",
+    described: str = "",
+    space: str = "orig",
 ) -> str:
-    """Name what is derived from a source image in the image's own grid, up to the BIDS suffix.
+    """Name what is derived from a source image, up to the BIDS suffix.
 
     A BIDS source keeps its entities, and its suffix becomes ``desc-`` so that the derivatives of a subject's
     T1w and FLAIR can share a folder. Any other source keeps its whole stem.
@@ -37,6 +42,7 @@ def derivative_stem(
         label: BIDS abbreviation of the class; L is Lesion.
         entity: What the label is of: ``label`` for one class, ``seg`` for a segmentation into several.
         described: What was done, such as ``fused``; goes into ``desc-``.
+        space: The grid: that of the image, or a template.
 
     Returns:
         The stem; append for example ``_mask.nii.gz``.
@@ -56,8 +62,8 @@ def derivative_stem(
         and suffix.isalnum()
     ):
         more = f"_desc-{described}" if described else ""
-        return f"{stem}_space-orig_{entity}-{label}{more}"
+        return f"{stem}_space-{space}_{entity}-{label}{more}"
     before = "".join(e.removeprefix("desc-") for e in entities if e.startswith("desc-"))
     kept = [entity for entity in entities if entity.split("-")[0] not in _OWN]
     description = f"desc-{before}{suffix}{described.capitalize()}"
-    return "_".join([*kept, "space-orig", f"{entity}-{label}", description])
+    return "_".join([*kept, f"space-{space}", f"{entity}-{label}", description])

@@ -290,6 +290,7 @@ def doctor(
 app.command("estimate-qmri")(cli_estimation.estimate_qmri)
 app.command()(cli_training.train)
 app.command()(cli_training.finetune)
+app.command()(cli_training.calibrate)
 app.command("pseudo-label")(cli_pseudo_labels.pseudo_label)
 for _verb in cli_evaluation.VERBS:
     app.command()(_verb)

@@ -11,6 +11,7 @@ import typer
 from anystroke.cli_common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
 
 if TYPE_CHECKING:
+    from anystroke.anatomy.atlas import Atlas
     from anystroke.batch import Outcome
     from anystroke.inference.segmentation import Model
     from anystroke.intake.sources import Found
@@ -41,9 +42,13 @@ Work = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        metavar="default|paper",
-        help="paper: 1 mm, equalised histogram, windows of 192 voxels, eight flips, as published; slow.",
+        metavar="default|paper|paper-one-pass",
+        help="paper: 1 mm, equalised histogram, windows of 192 voxels, eight flips, as published; slow. "
+        "paper-one-pass: the same without flips.",
     ),
+]
+NoRefinement = Annotated[
+    bool, typer.Option("--no-refinement", help="Do not look again at small lesions at a finer grid.")
 ]
 FusionName = Annotated[
     str, typer.Option("--fusion", metavar="probability|logit", help="What --together takes the mean of.")
@@ -59,7 +64,20 @@ FmriprepRoi = Annotated[
 DicomSeg = Annotated[
     bool, typer.Option("--dicom-seg", help="Write a DICOM segmentation of scans that came as DICOM.")
 ]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no page for each scan.")]
+AtlasFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--atlas", metavar="LABELS", help="Territories in MNI space, named in the table of lesions."
+    ),
+]
+AtlasNames = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Their names.", show_default="LABELS with the ending .tsv or .txt"),
+]
+NoReport = Annotated[
+    bool,
+    typer.Option("--no-report", help="Write no page for each scan, nor places in MNI space; saves seconds."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
@@ -73,6 +91,7 @@ def segment(
     min_volume: MinVolume = 0.0,
     flip: Flip = False,
     preset: Preset = "default",
+    no_refinement: NoRefinement = False,
     together: Annotated[
         bool, typer.Option("--together", help="The scans are contrasts of one patient: fuse their results.")
     ] = False,
@@ -81,6 +100,8 @@ def segment(
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
     dicom_seg: DicomSeg = False,
+    atlas: AtlasFile = None,
+    atlas_names: AtlasNames = None,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -103,8 +124,15 @@ def segment(
         lambda folder: find_scans(inputs, folder, allow_ct=allow_ct),
         output,
         model,
-        {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
+        {
+            "threshold": threshold,
+            "min_volume": min_volume,
+            "flip": flip,
+            "preset": preset,
+            "refine": not no_refinement,
+        },
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
+        atlas=_atlas(atlas, atlas_names),
         together=fusion if together else None,
         work=work,
         allow_ct=allow_ct,
@@ -132,6 +160,7 @@ def bids(
     min_volume: MinVolume = 0.0,
     flip: Flip = False,
     preset: Preset = "default",
+    no_refinement: NoRefinement = False,
     together: Annotated[
         bool, typer.Option("--together", help="Fuse the contrasts of each participant and session.")
     ] = False,
@@ -140,6 +169,8 @@ def bids(
     tissues: Tissues = False,
     write_fmriprep_roi: FmriprepRoi = False,
     dicom_seg: DicomSeg = False,
+    atlas: AtlasFile = None,
+    atlas_names: AtlasNames = None,
     no_report: NoReport = False,
     allow_ct: AllowCt = False,
     work: Work = None,
@@ -175,8 +206,15 @@ def bids(
         lambda _folder: found,
         output,
         model,
-        {"threshold": threshold, "min_volume": min_volume, "flip": flip, "preset": preset},
+        {
+            "threshold": threshold,
+            "min_volume": min_volume,
+            "flip": flip,
+            "preset": preset,
+            "refine": not no_refinement,
+        },
         extras=(not no_report, uncertainty, tissues, write_fmriprep_roi, dicom_seg),
+        atlas=_atlas(atlas, atlas_names),
         together=fusion if together else None,
         source=bids_dir,
         work=work,
@@ -225,7 +263,7 @@ def _labels(given: Sequence[str] | None) -> list[str]:
 
 def _check(output: Path, threshold: float | None, min_volume: float, preset: str, fusion: str) -> None:
     for option, value, known in (
-        ("--preset", preset, ("default", "paper")),
+        ("--preset", preset, ("default", "paper", "paper-one-pass")),
         ("--fusion", fusion, ("probability", "logit")),
     ):
         if value not in known:
@@ -235,6 +273,19 @@ def _check(output: Path, threshold: float | None, min_volume: float, preset: str
     if not min_volume >= 0.0:
         raise ArgumentError(f"--min-volume is 0 ml or more, got {min_volume:g}")
     check_folder(output)
+
+
+def _atlas(labels: Path | None, names: Path | None) -> "Atlas | None":
+    if labels is None:
+        if names is not None:
+            raise ArgumentError(f"--atlas-names is given ({names}) without --atlas; name the label map too")
+        return None
+    from anystroke.anatomy.atlas import Atlas, AtlasError
+
+    try:
+        return Atlas.load(labels, names)
+    except AtlasError as error:
+        raise ArgumentError(f"--atlas: {error}") from error
 
 
 def _open(name: str, threads: int | None, debug: bool) -> "Model":
@@ -272,6 +323,7 @@ def _segment(
     options: dict[str, Any],
     *,
     extras: tuple[bool, ...],
+    atlas: "Atlas | None",
     together: str | None,
     source: Path | None = None,
     work: Path | None,
@@ -286,10 +338,10 @@ def _segment(
     from anystroke.results import Extras
 
     opened = _open(model, threads, debug)
-    if options["preset"] == "paper" and opened.config.spacing != 1.0:
+    if options["preset"] != "default" and opened.config.spacing != 1.0:
         complain(
-            f"note: the preset paper is for models of 1 mm, but {opened.config.name} was trained at "
-            f"{opened.config.spacing:g} mm"
+            f"note: the preset {options['preset']} is for models of 1 mm, but {opened.config.name} was "
+            f"trained at {opened.config.spacing:g} mm"
         )
     _make(output)
     with (
@@ -311,6 +363,7 @@ def _segment(
                 allow_ct=allow_ct,
                 together=together,  # type: ignore[arg-type]
                 extras=Extras(*extras),
+                atlas=atlas,
                 **options,
             ):
                 progress.advance(task)
@@ -321,7 +374,7 @@ def _segment(
                 "run again: what was finished is kept"
             )
             return FAILED
-    if write_group(output):
+    if write_group(output, pictures=extras[0]):
         describe_dataset(output, source=source)
     return FAILED if failed else OK
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.cli_common import OK, ArgumentError, check_folder
+from anystroke.cli_common import OK, ArgumentError, check_folder, progress_bar
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from anystroke.learning.estimator_recipes import Recipe
     from anystroke.learning.training import Devices
 
@@ -94,6 +96,59 @@ def finetune(
     except (ConfigError, CheckpointError) as error:
         raise ArgumentError(str(error)) from error
     return _run(settings, output, resume=resume, devices=chosen)
+
+
+def calibrate(
+    model: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A model folder; its config.json is replaced.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The folder 'data' of a training run with label maps and lesions."),
+    ],
+    patients: Annotated[int, typer.Option(min=50, help="Simulated patients.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027,
+    _debug: _Debug = False,
+) -> int:
+    """Choose a model's temperature, threshold and smallest certainty, and measure its volumes' errors.
+
+    Simulated patients made of the training's anatomies and lesions decide; those held out stay unseen.
+
+    Example: anystroke calibrate run/model --data run/data
+    """
+    from anystroke.inference.segmentation import Model
+    from anystroke.learning.checkpoints import CheckpointError, save_config
+    from anystroke.memory import keep_pages
+    from anystroke.model_calibration import calibrate as choose
+
+    for name in ("anatomies", "lesions"):
+        if not (data / f"{name}.safetensors").is_file():
+            raise ArgumentError(
+                f"expected {name}.safetensors in {data}, but there is none; give the 'data' folder of a run "
+                "that trains on simulated patients"
+            )
+    keep_pages()
+    try:
+        opened = Model.open(model)
+    except CheckpointError as error:
+        raise ArgumentError(str(error)) from error
+    with progress_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        found = choose(opened, data, patients=patients, seed=seed, on_patient=show)
+    save_config(model, found.applied_to(opened.config))
+    typer.echo(
+        f"temperature {found.temperature:g}, threshold {found.threshold:g}, smallest certainty "
+        f"{found.certain:g}; log loss {found.log_loss[0]:.5f} -> {found.log_loss[1]:.5f}, mean Dice "
+        f"{found.mean_dice[0]:.3f} -> {found.mean_dice[1]:.3f}, false volume {found.false_volume[0]:.2f} -> "
+        f"{found.false_volume[1]:.2f} ml"
+    )
+    return OK
 
 
 def _run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices") -> int:

@@ -1,15 +1,18 @@
 """All results of a folder: one table, one page, and what makes the folder a BIDS derivative."""
 
 import json
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anystroke.bids_lesions import BidsFile
+from anystroke.evaluation.glass_brain import glass_brain, overlap
 from anystroke.files import atomic_path
 from anystroke.results import write_json, write_tsv
 from anystroke.scan_report import methods_text, write_group_report
+from anystroke.volume import Volume
 
 TABLE, PAGE = "group.tsv", "group.html"
 COLUMNS = (
@@ -24,6 +27,7 @@ COLUMNS = (
     "right_ml",
     "trust",
     "reasons",
+    "territory",
     "model",
     "mask",
 )
@@ -31,6 +35,8 @@ BIDS_VERSION = "1.11.1"
 # No suffix of BIDS fits these.
 _IGNORED = (
     "*_mosaic.png",
+    "*_glassbrain.png",
+    "*_territories.tsv",
     "*_report.html",
     "*_lesions.tsv",
     "*_spread.*",
@@ -99,11 +105,12 @@ def read_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def write_group(folder: Path) -> int:
+def write_group(folder: Path, *, pictures: bool = True) -> int:
     """Write the table and the page of all results in a folder.
 
     Args:
         folder: The output folder of one or more runs.
+        pictures: Draw the overlap of the lesions in MNI space, where there are several.
 
     Returns:
         The number of scans.
@@ -123,15 +130,37 @@ def write_group(folder: Path) -> int:
     with atomic_path(folder / TABLE, overwrite=True) as temporary:
         write_tsv(temporary, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     methods = _common_methods([facts for _, facts in results])
-    with atomic_path(folder / PAGE, overwrite=True) as temporary:
-        write_group_report(temporary, columns=COLUMNS, rows=rows, methods=methods)
+    with tempfile.TemporaryDirectory(prefix=".anystroke-", dir=folder) as drawn:
+        glass, count = Path(drawn) / "glass.png", 0
+        if pictures:
+            count = _draw_overlap(results, glass)
+        with atomic_path(folder / PAGE, overwrite=True) as temporary:
+            write_group_report(
+                temporary,
+                columns=COLUMNS,
+                rows=rows,
+                methods=methods,
+                glass_brain=glass if glass.exists() else None,
+                in_mni=count,
+            )
     return len(rows)
+
+
+def _draw_overlap(results: Sequence[tuple[Path, dict[str, Any]]], path: Path) -> int:
+    """Draw how many lesions there are where in MNI space, if several scans are known there; count these."""
+    names = [(path.parent, (facts.get("MNI") or {}).get("Lesion", "")) for path, facts in results]
+    files = [folder / name for folder, name in names if name and (folder / name).is_file()]
+    if len(files) < 2:
+        return len(files)
+    maps = (Volume.load(file) for file in files)
+    glass_brain(overlap(maps), path, title=f"{len(files)} scans", count=len(files))
+    return len(files)
 
 
 def _row(path: Path, facts: dict[str, Any], folder: Path) -> dict[str, str]:
     entities = BidsFile.parse(path.with_name(path.name.replace(".json", ".nii.gz"))).entities
     mask = path.relative_to(folder).as_posix().replace(".json", ".nii.gz")
-    low, high = facts["LesionVolumeInterval"]
+    low, high = facts["LesionVolumeInterval"] or (None, None)
     beside = {
         key: mask.replace("_mask.nii.gz", ending)
         for key, ending in (("mosaic", "_mosaic.png"), ("report", "_report.html"))
@@ -141,13 +170,14 @@ def _row(path: Path, facts: dict[str, Any], folder: Path) -> dict[str, str]:
         "session_id": f"ses-{entities['ses']}" if "ses" in entities else "n/a",
         "scan": str(facts.get("Name", Path(facts["Sources"][0]).name)),
         "volume_ml": f"{facts['LesionVolume']:.3f}",
-        "volume_low_ml": f"{low:.3f}",
-        "volume_high_ml": f"{high:.3f}",
+        "volume_low_ml": "n/a" if low is None else f"{low:.3f}",
+        "volume_high_ml": "n/a" if high is None else f"{high:.3f}",
         "lesions": str(facts["LesionCount"]),
         "left_ml": f"{facts['LeftLesionVolume']:.3f}",
         "right_ml": f"{facts['RightLesionVolume']:.3f}",
         "trust": "no" if facts["DoNotTrust"] else "yes",
         "reasons": "; ".join(facts["ReasonsNotToTrust"]) or "n/a",
+        "territory": next(iter(facts.get("TerritoryVolumes") or {}), "n/a"),
         "model": f"{facts['Model']['Name']} {facts['Model']['Version']}",
         "mask": mask,
     } | {key: name if (folder / name).is_file() else "" for key, name in beside.items()}

@@ -3,17 +3,28 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from anystroke.anatomy.atlas import Atlas
 from anystroke.bids import derivative_stem, image_stem
+from anystroke.evaluation.glass_brain import glass_brain
 from anystroke.evaluation.report import mosaic
 from anystroke.files import sha256
 from anystroke.inference.lesions_found import Lesion, find_lesions
+from anystroke.inference.mni_places import (
+    TEMPLATE,
+    MniSpace,
+    Place,
+    coarse_map,
+    find_mni_space,
+    find_places,
+)
 from anystroke.inference.segmentation import Segmentation
 from anystroke.inference.together import Together
 from anystroke.intake.sources import ScanSource
@@ -32,6 +43,11 @@ LESION_COLUMNS = (
     "diameter_mm",
     "mean_probability",
     "highest_probability",
+    "mni_x_mm",
+    "mni_y_mm",
+    "mni_z_mm",
+    "territory",
+    "territory_share",
 )
 # Numbers of BIDS' common labels.
 _TISSUE_NUMBERS = {"background": 0, "grey_matter": 1, "white_matter": 2, "csf": 3, "lesion": 7}
@@ -43,7 +59,7 @@ class Extras:
     """What to write beside the usual.
 
     Attributes:
-        report: A page for each scan; on unless switched off.
+        report: A page for each scan, and places in MNI space; on unless switched off.
         uncertainty: The spread of the probability over the flips.
         tissues: A segmentation of the brain's tissues.
         fmriprep_roi: The lesion as fMRIPrep reads it.
@@ -81,6 +97,7 @@ def write_results(
     messages: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
     extras: Extras = Extras(),  # immutable
+    atlas: Atlas | None = None,
 ) -> Written:
     """Write all files of one scan into a folder.
 
@@ -92,6 +109,7 @@ def write_results(
         messages: Warnings.
         settings: What the segmentation was asked for.
         extras: What to write beside the usual.
+        atlas: Territories to name in the table of lesions.
 
     Returns:
         Name of the mask and what the sidecar says.
@@ -104,28 +122,49 @@ def write_results(
     numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
     inside = result.brain if result.brain is not None else head(result.scan)
     numbered, lesions = find_lesions(result.mask, result.probability, inside)
-    facts = sidecar(source.path, result, list(messages), settings or {}) | {
-        "Name": image_stem(source.path),
-        "Sources": [source.uri],
-    }
     left = sum(lesion.left_volume for lesion in lesions)
-    facts |= {
-        "LeftLesionVolume": round(left, 6),
-        "RightLesionVolume": round(result.lesion_volume - left, 6),
-    }
     title = (
         f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
     )
+    space = MniSpace()
+
+    def register() -> None:
+        nonlocal space
+        if extras.report or atlas is not None:
+            space = find_mni_space(result.image or result.scan, result.brain)
+
     slow: list[Callable[[], object]] = [
+        register,
         lambda: mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title),
         lambda: result.probability.save(folder / f"{stem}_probseg.nii.gz"),
         lambda: numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16),
         lambda: result.mask.save(folder / f"{stem}_mask.nii.gz"),
     ]
     in_threads(lambda write: write(), slow)
+    if space.problem:
+        result = replace(result, reasons=(*result.reasons, space.problem))
+    places, territories = find_places(numbered, space, atlas)
+    facts = sidecar(source.path, result, list(messages), settings or {}) | {
+        "Name": image_stem(source.path),
+        "Sources": [source.uri],
+        "LeftLesionVolume": round(left, 6),
+        "RightLesionVolume": round(result.lesion_volume - left, 6),
+        "MNI": _write_in_mni(source, result, folder, space, described),
+    }
+    if atlas is not None:
+        facts["TerritoryAtlas"] = {"Name": atlas.source, "SHA256": atlas.sha256}
+        facts["TerritoryVolumes"] = {name: round(volume, 6) for name, volume in territories.items()}
+        share = {name: volume / result.lesion_volume for name, volume in territories.items()}
+        write_tsv(
+            folder / f"{stem}_territories.tsv",
+            ("territory", "volume_ml", "share"),
+            ((name, f"{volume:.3f}", f"{share[name]:.3f}") for name, volume in territories.items()),
+        )
+    located = dict(enumerate(places, start=1))
+    rows = [lesion_row(lesion, located.get(lesion.number)) for lesion in lesions]
     write_json(folder / f"{stem}_probseg.json", of_probability(facts))
     write_json(folder / f"{numbers_stem}_dseg.json", _of_numbers(facts))
-    write_tsv(folder / f"{stem}_lesions.tsv", LESION_COLUMNS, map(lesion_row, lesions))
+    write_tsv(folder / f"{stem}_lesions.tsv", LESION_COLUMNS, rows)
     if extras.uncertainty and result.spread is not None:
         result.spread.save(folder / f"{stem}_spread.nii.gz")
         words = f"Standard deviation of the lesion probability over mirrored passes; {_NOTICE}"
@@ -145,11 +184,15 @@ def write_results(
             model_version=result.model_version,
         )
     if extras.report:
-        rows = [lesion_row(lesion) for lesion in lesions]
+        glass = folder / f"{stem}_glassbrain.png"
+        in_mni = coarse_map(result.mask, space)
+        if in_mni is not None:
+            glass_brain(in_mni, glass, title=title)
         write_scan_report(
             folder / f"{stem}_report.html",
             name=image_stem(source.path),
             picture=folder / f"{stem}_mosaic.png",
+            glass_brain=glass if glass.exists() else None,
             facts=facts,
             columns=LESION_COLUMNS,
             lesions=rows,
@@ -172,6 +215,7 @@ def sidecar(
     Returns:
         BIDS fields and those of anystroke.
     """
+    interval = result.interval
     return {
         "Description": f"Stroke lesion found by a neural network; {_NOTICE}",
         "Type": "Lesion",
@@ -189,12 +233,15 @@ def sidecar(
         "MirrorAveraging": bool(options.get("flip", False)),
         "LesionVolume": round(result.lesion_volume, 6),
         "LesionVolumeUnits": "ml",
-        "LesionVolumeInterval": [round(result.interval.low, 6), round(result.interval.high, 6)],
-        "LesionVolumeIntervalRate": result.interval.rate,
+        "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,
+        "LesionVolumeIntervalRate": interval.rate if interval else None,
         "LesionCount": result.lesion_count,
         "LesionConnectivity": 26,
         "DoNotTrust": not result.trusted,
         "ReasonsNotToTrust": list(result.reasons),
+        "ImageFeatures": {
+            name: round(value, 4) for name, value in result.features.items() if isfinite(value)
+        },
         "Seconds": {name: round(value, 3) for name, value in result.seconds.items()},
         "TorchVersion": torch.__version__,
         "Warnings": messages,
@@ -208,8 +255,12 @@ def of_probability(facts: dict[str, Any]) -> dict[str, Any]:
     return kept | {"Description": f"Probability (0 to 1) of stroke lesion; {_NOTICE}"}
 
 
-def lesion_row(lesion: Lesion) -> tuple[str, ...]:
+def lesion_row(lesion: Lesion, place: Place | None = None) -> tuple[str, ...]:
     """Write a lesion as a row of the table.
+
+    Args:
+        lesion: The lesion.
+        place: Where it is in MNI space, if that is known.
 
     Example:
         >>> lesion_row(Lesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))[:5]
@@ -224,6 +275,8 @@ def lesion_row(lesion: Lesion) -> tuple[str, ...]:
         f"{lesion.diameter:.1f}",
         f"{lesion.mean_probability:.3f}",
         f"{lesion.highest_probability:.3f}",
+        *(("n/a",) * 3 if place is None else (f"{value:.1f}" for value in place.centroid)),
+        *((place.region, f"{place.share:.3f}") if place is not None and place.region else ("n/a", "n/a")),
     )
 
 
@@ -301,6 +354,25 @@ def _roi_stem(path: Path) -> str:
 def _of_numbers(facts: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in facts.items() if key not in ("Type",)}
     return kept | {"Description": f"Number of each lesion, the largest is 1; {_NOTICE}"}
+
+
+def _write_in_mni(
+    source: ScanSource, result: Segmentation, folder: Path, space: MniSpace, described: str
+) -> dict[str, Any] | None:
+    """Write the lesion on the coarse MNI grid; return what the sidecar says, None if the brain is unknown."""
+    if space.overlap is None:
+        return None
+    facts: dict[str, Any] = {"Template": TEMPLATE, "BrainOverlap": round(space.overlap, 4)}
+    share = coarse_map(result.mask, space)
+    if share is None or space.affine is None:
+        return facts
+    stem = derivative_stem(source.path, described=described, space=f"{TEMPLATE}_res-3")
+    share.save(folder / f"{stem}_probseg.nii.gz")
+    words = f"Share (0 to 1) of each voxel that is stroke lesion, after affine registration; {_NOTICE}"
+    write_json(
+        folder / f"{stem}_probseg.json", {"Description": words, "Sources": [source.uri], "Resolution": "3 mm"}
+    )
+    return facts | {"Affine": space.affine.tolist(), "Lesion": f"{stem}_probseg.nii.gz"}
 
 
 def _write_tissues(source: ScanSource, result: Segmentation, folder: Path, facts: dict[str, Any]) -> None:

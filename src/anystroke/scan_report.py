@@ -40,17 +40,27 @@ def methods_text(facts: dict[str, Any]) -> str:
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
         f"its probability reached {facts['Threshold']:g}{smallest}.",
     ]
+    if "refinement" in facts["Seconds"]:
+        parts.append(
+            "The surroundings of small lesions were looked at again by a second network at a finer grid; the "
+            "log-odds of both networks were averaged."
+        )
     if fused:
         parts.append(
             f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "
             f"mutual information (SimpleITK), and fused by the mean {settings.get('fusion', 'probability')}."
         )
-    rate = 100 * facts["LesionVolumeIntervalRate"]
-    parts.append(
-        "The interval of the volume comes from shifting the log-odds of all voxels; it was chosen to hold "
-        f"the true volume of {rate:.0f} % of a few simulated patients; its coverage of others is not "
-        "established."
-    )
+    if facts["LesionVolumeInterval"]:
+        parts.append(
+            "The interval of the volume held the true volume of "
+            f"{100 * facts['LesionVolumeIntervalRate']:.0f} % of simulated patients with a similar expected "
+            "volume (split conformal prediction); how often it does for real ones is not known."
+        )
+    if (facts.get("MNI") or {}).get("Affine"):
+        parts.append(
+            "Places in MNI space (MNI152NLin2009aSym; Fonov et al., 2011) come from an affine registration "
+            "of the brain by Mattes' mutual information (SimpleITK), and glass brains from nilearn."
+        )
     return " ".join(parts)
 
 
@@ -59,6 +69,7 @@ def write_scan_report(
     *,
     name: str,
     picture: Path,
+    glass_brain: Path | None = None,
     facts: dict[str, Any],
     columns: Sequence[str],
     lesions: Sequence[Sequence[str]],
@@ -69,17 +80,21 @@ def write_scan_report(
         path: The HTML file.
         name: Of the scan.
         picture: PNG that is put into the page.
+        glass_brain: PNG of the lesion in MNI space, if there is one.
         facts: The mask's sidecar.
         columns: Names of the columns of the table of lesions.
-        lesions: Its rows.
+        lesions: Its rows; columns in which nothing is known are left out.
     """
+    known = [i for i in range(len(columns)) if any(row[i] != "n/a" for row in lesions)]
     text = _render(
         "scan_report.html",
         name=name,
         picture=_embedded(picture),
+        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        territories=facts.get("TerritoryVolumes", {}),
         facts=facts,
-        columns=columns,
-        lesions=lesions,
+        columns=[columns[i] for i in known],
+        lesions=[[row[i] for i in known] for row in lesions],
         methods=methods_text(facts),
         citations=CITATIONS,
         version=version("anystroke"),
@@ -88,7 +103,13 @@ def write_scan_report(
 
 
 def write_group_report(
-    path: Path, *, columns: Sequence[str], rows: Sequence[dict[str, str]], methods: str
+    path: Path,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[dict[str, str]],
+    methods: str,
+    glass_brain: Path | None = None,
+    in_mni: int = 0,
 ) -> None:
     """Write the page of all scans.
 
@@ -97,6 +118,8 @@ def write_group_report(
         columns: Of the table.
         rows: Of the table; ``mosaic`` and ``report`` are paths relative to ``path``, or empty.
         methods: Text on what was done.
+        glass_brain: PNG of the overlap of all lesions in MNI space, if there is one.
+        in_mni: Number of scans in it.
     """
     volumes = [float(row["volume_ml"]) for row in rows]
     text = _render(
@@ -104,6 +127,8 @@ def write_group_report(
         columns=columns,
         rows=rows,
         largest=max([*volumes, 1e-9]),
+        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        in_mni=in_mni,
         doubtful=sum(row["trust"] == "no" for row in rows),
         methods=methods,
         citations=CITATIONS,

@@ -10,7 +10,7 @@ from torch import Tensor
 from anystroke.anatomy import scan_registration
 from anystroke.anatomy.lesions import load_masks
 from anystroke.anatomy.registration import RegistrationError
-from anystroke.anatomy.scan_registration import ScanRegistration, lesion_in_mni, register_scan
+from anystroke.anatomy.scan_registration import ScanRegistration, lesion_in_mni, mni_grid, register_scan
 from anystroke.volume import Volume
 
 PLACE = (-38.0, -20.0, 12.0)
@@ -90,3 +90,17 @@ def test_scans_without_a_brain_are_refused() -> None:
         register_scan(Volume(torch.ones_like(scan.data), scan.affine))
     with pytest.raises(RegistrationError, match="all of it is empty"):
         register_scan(scan, brain=Volume(torch.zeros_like(brain.data), brain.affine))
+
+
+def test_the_template_is_that_of_nilearn() -> None:
+    affine, shape = mni_grid()
+    image = load_mni152_template(resolution=1)
+    read = scan_registration._template_image()
+    np.testing.assert_array_equal(read.affine, image.affine)
+    data = np.asarray(read.dataobj, dtype=np.float32)
+    np.testing.assert_allclose(data / data.max(), np.asarray(image.dataobj), atol=1e-6)
+    low, high = (
+        affine @ torch.tensor([*corner, 1.0]).double() for corner in ((-0.5,) * 3, [n - 0.5 for n in shape])
+    )
+    assert float(low[:3].max()) < -70
+    assert float(high[:3].min()) > 95

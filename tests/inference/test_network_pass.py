@@ -55,6 +55,8 @@ def test_preset_of_the_paper() -> None:
     preset = PRESETS["paper"]
     assert len(set(ALL_FLIPS)) == len(preset.flips) == 8
     assert (preset.spacing, preset.window, preset.crop) == (1.0, 192, False)
+    assert PRESETS["paper-one-pass"].flips == ((),)
+    assert PRESETS["paper-one-pass"].window == 192
     scan = phantom(AFFINE, SHAPE)
     space = to_model_space(scan, spacing=4.0, divisor=8, normalise="equalised", crop=False)
     assert all(n >= 48 for n in space.image.shape[1:2])

@@ -29,7 +29,7 @@ def test_lesion_is_found_in_the_scans_own_grid() -> None:
     for volume in (result.probability, result.mask):
         assert volume.shape == scan.shape
         assert torch.equal(volume.affine, scan.affine)
-    assert set(result.seconds) == {"preprocessing", "network", "resampling"}
+    assert set(result.seconds) == {"preprocessing", "network", "resampling", "mask"}
     assert float(result.probability.data.min()) >= 0.0
     assert float(result.probability.data.max()) <= 1.0
 

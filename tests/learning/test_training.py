@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import spawn
 
 from anystroke.anatomy.anatomies import load_anatomies, save_anatomies
 from anystroke.anatomy.lesions import save_bank
+from anystroke.inference.image_features import FEATURES
 from anystroke.inference.preprocessing import normalise_intensity
 from anystroke.learning import trainer as trainer_module
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
@@ -274,6 +275,10 @@ def test_validation_is_written_and_the_best_network_kept(run: Path) -> None:
     }
     assert [row["scans"] for row in rows if (row["set"], row["group"]) == ("simulated", "all")] == ["2", "2"]
     assert load_model(run / "best")[1].training["steps"] in (2, 4)
+    usual = load_model(run / "model")[1].image_range
+    assert set(usual) == set(FEATURES)
+    assert all(low <= high for low, high in usual.values())
+    assert load_model(run / "best")[1].image_range == usual
     page = (run / "report.html").read_text()
     assert "weighting T1w" in page
     assert (run / "curves.png").stat().st_size > 5000

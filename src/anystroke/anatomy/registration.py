@@ -271,34 +271,30 @@ def itk_image(data: Tensor, affine: Tensor) -> sitk.Image:
     return image
 
 
-def align(
-    fixed: sitk.Image,
-    moving: sitk.Image,
-    *,
-    start: sitk.Transform | None = None,
-    similarity: Similarity = "squares",
-    mask: sitk.Image | None = None,
-) -> Tensor:
+def align(fixed: sitk.Image, moving: sitk.Image) -> Tensor:
     """Find the affine (4, 4) that maps RAS mm of the fixed image to RAS mm of the moving one.
 
     Args:
         fixed: Where to.
-        moving: What is aligned.
-        start: A rigid transform to start from; by default the centres of mass are brought together.
-        similarity: Mean squared difference, or Mattes' mutual information.
-        mask: Voxels of the fixed image that count.
+        moving: What is aligned, by the mean squared difference; at first, the centres of mass are brought
+            together.
     """
-    start = start or sitk.CenteredTransformInitializer(
+    start = sitk.CenteredTransformInitializer(
         fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
-    rigid = optimiser(similarity, shrink=(4, 2), smooth=(8.0, 4.0), mask=mask)
-    found = sitk.Euler3DTransform(run(rigid, fixed, moving, start))
+    rigid = optimiser("squares", shrink=(4, 2), smooth=(8.0, 4.0))
+    found = affine_of(sitk.Euler3DTransform(run(rigid, fixed, moving, start)))
+    full = optimiser("squares", shrink=(4, 2, 1), smooth=(6.0, 4.0, 2.0))
+    return matrix_of(sitk.AffineTransform(run(full, fixed, moving, found)))
+
+
+def affine_of(rigid: sitk.Euler3DTransform) -> sitk.AffineTransform:
+    """Write a rigid transform as an affine one that an optimiser can go on from."""
     affine = sitk.AffineTransform(3)
-    affine.SetCenter(found.GetCenter())
-    affine.SetTranslation(found.GetTranslation())
-    affine.SetMatrix(found.GetMatrix())
-    full = optimiser(similarity, shrink=(4, 2, 1), smooth=(6.0, 4.0, 2.0), mask=mask)
-    return matrix_of(sitk.AffineTransform(run(full, fixed, moving, affine)))
+    affine.SetCenter(rigid.GetCenter())
+    affine.SetTranslation(rigid.GetTranslation())
+    affine.SetMatrix(rigid.GetMatrix())
+    return affine
 
 
 def matrix_of(transform: sitk.Transform) -> Tensor:

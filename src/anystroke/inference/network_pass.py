@@ -50,12 +50,14 @@ class Processing:
 ALL_FLIPS = tuple(
     tuple(axis for axis, chosen in enumerate(choice) if chosen) for choice in product((0, 1), repeat=3)
 )
+# Chalcroft et al., the test-time processing of SynthStroke and its successors.
+_PAPER = Processing(
+    spacing=1.0, normalisation="equalised", crop=False, window=192, one_pass_voxels=0, flips=ALL_FLIPS
+)
 PRESETS = {
     "default": Processing(),
-    # Chalcroft et al., the test-time processing of SynthStroke and its successors.
-    "paper": Processing(
-        spacing=1.0, normalisation="equalised", crop=False, window=192, one_pass_voxels=0, flips=ALL_FLIPS
-    ),
+    "paper": _PAPER,
+    "paper-one-pass": replace(_PAPER, flips=((),)),
 }
 """Ways of processing by name."""
 

@@ -10,10 +10,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from anystroke.inference.image_features import image_features
 from anystroke.inference.network_pass import PRESETS, Processing, best_device, class_probabilities
 from anystroke.inference.network_pass import PredictionWarning as PredictionWarning
 from anystroke.inference.network_pass import fast_bfloat16 as fast_bfloat16
-from anystroke.inference.preprocessing import check_scan, to_model_space
+from anystroke.inference.preprocessing import ModelSpace, check_scan, head_from_zero, to_model_space
+from anystroke.inference.refinement import Refiner, boxes_around, is_fine, refined_difference
 from anystroke.inference.trust import mean_certainty
 from anystroke.learning.checkpoints import ModelConfig
 from anystroke.volume import Volume
@@ -28,14 +30,16 @@ class Prediction:
 
     Attributes:
         probability: Lesion probability, float32.
-        mask: Where the probability reaches the threshold, less the components that are too small or nowhere
-            as probable as the model demands; uint8.
+        mask: Where the probability reaches the threshold, less the components that are too small or in which
+            the first network is nowhere as sure as the model demands; uint8.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
         certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
         spread: Standard deviation of the lesion probability over the flips, if it was asked for.
+        image: What the network saw, on its grid.
+        features: Of that image; empty if it was processed in another way than the training's images.
     """
 
     probability: Volume
@@ -46,6 +50,8 @@ class Prediction:
     brain: Volume | None = None
     certainty: float | None = None
     spread: Volume | None = None
+    image: Volume | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
 
 @torch.inference_mode()
@@ -60,6 +66,7 @@ def predict(
     tissues: tuple[str, ...] = (),
     spread: bool = False,
     processing: Processing = PRESETS["default"],
+    refiner: Refiner | None = None,
     device: torch.device | str | None = None,
 ) -> Prediction:
     """Find the lesion in one scan.
@@ -77,7 +84,8 @@ def predict(
         tissues: Classes of the model to return beside the lesion.
         spread: Return the spread over the flips too; the head is mirrored for it if it is not anyway.
         processing: Spacing, windows and flips.
-        device: Where to compute; by default a GPU if there is one.
+        refiner: Looks again at small lesions, where the scan is finer than the first network's grid.
+        device: Where to compute; by default a GPU if there is one. The refiner runs on the CPU.
 
     Returns:
         Probability and mask in the scan's grid.
@@ -108,6 +116,7 @@ def predict(
             normalise=processing.normalisation or config.normalisation,
             crop=processing.crop,
         )
+        features = _features(space.image[0], config, processing)
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
         values, deviation = class_probabilities(
@@ -121,14 +130,59 @@ def predict(
             brain = Volume(inside[None].to(torch.uint8), space.affine)
             values[0] *= within_brain(values[0] >= threshold / 2, inside)
     with _timed(seconds, "resampling"):
-        lesion = space.to_native(values[:1])
+        first = lesion = space.to_native(values[:1])
+    if refiner is not None and is_fine(scan.spacing, config.spacing):
+        with _timed(seconds, "refinement"):
+            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, config.certain)
+    with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
-        mask = mask_of(lesion, config, threshold, min_volume)
+        mask = mask_of(lesion, config, threshold, min_volume, peaks=first)
         wide = space.to_native(deviation) if spread else None
-    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide)
+    seen = Volume(space.image, space.affine)
+    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
 
-def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volume: float = 0.0) -> Volume:
+def _features(image: Tensor, config: ModelConfig, processing: Processing) -> dict[str, float]:
+    """Measure the image if there is something to compare it with."""
+    as_trained = processing.normalisation in (None, config.normalisation) and processing.spacing in (
+        None,
+        config.spacing,
+    )
+    return image_features(image, spacing=config.spacing) if config.image_range and as_trained else {}
+
+
+def _refined(
+    lesion: Volume,
+    scan: Volume,
+    values: Tensor,
+    space: ModelSpace,
+    refiner: Refiner,
+    threshold: float,
+    certain: float,
+) -> Volume:
+    """Add to the lesion probability what the second network changes around small lesions."""
+    coarse = Volume(values, space.affine)
+    config = refiner.config
+    boxes = boxes_around(coarse, threshold, certain=certain, spacing=config.spacing, divisor=config.divisor)
+    if not boxes:
+        return lesion
+    head = head_from_zero(scan)
+    data = lesion.data
+    for box in boxes:
+        change = refined_difference(head, coarse, box, refiner)
+        if change is not None:
+            data = data + replace(space, affine=box.affine).to_native(change.data).data
+    return replace(lesion, data=data.clamp(0, 1))
+
+
+def mask_of(
+    probability: Volume,
+    config: ModelConfig,
+    threshold: float,
+    min_volume: float = 0.0,
+    *,
+    peaks: Volume | None = None,
+) -> Volume:
     """Make the mask of a probability map.
 
     Args:
@@ -136,13 +190,14 @@ def mask_of(probability: Volume, config: ModelConfig, threshold: float, min_volu
         config: Says how certain a component must be somewhere.
         threshold: Probability from which a voxel is lesion.
         min_volume: Components smaller than this [ml] are removed.
+        peaks: Where a component must be that certain, if not in ``probability``.
 
     Returns:
         uint8 mask on the grid of ``probability``.
     """
     mask = probability.data >= threshold
     if config.certain > threshold:
-        mask = keep_certain(mask, probability.data, config.certain)
+        mask = keep_certain(mask, (peaks or probability).data, config.certain)
     if min_volume > 0:
         mask = remove_small(mask, min_volume / probability.voxel_volume)
     return replace(probability, data=mask.to(torch.uint8))

@@ -239,8 +239,7 @@ def to_model_space(
         >>> tuple(space.image.shape)
         (1, 64, 64, 64)
     """
-    data = _lower_background(scan.data.to(torch.float32))
-    head = Volume(data - data.min(), scan.affine).reorient("RAS")  # a background of zeros stays exactly zero
+    head = head_from_zero(scan)
     low, high = _world_box(head, spacing)
     grid, shape = _grid(low, high, spacing)
     whole = head.resample_to(grid, shape, antialias=True)
@@ -256,6 +255,12 @@ def to_model_space(
         except ValueError as error:
             raise VolumeError(f"the scan cannot be used at {spacing:g} mm: {error}") from error
     return ModelSpace(image, affine, scan.affine, scan.shape, scan.space_code)
+
+
+def head_from_zero(scan: Volume) -> Volume:
+    """Return a scan in RAS order whose smallest intensity is zero, that of an empty background exactly."""
+    data = _lower_background(scan.data.to(torch.float32))
+    return Volume(data - data.min(), scan.affine).reorient("RAS")
 
 
 def _lower_background(data: Tensor) -> Tensor:

@@ -10,11 +10,15 @@ from torch import nn
 from anystroke.files import sha256
 from anystroke.inference.network_pass import PRESETS
 from anystroke.inference.prediction import predict, tally
+from anystroke.inference.refinement import Refiner
 from anystroke.inference.trust import reasons_not_to_trust
-from anystroke.inference.volume_interval import NO_VOLUME, VolumeInterval, volume_interval
+from anystroke.inference.volume_interval import VolumeInterval, expected_volume, volume_interval
 from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
 from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
+
+REFINEMENT = "refinement"
+"""Folder within that of a model that holds its second network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +28,14 @@ class Model:
     Attributes:
         network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
         config: What is needed to use it.
-        sha256: Of its weights file.
+        sha256: Of its weights file; of both files, joined by ``+``, if it has a second network.
+        refiner: Second network that looks again at small lesions, if the model has one.
     """
 
     network: nn.Module
     config: ModelConfig
     sha256: str
+    refiner: Refiner | None = None
 
     @classmethod
     def open(cls, name: str | Path = "default") -> "Model":
@@ -39,7 +45,11 @@ class Model:
             CheckpointError: There is no such model, or it is damaged.
         """
         network, config = load_model(name)
-        return cls(network, config, sha256(find_model(name) / "model.safetensors"))
+        folder = find_model(name)
+        second = folder / REFINEMENT
+        refiner = Refiner(*load_model(second)) if second.is_dir() else None
+        weights = [each / "model.safetensors" for each in (folder, *([second] if refiner else []))]
+        return cls(network, config, "+".join(sha256(path) for path in weights), refiner)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +68,13 @@ class Segmentation:
         model_sha256: SHA-256 of its weights.
         tissues: Probabilities of other classes that were asked for, by name.
         seconds: Duration of each stage by name.
-        interval: How large the lesion may be [ml].
+        interval: How large the lesion may be [ml]; None if that was not measured for the model.
         reasons: Why not to trust the result, a sentence each.
         brain: The healthy brain, uint8 on the network's grid, if the model tells.
         spread: Standard deviation of the probability over the flips, if it was asked for.
         preset: How the scan was processed.
+        image: What the network saw, on its grid.
+        features: Of that image, where the model knows those of its training.
     """
 
     scan: Volume
@@ -76,11 +88,13 @@ class Segmentation:
     model_sha256: str
     tissues: dict[str, Volume] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    interval: VolumeInterval = NO_VOLUME
+    interval: VolumeInterval | None = None
     reasons: tuple[str, ...] = ()
     brain: Volume | None = None
     spread: Volume | None = None
     preset: str = "default"
+    image: Volume | None = None
+    features: dict[str, float] = field(default_factory=dict)
 
     @property
     def trusted(self) -> bool:
@@ -98,6 +112,7 @@ def segment(
     tissues: tuple[str, ...] = (),
     spread: bool = False,
     preset: str = "default",
+    refine: bool = True,
     device: torch.device | str | None = None,
 ) -> Segmentation:
     """Find the stroke lesion in a brain MR image of any contrast, orientation and spacing.
@@ -113,7 +128,8 @@ def segment(
         tissues: Classes of the model whose probabilities to return as well.
         spread: Return the spread over the flips too; doubles the time if ``flip`` is not set.
         preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
-            overlap by half, and eight flips, as published.
+            overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
+        refine: Look again at small lesions in scans finer than the model's grid, if the model can.
         device: Where to compute; by default a GPU if there is one.
 
     Returns:
@@ -147,16 +163,19 @@ def segment(
         tissues=tissues,
         spread=spread,
         processing=PRESETS[preset],
+        refiner=opened.refiner if refine and preset == "default" else None,
         device=device,
     )
     volume, count = tally(prediction.mask)
-    interval = volume_interval(prediction.probability, prediction.threshold)
+    interval = interval_of(prediction.probability, volume, opened.config)
     reasons = reasons_not_to_trust(
         scan=scan,
         volume_ml=volume,
         interval=interval,
         brain=prediction.brain,
         certainty=prediction.certainty,
+        features=prediction.features,
+        image_range=opened.config.image_range,
     )
     return Segmentation(
         scan=scan,
@@ -175,7 +194,22 @@ def segment(
         brain=prediction.brain,
         spread=prediction.spread,
         preset=preset,
+        image=prediction.image,
+        features=prediction.features,
     )
+
+
+def interval_of(probability: Volume, mask_volume: float, config: ModelConfig) -> VolumeInterval | None:
+    """Compute the interval of a volume, if the model's errors were measured.
+
+    Args:
+        probability: Lesion probability.
+        mask_volume: [ml].
+        config: Of the model.
+    """
+    if config.volume_errors is None:
+        return None
+    return volume_interval(expected_volume(probability), mask_volume, config.volume_errors)
 
 
 def as_volume(image: str | Path | Volume | Any) -> Volume:

@@ -20,9 +20,8 @@ from anystroke.anatomy.registration import RegistrationError
 from anystroke.anatomy.rigid_registration import RigidRegistration, register_rigid
 from anystroke.inference.network_pass import PredictionWarning
 from anystroke.inference.prediction import mask_of, tally
-from anystroke.inference.segmentation import Model, Segmentation, as_volume, segment
+from anystroke.inference.segmentation import Model, Segmentation, as_volume, interval_of, segment
 from anystroke.inference.trust import reasons_between, reasons_not_to_trust
-from anystroke.inference.volume_interval import volume_interval
 from anystroke.volume import Volume
 
 Fusion = Literal["probability", "logit"]
@@ -231,7 +230,7 @@ def _fused(
     probability = replace(own.probability, data=data)
     mask = mask_of(probability, model.config, own.threshold, min_volume)
     volume, count = tally(mask)
-    interval = volume_interval(probability, own.threshold)
+    interval = interval_of(probability, volume, model.config)
     reasons = reasons_not_to_trust(scan=own.scan, volume_ml=volume, interval=interval, brain=own.brain)
     # What is said of the image alone stays true; what is said of the volume is said anew.
     kept = tuple(reason for reason in own.reasons if "volume is uncertain" not in reason)

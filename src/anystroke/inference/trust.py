@@ -1,12 +1,13 @@
 """Reasons not to trust a result, each in one sentence; none is a reason to hide it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from anystroke.inference.image_features import outside_range
 from anystroke.inference.volume_interval import VolumeInterval
 from anystroke.volume import Volume
 
@@ -17,7 +18,8 @@ _LARGEST_CUT = 25.0
 _SMALLEST_CERTAINTY = 0.6
 _WIDEST_SPACING = 8.0
 _SMALLEST_DICE = 0.3
-_WIDEST_INTERVAL = 6.0
+_WIDEST_INTERVAL = 4.0
+_LEAST_ML = 15.0
 _LARGE_ENOUGH = 1.0
 
 
@@ -50,18 +52,22 @@ def reasons_not_to_trust(
     *,
     scan: Volume,
     volume_ml: float,
-    interval: VolumeInterval,
+    interval: VolumeInterval | None,
     brain: Volume | None = None,
     certainty: float | None = None,
+    features: Mapping[str, float] | None = None,
+    image_range: Mapping[str, tuple[float, float]] | None = None,
 ) -> tuple[str, ...]:
     """Judge the result of one scan.
 
     Args:
         scan: The scan.
         volume_ml: Volume of the mask [ml].
-        interval: The volume's interval.
+        interval: The volume's interval, if it is known.
         brain: The healthy brain that the network found, on any grid; None if the model does not tell.
         certainty: Mean probability of the most probable class over brain and lesion.
+        features: Of the image that the network saw, see ``image_features``.
+        image_range: Those of the training's images.
 
     Returns:
         One sentence for each reason; none if there is no reason.
@@ -94,8 +100,10 @@ def reasons_not_to_trust(
             "the scan is far from the training range: the network is unsure of the tissues (mean "
             f"probability {certainty:.2f}, expected at least {_SMALLEST_CERTAINTY:g})"
         )
-    wide = interval.high - interval.low
-    if wide > _WIDEST_INTERVAL * max(volume_ml, 5.0):
+    if words := outside_range(features or {}, image_range or {}):
+        reasons.append(f"the image is outside the training range: {', '.join(words)}")
+    widest = _WIDEST_INTERVAL * max(volume_ml, _LEAST_ML)
+    if interval is not None and interval.high - interval.low > widest:
         reasons.append(
             f"the volume is uncertain: {interval.low:.1f} to {interval.high:.1f} ml with a mask of "
             f"{volume_ml:.1f} ml"

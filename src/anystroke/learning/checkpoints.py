@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anystroke.config import ConfigError, StrictModel, validate
 from anystroke.files import atomic_path
+from anystroke.inference.volume_interval import VolumeErrors
 from anystroke.learning.estimated_maps import check_maps
 from anystroke.learning.networks import build_network
 
@@ -39,6 +40,9 @@ class ModelConfig(StrictModel):
         threshold: Lesion probability from which a voxel belongs to the mask.
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         temperature: Logits are divided by it before the softmax.
+        volume_errors: What intervals of the volume are made of; None gives none.
+        image_range: Feature of ``image_features`` -> 0.5 and 99.5 % quantiles over images of the training;
+            empty if they were not measured.
         training: Facts about the training, for the record.
     """
 
@@ -53,6 +57,8 @@ class ModelConfig(StrictModel):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
+    volume_errors: VolumeErrors | None = None
+    image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -130,6 +136,11 @@ def save_model(
         for key, value in network.state_dict().items()
     }
     write_atomically(folder / "model.safetensors", tensors)
+    save_config(folder, config)
+
+
+def save_config(folder: Path, config: ModelConfig | EstimatorConfig) -> None:
+    """Write the configuration of a model into its folder."""
     with atomic_path(folder / "config.json", overwrite=True) as part:
         part.write_text(json.dumps(config.model_dump(), indent=2) + "\n", encoding="utf-8")
 

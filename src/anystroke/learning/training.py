@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
 from anystroke.files import atomic_path
+from anystroke.inference.image_features import image_features, image_range
 from anystroke.inference.segmentation import Model
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings, stream_loader
-from anystroke.learning.checkpoints import EstimatorConfig, ModelConfig
+from anystroke.learning.checkpoints import EstimatorConfig, ModelConfig, load_config, save_config
 from anystroke.learning.estimated_maps import activate
 from anystroke.learning.estimation_validation import CRITERION, Head, judge_estimator, simulated_heads
 from anystroke.learning.estimator_recipes import EstimatorSettings, Recipe
@@ -43,6 +45,8 @@ from anystroke.learning.validation import (
 
 log = logging.getLogger(__name__)
 VALIDATION_SEED = 786
+RANGE_CASES = 200
+"""Cases whose images tell what those of a training are like."""
 # Slurm jobs in which a person types: one process, whatever the allocation.
 _BY_HAND = ("bash", "interactive")
 
@@ -136,14 +140,7 @@ def _loop(trainer: Trainer) -> None:
     options = settings.optimiser
     cases = CaseStream(
         sources_of(settings, trainer.folder / "data"),
-        StreamSettings(
-            shares=tuple(part.share for part in settings.sources),
-            shapes=settings.grid.shapes,
-            shape_weights=settings.grid.shape_weights,
-            seed=settings.seed,
-            batch=options.batch,
-            normalisation=settings.grid.normalisation,
-        ),
+        stream_settings(settings),
         first=trainer.step * options.accumulate,
         rank=fabric.global_rank,
         ranks=fabric.world_size,
@@ -189,7 +186,33 @@ def _loop(trainer: Trainer) -> None:
             if last or trainer.step % settings.validation.every == 0:
                 fabric.barrier()
     if fabric.is_global_zero:
+        if isinstance(settings, TrainingSettings):
+            _keep_image_range(trainer, batches)
         write_report(trainer.folder, settings, criterion=criterion)
+
+
+def _keep_image_range(trainer: Trainer, batches: Iterator[Batch]) -> None:
+    """Measure what further images of the training are like, and keep that with its models."""
+    options = trainer.settings.optimiser
+    count = min(RANGE_CASES, options.steps * options.accumulate * options.batch)
+    taken = itertools.islice(batches, math.ceil(count / options.batch))
+    spacing = trainer.settings.grid.spacing
+    usual = image_range(image_features(image[0], spacing=spacing) for batch in taken for image in batch[0])
+    for folder in (trainer.folder / "model", trainer.folder / "best"):
+        if folder.is_dir():
+            save_config(folder, load_config(folder).model_copy(update={"image_range": usual}))
+
+
+def stream_settings(settings: Recipe) -> StreamSettings:
+    """Return what decides the cases of a recipe."""
+    return StreamSettings(
+        shares=tuple(part.share for part in settings.sources),
+        shapes=settings.grid.shapes,
+        shape_weights=settings.grid.shape_weights,
+        seed=settings.seed,
+        batch=settings.optimiser.batch,
+        normalisation=settings.grid.normalisation,
+    )
 
 
 def _validation(trainer: Trainer) -> Callable[[Trainer, RunLog], None] | None:

@@ -1,0 +1,196 @@
+"""Calibrate a model on simulated patients: its probabilities, its mask and the interval of its volume."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from anystroke.anatomy.anatomies import load_anatomies
+from anystroke.anatomy.lesions import load_bank
+from anystroke.evaluation.overlap import dice
+from anystroke.inference.prediction import predict
+from anystroke.inference.preprocessing import to_model_space
+from anystroke.inference.segmentation import Model
+from anystroke.inference.volume_interval import VolumeErrors, expected_volume, fit_volume_errors
+from anystroke.learning.checkpoints import ModelConfig
+from anystroke.learning.validation import Patient, simulated_patients
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+CERTAINTIES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
+WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI")
+_SMALLEST_PROBABILITY = 1e-7
+_NEIGHBOURS = np.ones((3, 3, 3))
+
+OnPatient = Callable[[str, int, int], None]
+"""Told what was done with how many of how many patients."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen and on what grounds.
+
+    Attributes:
+        temperature: With which the log loss is least.
+        threshold: With ``certain`` that of the best mean Dice; an empty mask of a patient without a lesion
+            counts 1.
+        certain: What a part of the mask must reach somewhere.
+        volume_errors: For intervals of the volume.
+        log_loss: Per voxel, before and after.
+        mean_dice: Before and after, as above.
+        false_volume: Median volume of the masks of patients without a lesion [ml], before and after.
+        patients: How many there were.
+    """
+
+    temperature: float
+    threshold: float
+    certain: float
+    volume_errors: VolumeErrors
+    log_loss: tuple[float, float]
+    mean_dice: tuple[float, float]
+    false_volume: tuple[float, float]
+    patients: int
+
+    def applied_to(self, config: ModelConfig) -> ModelConfig:
+        """Return the configuration of a model with what was chosen."""
+        record = {
+            "patients": self.patients,
+            "log_loss": self.log_loss,
+            "mean_dice": self.mean_dice,
+            "false_volume_ml": self.false_volume,
+        }
+        return config.model_copy(
+            update={
+                "temperature": self.temperature,
+                "threshold": self.threshold,
+                "certain": self.certain,
+                "volume_errors": self.volume_errors,
+                "training": {**config.training, "calibration": record},
+            }
+        )
+
+
+def calibrate(
+    model: Model,
+    pack: Path,
+    *,
+    patients: int = 200,
+    seed: int = 2027,
+    on_patient: OnPatient = lambda what, done, total: None,
+) -> Calibration:
+    """Choose temperature, threshold and smallest certainty, and measure the errors of the volume.
+
+    A fifth of the patients has no lesion. Every fourth patient takes part in choosing the temperature.
+
+    Args:
+        model: What to calibrate.
+        pack: Data folder of a training run; its training anatomies and masks are used, so that the ones held
+            out stay unseen.
+        patients: How many to simulate, 50 or more.
+        seed: Of the patients.
+        on_patient: Told of each patient.
+
+    Raises:
+        OSError: A file of the pack is missing.
+        ValueError: Too few patients.
+
+    Source:
+        Temperature: Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    if patients < 50:
+        raise ValueError(f"expected at least 50 patients to calibrate with, got {patients}")
+    healthy = patients // 5
+    everyone = []
+    for patient in simulated_patients(
+        load_anatomies(pack / "anatomies.safetensors"),
+        load_bank(pack / "lesions.safetensors"),
+        count=patients - healthy,
+        healthy=healthy,
+        seed=seed,
+        weightings=WEIGHTINGS,
+        spacing=model.config.spacing,
+    ):
+        everyone.append(patient)
+        on_patient("simulated", len(everyone), patients)
+    temperature, log_loss = _choose_temperature(model, everyone[::4], on_patient)
+    plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
+    before, after, expected, true = [], [], [], []
+    for number, patient in enumerate(everyone, start=1):
+        ml = patient.scan.voxel_volume
+        probability = predict(patient.scan, model.network, plain).probability
+        own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
+        before.append(_judged(own, patient.truth, ml))
+        after.append(_judged_masks(probability.data[0], patient.truth, ml))
+        expected.append(expected_volume(probability))
+        true.append(float(patient.truth.sum()) * ml)
+        on_patient("segmented", number, patients)
+    scores = np.array(after)  # patients, thresholds, certainties, (Dice, volume)
+    i, j = np.unravel_index(int(scores[..., 0].mean(axis=0).argmax()), (len(THRESHOLDS), len(CERTAINTIES)))
+    chosen, former = scores[:, i, j], np.array(before)
+    without = np.array(true) == 0
+    return Calibration(
+        temperature=temperature,
+        threshold=THRESHOLDS[i],
+        certain=CERTAINTIES[j],
+        volume_errors=fit_volume_errors(expected, true),
+        log_loss=log_loss,
+        mean_dice=(round(float(former[:, 0].mean()), 4), round(float(chosen[:, 0].mean()), 4)),
+        false_volume=(
+            round(float(np.median(former[without, 1])), 3),
+            round(float(np.median(chosen[without, 1])), 3),
+        ),
+        patients=patients,
+    )
+
+
+@torch.inference_mode()
+def _choose_temperature(
+    model: Model, patients: Sequence[Patient], on_patient: OnPatient
+) -> tuple[float, tuple[float, float]]:
+    """Return the temperature of the least log loss, and the loss at the model's own and at this one."""
+    config = model.config
+    tried = sorted({*TEMPERATURES, config.temperature})
+    losses = []
+    for number, patient in enumerate(patients, start=1):
+        space = to_model_space(
+            patient.scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
+        )
+        logits = model.network(space.image[None])[0]
+        row = []
+        for temperature in tried:
+            lesion = (logits / temperature).softmax(0)[config.classes.index("lesion")]
+            row.append(_log_loss(space.to_native(lesion[None]).data[0], patient.truth))
+        losses.append(row)
+        on_patient("scored", number, len(patients))
+    mean = [statistics.fmean(column) for column in zip(*losses, strict=True)]
+    least = min(mean)
+    own = mean[tried.index(config.temperature)]
+    return tried[mean.index(least)], (round(own, 6), round(least, 6))
+
+
+def _log_loss(probability: Tensor, truth: Tensor) -> float:
+    right = torch.where(truth, probability, 1 - probability).clamp_min(_SMALLEST_PROBABILITY)
+    return -float(right.log().mean(dtype=torch.float64))
+
+
+def _judged_masks(probability: Tensor, truth: Tensor, ml: float) -> list[list[tuple[float, float]]]:
+    """Judge the mask of each threshold and smallest certainty."""
+    result = []
+    for threshold in THRESHOLDS:
+        labels, count = ndimage.label((probability >= threshold).numpy(), structure=_NEIGHBOURS)
+        peaks = np.zeros(count + 1)
+        if count:
+            peaks[1:] = ndimage.maximum(probability.numpy(), labels, range(1, count + 1))
+        masks = (torch.from_numpy(((peaks >= certain) & (peaks > 0))[labels]) for certain in CERTAINTIES)
+        result.append([_judged(mask, truth, ml) for mask in masks])
+    return result
+
+
+def _judged(mask: Tensor, truth: Tensor, ml: float) -> tuple[float, float]:
+    """Return Dice, 1 if there is neither lesion nor mask, and the volume of the mask [ml]."""
+    return dice(mask, truth, empty="perfect"), float(mask.sum()) * ml

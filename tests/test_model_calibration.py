@@ -1,0 +1,79 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anystroke import model_calibration
+from anystroke.inference.segmentation import Model
+from anystroke.learning.checkpoints import ModelConfig
+from anystroke.learning.validation import Patient
+from anystroke.model_calibration import calibrate
+from anystroke.volume import Volume
+
+SPREAD = 3.0
+OVERCONFIDENCE = 2.5
+
+
+class TooSure(nn.Module):
+    """Knows the log-odds of each voxel from its standardised intensity, and doubles them and more."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        lesion = OVERCONFIDENCE * (SPREAD * image - 4.0)
+        return torch.cat([torch.zeros_like(lesion), lesion], dim=1)
+
+
+def _model(**changes: object) -> Model:
+    config = ModelConfig(
+        name="sure", architecture="none", classes=("background", "lesion"), spacing=4.0, divisor=8
+    )
+    return Model(TooSure(), config.model_copy(update=changes), sha256="")
+
+
+def _patients(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[Patient]:
+    generator = torch.Generator().manual_seed(seed)
+    affine = torch.diag(torch.tensor([4.0, 4, 4, 1], dtype=torch.float64))
+    for number in range(count + healthy):
+        image = torch.randn(1, 32, 32, 32, generator=generator)
+        odds = SPREAD * image[0] - 4.0
+        truth = torch.rand(odds.shape, generator=generator) < torch.sigmoid(odds)
+        if number >= count:
+            image, truth = image.clamp(max=0.5), torch.zeros_like(truth)
+        yield Patient(Volume(image, affine), truth, {})
+
+
+@pytest.fixture(autouse=True)
+def _no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_calibration, "simulated_patients", _patients)
+    monkeypatch.setattr(model_calibration, "load_anatomies", lambda _: [])
+    monkeypatch.setattr(model_calibration, "load_bank", lambda _: [])
+
+
+def test_the_temperature_undoes_overconfidence(tmp_path: Path) -> None:
+    told: list[str] = []
+    found = calibrate(
+        _model(threshold=0.95), tmp_path, patients=50, on_patient=lambda what, *_: told.append(what)
+    )
+    assert found.temperature in (2.0, 2.5, 3.0)
+    assert found.log_loss[1] < 0.8 * found.log_loss[0]
+    assert found.mean_dice[1] > found.mean_dice[0]
+    assert found.threshold < 0.95
+    assert (found.patients, told.count("simulated"), told.count("segmented")) == (50, 50, 50)
+
+
+def test_what_was_chosen_goes_into_the_configuration(tmp_path: Path) -> None:
+    model = _model()
+    found = calibrate(model, tmp_path, patients=50)
+    config = found.applied_to(model.config)
+    assert (config.temperature, config.threshold) == (found.temperature, found.threshold)
+    assert config.volume_errors is not None
+    assert config.volume_errors.patients == 50
+    assert config.training["calibration"]["patients"] == 50
+    again = calibrate(Model(model.network, config, ""), tmp_path, patients=50)
+    assert again.log_loss[0] == again.log_loss[1] == found.log_loss[1]
+
+
+def test_few_patients_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 50 patients to calibrate with, got 49"):
+        calibrate(_model(), tmp_path, patients=49)
