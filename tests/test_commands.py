@@ -128,7 +128,7 @@ def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["-o", "OUT", "--format", "nnunet"], "Dataset501_Stroke, got 'out'"),
         (["-o", "OUT", "--format", "nnunet", "--maps"], "no place for maps"),
         (["-o", "OUT", "--all-classes"], "always written"),
-        (["-o", "OUT", "--preset", "clinic"], "known: paper"),
+        (["-o", "OUT", "--preset", "clinic"], "paper, paper_code, qatlas, realistic"),
         (["-o", "OUT", "--preset", "paper", "--weighting", "DWI"], "one of T1w, T2w, FLAIR, T2starw"),
         (["-o", "OUT", "--priors", "NOWHERE"], "literature, paper"),
         (["-o", "OUT", "--spacing", "0.1"], "--spacing"),

@@ -20,7 +20,7 @@ from anystroke.anatomy.anatomies import load_anatomies, save_anatomies
 from anystroke.anatomy.lesions import save_bank
 from anystroke.inference.image_features import FEATURES
 from anystroke.inference.preprocessing import normalise_intensity
-from anystroke.learning import trainer as trainer_module
+from anystroke.learning import tasks
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.checkpoints import load_model, read_tensors
 from anystroke.learning.recipes import TrainingSettings
@@ -233,7 +233,7 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
     def broken(*_: object, **__: object) -> torch.Tensor:
         return torch.tensor(float("inf"))
 
-    monkeypatch.setattr(trainer_module, "deep_supervision", broken)
+    monkeypatch.setattr(tasks, "deep_supervision", broken)
     with pytest.raises(LossError, match=r"step_000002_cases_0\.json"):
         train(_settings(steps=4), run, resume=True)
     [record] = json.loads((run / "step_000002_cases_0.json").read_text())
