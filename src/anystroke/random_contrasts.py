@@ -17,12 +17,13 @@ from pydantic import Field
 from torch import Tensor
 
 from anystroke.acquisition.protocols import Protocol
-from anystroke.anatomy.anatomies import Anatomy
+from anystroke.anatomy.anatomies import Anatomy, anatomy_called
 from anystroke.anatomy.deformation import DeformationSettings, SamplingGrid, grid_affine, random_affine
 from anystroke.anatomy.labels import TISSUES
 from anystroke.anatomy.lesion_tissues import Stage
 from anystroke.anatomy.lesions import LesionMask, LesionSettings, draw_masks
 from anystroke.anatomy.mixing import spread_left
+from anystroke.anatomy.placement import lesion_area
 from anystroke.classes import CLASS_OF_TISSUE, CLASSES, LESION, class_shares
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import control_point_field
@@ -40,7 +41,7 @@ from anystroke.fields import GridShape, smooth, spline_matrix
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import chance, integer, stream, uniform
-from anystroke.synthesis import Generator, Sample, SynthesisSettings, lesion_area
+from anystroke.synthesis import Generator, Sample, SynthesisSettings
 
 _LESION_TISSUE = "lesion"
 
@@ -367,11 +368,9 @@ def regenerate(
     Raises:
         ValueError: If the anatomy is not there, or the masks are others.
     """
-    found = [anatomy for anatomy in anatomies if anatomy.name == record["anatomy"]]
-    if len(found) != 1:
-        raise ValueError(f"expected one anatomy called {record['anatomy']!r}, got {len(found)}")
+    anatomy = anatomy_called(record["anatomy"], anatomies)
     settings = RandomContrastSettings.model_validate(record["settings"])
-    sample = RandomContrastGenerator(settings, masks).generate(found[0], key=record["key"], device=device)
+    sample = RandomContrastGenerator(settings, masks).generate(anatomy, key=record["key"], device=device)
     if sample.record != {**record, "settings": settings.model_dump(mode="json")}:
         raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
     return sample

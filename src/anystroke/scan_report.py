@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 CITATIONS = (
     "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke segmentation. "
@@ -142,6 +142,6 @@ def _embedded(picture: Path) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    source = (resources.files("anystroke") / template).read_text(encoding="utf-8")
-    return environment.from_string(source).render(**values)
+    loader = FunctionLoader(lambda name: (resources.files("anystroke") / name).read_text(encoding="utf-8"))
+    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=loader)
+    return environment.get_template(template).render(**values)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anystroke.acquisition.protocols import Preset, Protocol, load_preset
-from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
+from anystroke.anatomy.anatomies import Anatomy, anatomy_called
 from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY, draw_confounders
 from anystroke.anatomy.deformation import (
     Box,
@@ -19,7 +19,7 @@ from anystroke.anatomy.deformation import (
     grid_affine,
     sampling_grid,
 )
-from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.labels import TISSUES, tissue_groups
 from anystroke.anatomy.lesion_edges import fade
 from anystroke.anatomy.lesion_tissues import LESION_TISSUES, Stage
 from anystroke.anatomy.lesions import (
@@ -31,26 +31,20 @@ from anystroke.anatomy.lesions import (
 )
 from anystroke.anatomy.mass_effect import displaced
 from anystroke.anatomy.mixing import TissueField, mix, spread_left
-from anystroke.anatomy.placement import lesion_box, mni_points
+from anystroke.anatomy.placement import lesion_area, lesion_box, mni_points
 from anystroke.classes import CLASS_OF_TISSUE as CLASS_OF_TISSUE
 from anystroke.classes import CLASSES as CLASSES
 from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
-from anystroke.fields import GridShape, apply_separable, linear_matrix, smooth
+from anystroke.fields import GridShape, apply_separable, linear_matrix
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
 from anystroke.scanner import ScannerSettings, acquire_scan
 
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
-_SURROUNDINGS_MM = 3.0
 _DRAWN = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
-
-
-def _columns(*groups: tuple[str, ...]) -> Tensor:
-    """Return (T, C), one column per group of tissues that is 1 for its members."""
-    return torch.tensor([[float(tissue in group) for group in groups] for tissue in TISSUES])
 
 
 class SynthesisSettings(ScannerSettings):
@@ -442,7 +436,9 @@ class Generator:
             return []
         factor = self._coarse_factor
         deep = ("thalamus", "caudate", "putamen", "pallidum")
-        shares, _ = mix(tissues, grid.coarse(factor), _columns(("white_matter",), deep, ("ventricular_csf",)))
+        shares, _ = mix(
+            tissues, grid.coarse(factor), tissue_groups(("white_matter",), deep, ("ventricular_csf",))
+        )
         drawn = draw_confounders(
             *shares.unbind(),
             spacing=settings.spacing * factor,
@@ -513,7 +509,7 @@ class Generator:
             else:
                 image = blur_face(image, face, spacing=settings.spacing, smoothing=uniform(rng, 4.0, 10.0))
         if clear:
-            head = mix(tissues, coarse, _columns(TISSUES[1:]))[0][0]
+            head = mix(tissues, coarse, tissue_groups(TISSUES[1:]))[0][0]
             image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
         return image
 
@@ -548,9 +544,7 @@ def regenerate(
     Raises:
         ValueError: If the anatomy or a lesion is not there.
     """
-    found = [anatomy for anatomy in anatomies if anatomy.name == record["anatomy"]]
-    if len(found) != 1:
-        raise ValueError(f"expected one anatomy called {record['anatomy']!r}, got {len(found)}")
+    anatomy = anatomy_called(record["anatomy"], anatomies)
     settings = SynthesisSettings.model_validate(record["settings"])
     generator = Generator(settings, masks)
     lesions = None
@@ -560,7 +554,7 @@ def regenerate(
             raise ValueError(f"expected a lesion mask called {missing[0]!r}, but it is not among those given")
         lesions = [by_name[name] for name in record["lesions"]]
     sample = generator.generate(
-        found[0],
+        anatomy,
         lesions,
         key=record["key"],
         stage=record["stage"],
@@ -581,27 +575,6 @@ def _refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:
         return field
     x, y, z = (linear_matrix(n, m, factor) for n, m in zip(shape, field.shape, strict=True))
     return apply_separable(field, (x, y, z))
-
-
-def lesion_area(
-    tissues: TissueField, grid: SamplingGrid, spacing: float, *, ventricles: bool = False
-) -> Tensor:
-    """Return where lesions may be: brain tissue, and the fluid of sulci that brain tissue surrounds.
-
-    Args:
-        tissues: Of the patient.
-        grid: Output voxels.
-        spacing: Their size in mm.
-        ventricles: Count the ventricles in, which makes it the brain.
-
-    Returns:
-        (X, Y, Z) in [0, 1].
-    """
-    shares, _ = mix(tissues, grid, _columns(BRAIN_TISSUES, ("sulcal_csf",), ("ventricular_csf",)))
-    tissue, sulcus, ventricle = shares.unbind()
-    surrounded = smooth(tissue, _SURROUNDINGS_MM / spacing).sub_(0.45).mul_(5).clamp_(0, 1)
-    area = tissue.addcmul_(sulcus, surrounded)
-    return (area.add_(ventricle) if ventricles else area).clamp_(0, 1)
 
 
 def _boxes(found: Tensor, factor: int, shape: GridShape) -> tuple[Box, Box]:

@@ -1,5 +1,4 @@
 import math
-import pickle
 from pathlib import Path
 
 import pytest
@@ -186,8 +185,9 @@ def test_cases_are_crops_of_the_scans(packed: PackedScans, shape: tuple[int, int
 
 @pytest.mark.parametrize("augmentation", [BASELINE, TAIL])
 def test_the_same_stream_gives_the_same_case(packed: PackedScans, augmentation: object) -> None:
-    cases = ScanCases(packed, ScanSettings.model_validate({"augmentation": augmentation}), lesion=2)
-    again = pickle.loads(pickle.dumps(cases))
+    settings = ScanSettings.model_validate({"augmentation": augmentation})
+    cases = ScanCases(packed, settings, lesion=2)
+    again = ScanCases(PackedScans(packed.folder), settings, lesion=2)
     for number in range(3):
         first = cases.case((32, 32, 32), rng=stream(7, number))
         second = again.case((32, 32, 32), rng=stream(7, number))

@@ -1,7 +1,7 @@
 """Healthy patients to simulate from: their tissues, with their place in MNI space."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,6 +63,18 @@ class Anatomy:
         """Whether skull and scalp are there, not the brain alone."""
         voxel = abs(float(torch.linalg.det(self.tissues.affine[:3, :3])))
         return self.tissues.amount([TISSUES.index(name) for name in SKULL_TISSUES]) * voxel > 8000
+
+
+def anatomy_called(name: str, anatomies: Iterable[Anatomy]) -> Anatomy:
+    """Return the one anatomy of a name.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    found = [anatomy for anatomy in anatomies if anatomy.name == name]
+    if len(found) != 1:
+        raise ValueError(f"expected one anatomy called {name!r}, got {len(found)}")
+    return found[0]
 
 
 def build_anatomy(labels: Volume, scheme: LabelScheme, to_mni: Tensor, *, name: str) -> Anatomy:

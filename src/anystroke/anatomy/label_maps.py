@@ -39,6 +39,7 @@ def load_label_map(path: Path) -> tuple[Volume, LabelScheme]:
         return Volume.load(path, dtype=torch.int32), SYNTHSEG
     try:
         anatomy = loadmat(path, variable_names=["Anatomy"])["Anatomy"]
+    # All that scipy raises for a damaged file or another kind; NotImplementedError means MATLAB 7.3.
     except (OSError, KeyError, ValueError, NotImplementedError, MatReadError, zlib.error) as error:
         raise VolumeError(
             f"{path} is not the head model of MRiLab: expected a MATLAB 5 file with a variable 'Anatomy', "

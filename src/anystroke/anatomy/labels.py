@@ -527,3 +527,19 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
         pooled = max_pool1d(lines.reshape(1, -1, lines.shape[-1]), 2 * radius + 1, stride=1, padding=radius)
         grown = pooled.reshape(lines.shape).movedim(-1, axis)
     return grown > 0.5
+
+
+def tissue_groups(*groups: tuple[str, ...]) -> torch.Tensor:
+    """Tell which tissues belong to which group, as `mix` takes it.
+
+    Args:
+        groups: Names of ``TISSUES`` each.
+
+    Returns:
+        float32 (tissues, groups), 1 for the members of a group.
+
+    Example:
+        >>> tissue_groups(("white_matter",)).sum()
+        tensor(1.)
+    """
+    return torch.tensor([[float(tissue in group) for group in groups] for tissue in TISSUES])

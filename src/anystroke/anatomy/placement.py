@@ -5,9 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.anatomies import Anatomy
+from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
 from anystroke.anatomy.deformation import Box, SamplingGrid
+from anystroke.anatomy.labels import tissue_groups
 from anystroke.anatomy.lesions import LesionMask
+from anystroke.anatomy.mixing import TissueField, mix
+from anystroke.fields import smooth
+
+_SURROUNDINGS_MM = 3.0
 
 
 def mni_points(anatomy: Anatomy, grid: SamplingGrid) -> Tensor:
@@ -41,3 +46,24 @@ def lesion_box(anatomy: Anatomy, grid: SamplingGrid, lesions: Sequence[LesionMas
         return None
     inverse = torch.linalg.inv(anatomy.to_mni)
     return grid.around(inverse[:3, :3] @ torch.cat(corners, 1) + inverse[:3, 3:], 0.0)
+
+
+def lesion_area(
+    tissues: TissueField, grid: SamplingGrid, spacing: float, *, ventricles: bool = False
+) -> Tensor:
+    """Return where lesions may be: brain tissue, and the fluid of sulci that brain tissue surrounds.
+
+    Args:
+        tissues: Of the patient.
+        grid: Output voxels.
+        spacing: Their size in mm.
+        ventricles: Count the ventricles in, which makes it the brain.
+
+    Returns:
+        (X, Y, Z) in [0, 1].
+    """
+    shares, _ = mix(tissues, grid, tissue_groups(BRAIN_TISSUES, ("sulcal_csf",), ("ventricular_csf",)))
+    tissue, sulcus, ventricle = shares.unbind()
+    surrounded = smooth(tissue, _SURROUNDINGS_MM / spacing).sub_(0.45).mul_(5).clamp_(0, 1)
+    area = tissue.addcmul_(sulcus, surrounded)
+    return (area.add_(ventricle) if ventricles else area).clamp_(0, 1)

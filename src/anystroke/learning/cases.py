@@ -1,7 +1,8 @@
 """What networks are trained on: an image, its target, and the record of how they came about."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from anystroke.fields import GridShape
 
 HEALTHY = 255
 """Target of a voxel that is no lesion but whose tissue is not known."""
+
+_MOST_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,38 @@ class Case:
     image: Tensor
     target: Tensor
     record: dict[str, Any]
+
+
+class Imaged(Protocol):
+    """Whatever has an image."""
+
+    @property
+    def image(self) -> Tensor:
+        """(X, Y, Z)."""
+
+
+Drawn = TypeVar("Drawn", bound=Imaged)
+
+
+def first_that_shows_something(draw: Callable[[], Drawn], shape: GridShape, advice: str) -> Drawn:
+    """Draw until an image is not constant: a field of view can miss the head.
+
+    Args:
+        draw: Makes something with an image.
+        shape: Voxels of the image, for the message.
+        advice: What to do if none shows anything.
+
+    Raises:
+        RuntimeError: If 100 draws in a row gave constant images.
+    """
+    for _ in range(_MOST_TRIES):
+        made = draw()
+        if float(made.image.max()) > float(made.image.min()):
+            return made
+    raise RuntimeError(
+        f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
+        f"voxels; {advice}"
+    )
 
 
 class CaseSource(Protocol):

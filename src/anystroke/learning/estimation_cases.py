@@ -10,7 +10,7 @@ from torch import Tensor
 from anystroke.classes import CLASSES, LESION
 from anystroke.config import StrictModel
 from anystroke.fields import GridShape
-from anystroke.learning.cases import Case
+from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.estimated_maps import MAP_OUTPUTS, check_maps
 from anystroke.learning.maps import MapCases, MapSettings
 from anystroke.learning.simulated import Pack, load_pack
@@ -18,7 +18,6 @@ from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import integer
 from anystroke.synthesis import Generator, SynthesisSettings
 
-_MOST_TRIES = 100
 _CEILINGS = {name: output.ceiling for name, output in MAP_OUTPUTS.items()}
 
 
@@ -103,22 +102,19 @@ class SimulatedMapSource:
         """
         pack = self._pack if isinstance(self._pack, Pack) else load_pack(self._pack)
         generator = self._generator(shape, pack)
-        for _ in range(_MOST_TRIES):
-            sample = generator(pack.anatomies[integer(rng, 0, len(pack.anatomies) - 1)], rng=rng)
-            if not float(sample.image.max()) > float(sample.image.min()):
-                continue
-            field = self.target.field_strength or sample.protocol.field_strength
-            maps = generator.maps_at(sample, field, ceilings=_CEILINGS)
-            maps.make(self.names)
-            values = torch.stack([maps[name] for name in self.names])
-            values *= sample.image != 0
-            classes = sample.target
-            weight = _weights(classes > CLASSES.index("background"), classes == LESION, self.target)
-            return Case(sample.image, _target(values, weight, self.names), sample.record), classes
-        raise RuntimeError(
-            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
-            f"voxels of {self.settings.spacing} mm; make the grid larger or move it less"
+        sample = first_that_shows_something(
+            lambda: generator(pack.anatomies[integer(rng, 0, len(pack.anatomies) - 1)], rng=rng),
+            shape,
+            "make the grid larger or move it less",
         )
+        field = self.target.field_strength or sample.protocol.field_strength
+        maps = generator.maps_at(sample, field, ceilings=_CEILINGS)
+        maps.make(self.names)
+        values = torch.stack([maps[name] for name in self.names])
+        values *= sample.image != 0
+        classes = sample.target
+        weight = _weights(classes > CLASSES.index("background"), classes == LESION, self.target)
+        return Case(sample.image, _target(values, weight, self.names), sample.record), classes
 
     def _generator(self, shape: GridShape, pack: Pack) -> Generator:
         if shape not in self._generators:
@@ -163,22 +159,19 @@ class MeasuredMapSource:
         Raises:
             RuntimeError: If 100 draws in a row gave constant images.
         """
-        for _ in range(_MOST_TRIES):
-            scan = self._cases.simulate(shape, key=integer(rng, 0, 2**62))
-            if not float(scan.image.max()) > float(scan.image.min()):
-                continue
-            named = dict(zip(scan.names, scan.maps, strict=True))
-            if "r2" in self.names and "r2" not in named:
-                named["r2"] = r2_from_r2star(
-                    named["r2star"], named["r1"], field_strength=scan.field_strength
-                ) * (named["proton_density"] > 0)
-            values = torch.stack([named[name] for name in self.names])
-            weight = _weights(scan.brain > 0.5, scan.lesion > 0.5, self.target)
-            return Case(scan.image.contiguous(), _target(values, weight, self.names), scan.facts)
-        raise RuntimeError(
-            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
-            "voxels; make the grid larger or check the maps"
+        scan = first_that_shows_something(
+            lambda: self._cases.simulate(shape, key=integer(rng, 0, 2**62)),
+            shape,
+            "make the grid larger or check the maps",
         )
+        named = dict(zip(scan.names, scan.maps, strict=True))
+        if "r2" in self.names and "r2" not in named:
+            named["r2"] = r2_from_r2star(named["r2star"], named["r1"], field_strength=scan.field_strength) * (
+                named["proton_density"] > 0
+            )
+        values = torch.stack([named[name] for name in self.names])
+        weight = _weights(scan.brain > 0.5, scan.lesion > 0.5, self.target)
+        return Case(scan.image.contiguous(), _target(values, weight, self.names), scan.facts)
 
 
 def _weights(brain: Tensor, lesion: Tensor, settings: MapTargetSettings) -> Tensor:

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator, model_validator
 from anystroke.config import StrictModel, apply_overrides, validate
 from anystroke.learning.estimated_maps import DEFAULT_MAPS, check_maps
 from anystroke.learning.estimation_cases import MapTargetSettings
-from anystroke.learning.networks import ARCHITECTURES
 from anystroke.learning.qmri_estimation import EstimationLossSettings
 from anystroke.learning.recipes import (
+    Architecture,
     DataSettings,
     GridSettings,
     MapsPart,
@@ -60,7 +60,7 @@ class EstimatorSettings(StrictModel):
     name: str
     seed: int = 1
     start_from: str | None = None
-    architecture: str = "small_estimator_unet"
+    architecture: Architecture = "small_estimator_unet"
     maps: tuple[str, ...] = DEFAULT_MAPS
     grid: GridSettings = GridSettings(normalisation="percentiles")
     data: DataSettings = DataSettings()
@@ -69,13 +69,6 @@ class EstimatorSettings(StrictModel):
     loss: EstimationLossSettings = EstimationLossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     validation: EstimatorValidationSettings = EstimatorValidationSettings()
-
-    @field_validator("architecture")
-    @classmethod
-    def _known(cls, architecture: str) -> str:
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}")
-        return architecture
 
     @field_validator("maps")
     @classmethod

@@ -19,7 +19,7 @@ from anystroke.anatomy.deformation import Box, DeformationSettings, SamplingGrid
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.fields import GridShape
-from anystroke.learning.cases import HEALTHY, Case
+from anystroke.learning.cases import HEALTHY, Case, first_that_shows_something
 from anystroke.learning.map_files import MapDataError, find_map_subjects
 from anystroke.learning.map_packs import PackedSubject, PackReport, open_maps, pack_maps
 from anystroke.qmri.mixture_augmentation import move_values, moved_mixture
@@ -176,13 +176,10 @@ class MapCases:
         Raises:
             RuntimeError: If 100 draws in a row gave constant images.
         """
-        for _ in range(_MOST_TRIES):
-            case = self.generate(shape, key=integer(rng, 0, 2**62))
-            if float(case.image.max()) > float(case.image.min()):
-                return case
-        raise RuntimeError(
-            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
-            f"voxels of {self.settings.spacing} mm; make the grid larger or check the maps"
+        return first_that_shows_something(
+            lambda: self.generate(shape, key=integer(rng, 0, 2**62)),
+            shape,
+            "make the grid larger or check the maps",
         )
 
     def generate(self, shape: GridShape, *, key: int) -> Case:

@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from anystroke.config import ConfigError, StrictModel, apply_overrides, read_toml, validate
 from anystroke.fields import GridShape
@@ -200,6 +200,16 @@ class ValidationSettings(StrictModel):
     scans: tuple[Path, ...] = ()
 
 
+def _known_architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}")
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_known_architecture)]
+"""A name of ``anystroke.learning.networks.ARCHITECTURES``."""
+
+
 class TrainingSettings(StrictModel):
     """A whole recipe.
 
@@ -220,7 +230,7 @@ class TrainingSettings(StrictModel):
     name: str
     seed: int = 1
     start_from: str | None = None
-    architecture: str = "compact_unet"
+    architecture: Architecture = "compact_unet"
     classes: Scheme = "tissues"
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()
@@ -228,13 +238,6 @@ class TrainingSettings(StrictModel):
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     validation: ValidationSettings = ValidationSettings()
-
-    @field_validator("architecture")
-    @classmethod
-    def _known(cls, architecture: str) -> str:
-        if architecture not in ARCHITECTURES:
-            raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}")
-        return architecture
 
     @field_validator("sources")
     @classmethod

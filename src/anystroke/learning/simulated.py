@@ -12,14 +12,13 @@ from anystroke import random_contrasts, synthesis
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, load_bank
 from anystroke.fields import GridShape
-from anystroke.learning.cases import Case
+from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
 from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
 from anystroke.rng import integer
 from anystroke.synthesis import Generator, Sample, SynthesisSettings
 
 TargetKind = Literal["hard", "soft"]
-_MOST_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -111,16 +110,13 @@ class SimulatedSource:
             RuntimeError: If 100 draws in a row gave constant images.
         """
         anatomies, generator = self.pack.anatomies, self._generator(shape)
-        for _ in range(_MOST_TRIES):
-            anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
-            sample = generator(anatomy, rng=rng)
-            if float(sample.image.max()) > float(sample.image.min()):
-                target = make_target(sample.target, sample.shares, self.scheme, soft=self.soft)
-                return Case(sample.image, target, sample.record)
-        raise RuntimeError(
-            f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "
-            f"voxels of {self.settings.spacing} mm; make the grid larger or move it less"
+        sample = first_that_shows_something(
+            lambda: generator(anatomies[integer(rng, 0, len(anatomies) - 1)], rng=rng),
+            shape,
+            f"make the grid larger than that of {self.settings.spacing:g} mm, or move it less",
         )
+        target = make_target(sample.target, sample.shares, self.scheme, soft=self.soft)
+        return Case(sample.image, target, sample.record)
 
     def regenerate(self, record: Mapping[str, Any]) -> Sample:
         """Simulate again what a case was made of, to the bit on the same kind of device.
