@@ -22,7 +22,9 @@ from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
 from anystroke.evaluation.calibration import Reliability, reliability
 from anystroke.evaluation.lesion_wise import match_lesions
 from anystroke.evaluation.metrics import dice
+from anystroke.inference.lesions_found import volumes_of_parts
 from anystroke.inference.segmentation import Model, segment
+from anystroke.inference.volume_interval import volume_interval
 from anystroke.memory import keep_pages
 from anystroke.rng import integer, stream
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
@@ -59,6 +61,8 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
     found = segment(Volume(sample.image[None], sample.affine), model)
     truth = sample.target == LESION
     mask = found.mask.data[0] > 0
+    errors = model.config.lesion_errors
+    parts = volumes_of_parts(found.mask, found.probability, truth)
     match = match_lesions(mask, truth, voxel_ml=float(torch.linalg.det(sample.affine[:3, :3]).abs()) / 1000)
     return {
         "weighting": sample.protocol.weighting,
@@ -68,6 +72,11 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
         "truth_ml": lesion_ml(sample),
         "predicted_ml": found.lesion_volume,
         "interval_ml": [found.interval.low, found.interval.high] if found.interval else None,
+        "lesion_intervals_ml": [
+            [interval.low, interval.high, true]
+            for _, volume, true in parts
+            if errors and (interval := volume_interval(volume, volume, errors))
+        ],
         "dice": dice(mask, truth, empty="undefined") if truth.any() else None,
         "lesion_f1": match.f1() if truth.any() else None,
     }, reliability(found.probability.data[0], truth)
@@ -130,6 +139,19 @@ def coverage(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
             statistics.fmean(h for h, row in zip(held, known, strict=True) if row["truth_ml"] == 0), 3
         ),
         "median_width_ml": round(statistics.median(widths), 2),
+    }
+
+
+def lesion_coverage(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return how often the interval of a single lesion holds the true volume of what it belongs to."""
+    known = [interval for row in rows for interval in row["lesion_intervals_ml"]]
+    if not known:
+        return None
+    return {
+        "n": len(known),
+        "coverage": round(statistics.fmean(low <= true <= high for low, high, true in known), 3),
+        "of_no_lesion": round(statistics.fmean(true == 0 for *_, true in known), 3),
+        "median_width_ml": round(statistics.median(high - low for low, high, _ in known), 2),
     }
 
 
@@ -229,6 +251,7 @@ def main() -> None:
             },
         },
         "interval": coverage(rows + empty),
+        "lesion_interval": lesion_coverage(rows + empty),
         "calibration": calibration(trust) if trust is not None else None,
         "seconds": round(time.perf_counter() - started),
     }

@@ -139,7 +139,7 @@ def test_failure_while_writing_leaves_nothing(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("anystroke.results.mosaic", full)
+    monkeypatch.setattr("anystroke.evaluation.report.mosaic", full)
     [outcome] = _run([scan], tmp_path / "out")
     assert "No space left" in outcome.message
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["logs", "volumes.tsv"]

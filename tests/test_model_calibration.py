@@ -1,3 +1,4 @@
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_what_was_chosen_goes_into_the_configuration(tmp_path: Path) -> None:
     assert (config.temperature, config.threshold) == (found.temperature, found.threshold)
     assert config.volume_errors is not None
     assert config.volume_errors.patients == 50
+    assert config.lesion_errors == found.lesion_errors
     assert config.training["calibration"]["patients"] == 50
     again = calibrate(Model(model.network, config, ""), tmp_path, patients=50)
     assert again.log_loss[0] == again.log_loss[1] == found.log_loss[1]
@@ -77,3 +79,16 @@ def test_what_was_chosen_goes_into_the_configuration(tmp_path: Path) -> None:
 def test_few_patients_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 50 patients to calibrate with, got 49"):
         calibrate(_model(), tmp_path, patients=49)
+
+
+def test_errors_of_single_lesions_are_those_of_the_chosen_mask() -> None:
+    parts = [(0.9, 3.0, 3.0)] * 30 + [(0.9, 3.0, 7.0)] * 30 + [(0.2, 3.0, 0.0)] * 60
+    found = model_calibration._lesion_errors(parts, 0.6)
+    assert found is not None
+    assert found.patients == 60
+    assert min(found.low) == 0.0
+    assert max(found.high) == pytest.approx(math.log(2), abs=1e-5)
+    everything = model_calibration._lesion_errors(parts, 0.0)
+    assert everything is not None
+    assert min(everything.low) == pytest.approx(-math.log(4), abs=1e-5)
+    assert model_calibration._lesion_errors(parts[:39], 0.0) is None

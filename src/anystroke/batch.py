@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,7 +34,6 @@ from anystroke.bids import derivative_stem, image_stem
 from anystroke.files import atomic_path, sha256
 from anystroke.inference.network_pass import PredictionWarning
 from anystroke.inference.segmentation import Model, Segmentation, segment
-from anystroke.inference.together import Fusion, Together, fuse
 from anystroke.intake.sources import ScanSource
 from anystroke.results import (
     Extras,
@@ -47,6 +46,9 @@ from anystroke.results import (
     write_tsv,
 )
 from anystroke.volume import Volume, VolumeError, VolumeWarning
+
+if TYPE_CHECKING:
+    from anystroke.inference.together import Fusion, Together
 
 __all__ = ["Outcome", "failure_sentence", "read_table", "segment_files", "sidecar", "update_table"]
 
@@ -141,7 +143,7 @@ class _Run:
     model: Model
     overwrite: bool
     allow_ct: bool
-    together: Fusion | None
+    together: "Fusion | None"
     extras: Extras
     atlas: Atlas | None
     options: dict[str, Any]
@@ -165,7 +167,7 @@ def segment_files(
     problems: Sequence[tuple[str, str]] = (),
     overwrite: bool = False,
     allow_ct: bool = False,
-    together: Fusion | None = None,
+    together: "Fusion | None" = None,
     extras: Extras = Extras(),  # noqa: B008  # immutable
     atlas: Atlas | None = None,
     **options: Any,
@@ -357,12 +359,13 @@ def _compute(
         if job.outcomes:
             finished.set_result(job.outcomes)
             return finished
-        if run.extras.report and run.model.config.brain:
-            writer.submit(import_module, "nilearn.plotting")  # seconds, in which the network computes
+        writer.submit(_import_writers, run.extras.report)
         collected.take()
         results = [segment(scan, run.model, **run.options) for scan in scans]
         fused: Together | None = None
         if job.described and run.together:
+            from anystroke.inference.together import fuse
+
             names = [image_stem(source.path) for source in job.sources]
             minimum = run.options.get("min_volume", 0.0)
             fused = fuse(results, run.model, fusion=run.together, min_volume=minimum, names=names)
@@ -374,7 +377,15 @@ def _compute(
     return writer.submit(_write, run, job, results, fused)
 
 
-def _write(run: _Run, job: _Job, results: list[Segmentation], together: Together | None) -> list[Outcome]:
+def _import_writers(report: bool) -> None:
+    """Import what writing takes seconds to import, while the network computes."""
+    import_module("anystroke.evaluation.report")
+    if report:
+        for name in ("anystroke.anatomy.scan_registration", "nilearn.plotting", "anystroke.scan_report"):
+            import_module(name)
+
+
+def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Together | None") -> list[Outcome]:
     """Write the results of a job, and publish those of each scan at once, its sidecar last."""
     messages = list(dict.fromkeys(job.messages))
     outcomes = []
@@ -422,7 +433,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: Together
     return outcomes
 
 
-def _write_agreement(job: _Job, folder: Path, together: Together) -> None:
+def _write_agreement(job: _Job, folder: Path, together: "Together") -> None:
     names = [image_stem(source.path) for source in job.sources]
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:6]
     stem = job.sources[0].patient.replace("/", "-").strip(".") or f"together-{digest}"

@@ -13,12 +13,14 @@ from torch import Tensor
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
 from anystroke.evaluation.overlap import dice
+from anystroke.inference.lesions_found import volumes_of_parts
 from anystroke.inference.prediction import predict
 from anystroke.inference.preprocessing import to_model_space
 from anystroke.inference.segmentation import Model
-from anystroke.inference.volume_interval import VolumeErrors, expected_volume, fit_volume_errors
+from anystroke.inference.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
 from anystroke.learning.checkpoints import ModelConfig
 from anystroke.learning.validation import Patient, simulated_patients
+from anystroke.volume import Volume
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -41,6 +43,7 @@ class Calibration:
             counts 1.
         certain: What a part of the mask must reach somewhere.
         volume_errors: For intervals of the volume.
+        lesion_errors: For those of single lesions; None if too few were found.
         log_loss: Per voxel, before and after.
         mean_dice: Before and after, as above.
         false_volume: Median volume of the masks of patients without a lesion [ml], before and after.
@@ -51,6 +54,7 @@ class Calibration:
     threshold: float
     certain: float
     volume_errors: VolumeErrors
+    lesion_errors: VolumeErrors | None
     log_loss: tuple[float, float]
     mean_dice: tuple[float, float]
     false_volume: tuple[float, float]
@@ -70,6 +74,7 @@ class Calibration:
                 "threshold": self.threshold,
                 "certain": self.certain,
                 "volume_errors": self.volume_errors,
+                "lesion_errors": self.lesion_errors,
                 "training": {**config.training, "calibration": record},
             }
         )
@@ -120,12 +125,16 @@ def calibrate(
     temperature, log_loss = _choose_temperature(model, everyone[::4], on_patient)
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
     before, after, expected, true = [], [], [], []
+    parts: list[list[tuple[float, float, float]]] = [[] for _ in THRESHOLDS]
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
         probability = predict(patient.scan, model.network, plain).probability
         own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
         before.append(_judged(own, patient.truth, ml))
         after.append(_judged_masks(probability.data[0], patient.truth, ml))
+        for found, threshold in zip(parts, THRESHOLDS, strict=True):
+            mask = Volume(probability.data >= threshold, probability.affine)
+            found += volumes_of_parts(mask, probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
         on_patient("segmented", number, patients)
@@ -138,6 +147,7 @@ def calibrate(
         threshold=THRESHOLDS[i],
         certain=CERTAINTIES[j],
         volume_errors=fit_volume_errors(expected, true),
+        lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
         log_loss=log_loss,
         mean_dice=(round(float(former[:, 0].mean()), 4), round(float(chosen[:, 0].mean()), 4)),
         false_volume=(
@@ -189,6 +199,13 @@ def _judged_masks(probability: Tensor, truth: Tensor, ml: float) -> list[list[tu
         masks = (torch.from_numpy(((peaks >= certain) & (peaks > 0))[labels]) for certain in CERTAINTIES)
         result.append([_judged(mask, truth, ml) for mask in masks])
     return result
+
+
+def _lesion_errors(parts: Sequence[tuple[float, float, float]], certain: float) -> VolumeErrors | None:
+    kept = [(volume, true) for peak, volume, true in parts if peak >= certain]
+    if len(kept) < FEWEST:
+        return None
+    return fit_volume_errors([volume for volume, _ in kept], [true for _, true in kept])
 
 
 def _judged(mask: Tensor, truth: Tensor, ml: float) -> tuple[float, float]:

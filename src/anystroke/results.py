@@ -7,14 +7,12 @@ from dataclasses import astuple, dataclass, replace
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from anystroke.anatomy.atlas import Atlas
 from anystroke.bids import derivative_stem, image_stem
-from anystroke.evaluation.glass_brain import glass_brain
-from anystroke.evaluation.report import mosaic
 from anystroke.files import sha256
 from anystroke.inference.lesions_found import Lesion, find_lesions
 from anystroke.inference.mni_places import (
@@ -26,15 +24,18 @@ from anystroke.inference.mni_places import (
     find_places,
 )
 from anystroke.inference.segmentation import Segmentation
-from anystroke.inference.together import Together
 from anystroke.intake.sources import ScanSource
-from anystroke.scan_report import write_scan_report
 from anystroke.threads import in_threads
 from anystroke.volume import Volume
+
+if TYPE_CHECKING:
+    from anystroke.inference.together import Together
 
 LESION_COLUMNS = (
     "lesion",
     "volume_ml",
+    "low_ml",
+    "high_ml",
     "x_mm",
     "y_mm",
     "z_mm",
@@ -49,8 +50,11 @@ LESION_COLUMNS = (
     "territory",
     "territory_share",
 )
+_ONLY_IN_THE_TABLE = ("x_mm", "y_mm", "z_mm", "left_ml", "mean_probability")
+_SHOWN = [name for name in LESION_COLUMNS if name not in _ONLY_IN_THE_TABLE]
 # Numbers of BIDS' common labels.
 _TISSUE_NUMBERS = {"background": 0, "grey_matter": 1, "white_matter": 2, "csf": 3, "lesion": 7}
+_PROBABILITY_STEPS = 4000
 _NOTICE = "research use only, not a medical device"
 
 
@@ -118,10 +122,12 @@ def write_results(
         OSError: The folder cannot be written.
         VolumeError: An image cannot be written.
     """
+    from anystroke.evaluation.report import mosaic
+
     stem = derivative_stem(source.path, described=described)
     numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
     inside = result.brain if result.brain is not None else head(result.scan)
-    numbered, lesions = find_lesions(result.mask, result.probability, inside)
+    numbered, lesions = find_lesions(result.mask, result.probability, inside, result.lesion_errors)
     left = sum(lesion.left_volume for lesion in lesions)
     title = (
         f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
@@ -136,7 +142,7 @@ def write_results(
     slow: list[Callable[[], object]] = [
         register,
         lambda: mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title),
-        lambda: result.probability.save(folder / f"{stem}_probseg.nii.gz"),
+        lambda: _in_steps(result.probability).save(folder / f"{stem}_probseg.nii.gz"),
         lambda: numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16),
         lambda: result.mask.save(folder / f"{stem}_mask.nii.gz"),
     ]
@@ -184,6 +190,9 @@ def write_results(
             model_version=result.model_version,
         )
     if extras.report:
+        from anystroke.evaluation.glass_brain import glass_brain
+        from anystroke.scan_report import write_scan_report
+
         glass = folder / f"{stem}_glassbrain.png"
         in_mni = coarse_map(result.mask, space)
         if in_mni is not None:
@@ -194,8 +203,8 @@ def write_results(
             picture=folder / f"{stem}_mosaic.png",
             glass_brain=glass if glass.exists() else None,
             facts=facts,
-            columns=LESION_COLUMNS,
-            lesions=rows,
+            columns=_SHOWN,
+            lesions=[[row[LESION_COLUMNS.index(name)] for name in _SHOWN] for row in rows],
         )
     write_json(folder / f"{stem}_mask.json", facts)
     return Written(str(source.folder / f"{stem}_mask.nii.gz"), lesions, facts)
@@ -252,7 +261,17 @@ def of_probability(facts: dict[str, Any]) -> dict[str, Any]:
     """Reduce a mask's sidecar to what is true of the probability map."""
     of_mask = ("Type", "Threshold", "MinimumLesionVolume", "LesionCount", "LesionConnectivity")
     kept = {key: value for key, value in facts.items() if key not in of_mask and "LesionVolume" not in key}
-    return kept | {"Description": f"Probability (0 to 1) of stroke lesion; {_NOTICE}"}
+    words = f"Probability (0 to 1) of stroke lesion in steps of 1/{_PROBABILITY_STEPS}; {_NOTICE}"
+    return kept | {"Description": words}
+
+
+def _in_steps(probability: Volume) -> Volume:
+    """Leave out digits that mean nothing, so that the file is a fifth as large.
+
+    Rounded down, a decimal threshold divides the voxels as before.
+    """
+    steps = (probability.data.double() * _PROBABILITY_STEPS).floor_()
+    return replace(probability, data=steps.div_(_PROBABILITY_STEPS).float())
 
 
 def lesion_row(lesion: Lesion, place: Place | None = None) -> tuple[str, ...]:
@@ -263,12 +282,14 @@ def lesion_row(lesion: Lesion, place: Place | None = None) -> tuple[str, ...]:
         place: Where it is in MNI space, if that is known.
 
     Example:
-        >>> lesion_row(Lesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))[:5]
-        ('1', '1.000', '1.0', '2.0', '3.0')
+        >>> lesion_row(Lesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))[:6]
+        ('1', '1.000', 'n/a', 'n/a', '1.0', '2.0')
     """
+    interval = lesion.interval
     return (
         str(lesion.number),
         f"{lesion.volume:.3f}",
+        *(("n/a",) * 2 if interval is None else (f"{interval.low:.3f}", f"{interval.high:.3f}")),
         *(f"{value:.1f}" for value in lesion.centroid),
         lesion.hemisphere,
         f"{lesion.left_volume:.3f}",
@@ -311,7 +332,7 @@ def peak_memory_mb() -> float | None:
     return round(most / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
-def agreement_rows(names: Sequence[str], together: Together) -> list[tuple[str, ...]]:
+def agreement_rows(names: Sequence[str], together: "Together") -> list[tuple[str, ...]]:
     """Write the agreement of contrasts as rows: first, second, Dice and volumes.
 
     Args:
@@ -326,7 +347,7 @@ def agreement_rows(names: Sequence[str], together: Together) -> list[tuple[str, 
     return rows
 
 
-def registration_rows(names: Sequence[str], together: Together) -> list[tuple[str, ...]]:
+def registration_rows(names: Sequence[str], together: "Together") -> list[tuple[str, ...]]:
     """Write the registrations as rows: contrast, reference, and how it went."""
     rows: list[tuple[str, ...]] = []
     for i, found in enumerate(together.registrations):

@@ -7,8 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-
 CITATIONS = (
     "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke segmentation. "
     "arXiv:2404.01946, 2024.",
@@ -54,7 +52,8 @@ def methods_text(facts: dict[str, Any]) -> str:
         parts.append(
             "The interval of the volume held the true volume of "
             f"{100 * facts['LesionVolumeIntervalRate']:.0f} % of simulated patients with a similar expected "
-            "volume (split conformal prediction); how often it does for real ones is not known."
+            "volume (split conformal prediction); how often it does for real ones is not known. The interval "
+            "of a single lesion is made likewise, of the lesions that were found in those patients."
         )
     if (facts.get("MNI") or {}).get("Affine"):
         parts.append(
@@ -142,6 +141,8 @@ def _embedded(picture: Path) -> str:
 
 
 def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     loader = FunctionLoader(lambda name: (resources.files("anystroke") / name).read_text(encoding="utf-8"))
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=loader)
     return environment.get_template(template).render(**values)

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anystroke.inference.lesions_found import find_lesions, largest_distance, middle_plane
+from anystroke.inference.lesions_found import (
+    find_lesions,
+    largest_distance,
+    middle_plane,
+    volumes_of_parts,
+)
+from anystroke.inference.volume_interval import VolumeErrors
 from anystroke.volume import Volume
 from stand_in import axial_affine, lesion_truth, phantom, rotation
 
@@ -62,3 +68,30 @@ def test_an_empty_mask_has_no_lesions() -> None:
     numbered, lesions = find_lesions(empty, empty, empty)
     assert lesions == []
     assert int(numbered.data.max()) == 0
+
+
+def test_parts_of_a_mask_know_the_lesion_that_they_belong_to() -> None:
+    truth = torch.zeros(30, 30, 30, dtype=torch.bool)
+    truth[2:12, 2:12, 2:12] = True
+    truth[20:24, 20:24, 20:24] = True
+    data = torch.zeros(1, 30, 30, 30)
+    data[0, 3:5, 3:5, 3:5], data[0, 8:12, 3:5, 3:5], data[0, 26:28, 3:5, 3:5] = 0.8, 0.6, 0.9
+    affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
+    found = volumes_of_parts(Volume(data > 0.5, affine), Volume(data, affine), truth)
+    wanted = [(0.8, 8 * 0.008, 8.0), (0.6, 16 * 0.008, 8.0), (0.9, 8 * 0.008, 0.0)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    assert volumes_of_parts(Volume(data > 1, affine), Volume(data, affine), truth) == []
+
+
+def test_lesions_have_intervals_of_their_own() -> None:
+    errors = VolumeErrors(rate=0.9, edges=(2.0,), low=(-9.0, -0.1), high=(0.5, 0.2), patients=100)
+    data = torch.zeros(1, 40, 40, 40)
+    data[0, 2:22, 2:22, 2:22], data[0, 30:32, 30:32, 30:32] = 1, 1
+    mask = Volume(data, torch.eye(4))
+    _, (large, small) = find_lesions(mask, mask, Volume(torch.ones(1, 40, 40, 40), torch.eye(4)), errors)
+    assert large.interval is not None
+    assert small.interval is not None
+    assert large.interval.low == pytest.approx(9 * math.exp(-0.1) - 1)
+    assert large.interval.high == pytest.approx(9 * math.exp(0.2) - 1)
+    assert small.interval.low == 0.0
+    assert small.interval.high == pytest.approx(1.008 * math.exp(0.5) - 1)

@@ -4,11 +4,12 @@ import torch
 from anystroke.anatomy.atlas import Atlas
 from anystroke.anatomy.registration import RegistrationError
 from anystroke.anatomy.scan_registration import ScanRegistration
-from anystroke.inference import mni_places
 from anystroke.inference.mni_places import MniSpace, coarse_map, find_mni_space, find_places
 from anystroke.volume import Volume
 
 TO_MNI = torch.tensor([[1.0, 0, 0, -50], [0, 1, 0, -60], [0, 0, 1, -20], [0, 0, 0, 1]], dtype=torch.float64)
+
+REGISTER = "anystroke.anatomy.scan_registration.register_scan"
 
 
 def _numbered() -> Volume:
@@ -78,13 +79,13 @@ def test_a_registration_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) 
     def lost(*_: object, **__: object) -> ScanRegistration:
         raise RegistrationError("it went astray")
 
-    monkeypatch.setattr(mni_places, "register_scan", lost)
+    monkeypatch.setattr(REGISTER, lost)
     failed = find_mni_space(scan, brain)
     assert failed.affine is None
     assert failed.problem == "the registration to MNI space failed: it went astray"
-    monkeypatch.setattr(mni_places, "register_scan", lambda *_, **__: ScanRegistration(TO_MNI, 0.6))
+    monkeypatch.setattr(REGISTER, lambda *_, **__: ScanRegistration(TO_MNI, 0.6))
     poor = find_mni_space(scan, brain)
     assert (poor.affine, poor.overlap) == (None, 0.6)
     assert "overlap by 0.60, expected at least 0.85" in poor.problem
-    monkeypatch.setattr(mni_places, "register_scan", lambda *_, **__: ScanRegistration(TO_MNI, 0.9))
+    monkeypatch.setattr(REGISTER, lambda *_, **__: ScanRegistration(TO_MNI, 0.9))
     assert find_mni_space(scan, brain).problem == ""

@@ -61,3 +61,9 @@ def test_few_patients_make_few_ranges() -> None:
 def test_a_record_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValidationError, match="expected ascending edges and 2 quantiles"):
         VolumeErrors(rate=0.9, edges=(1.0,), low=(0.0,), high=(0.0,), patients=50)
+
+
+def test_equal_volumes_do_not_make_empty_ranges() -> None:
+    errors = fit_volume_errors([0.0] * 150 + [5.0] * 50, [1.0] * 200, ranges=4)
+    assert errors.edges == (5.0,)
+    assert len(errors.low) == 2

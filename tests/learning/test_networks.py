@@ -1,8 +1,12 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from anystroke.learning.checkpoints import parameter_count
 from anystroke.learning.networks import ARCHITECTURES, build_network, residual_unet
+from anystroke.learning.residual_unet import ResidualUNet, ResidualUnit
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -55,3 +59,50 @@ def test_deep_supervision_has_its_heads_in_training_alone(name: str, count: int)
         assert len(heads) == count
         assert heads[0].shape == (1, 3, 64, 32, 32)
         assert len(network.eval().heads(x)) == 1
+
+
+@pytest.mark.parametrize(
+    ("channels", "dropout"), [((24, 48, 96, 192, 192), 0.0), ((4, 8), 0.0), ((4, 8, 8), 0.2)]
+)
+def test_the_residual_unet_is_that_of_monai(channels: tuple[int, ...], dropout: float) -> None:
+    from monai.networks.nets import UNet
+
+    strides = (2,) * (len(channels) - 1)
+    torch.manual_seed(3)
+    theirs = UNet(3, 1, 5, channels, strides, num_res_units=1, dropout=dropout)
+    torch.manual_seed(3)
+    ours = ResidualUNet(5, channels=channels, dropout=dropout)
+    first, second = theirs.state_dict(), ours.state_dict()
+    assert list(first) == list(second)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    x = torch.randn(1, 1, 32, 16, 48)
+    for training in (True, False):
+        torch.manual_seed(4)
+        wanted = theirs.train(training)(x)
+        torch.manual_seed(4)
+        assert torch.equal(ours.train(training)(x), wanted)
+
+
+@pytest.mark.parametrize(("before", "stride", "alone"), [(4, 1, False), (4, 2, False), (3, 1, True)])
+def test_the_residual_unit_is_that_of_monai(before: int, stride: int, alone: bool) -> None:
+    from monai.networks.blocks.convolutions import ResidualUnit as Theirs
+
+    torch.manual_seed(3)
+    theirs = Theirs(3, before, 4, stride, subunits=2, act="GELU", dropout=0.1, last_conv_only=alone)
+    torch.manual_seed(3)
+    ours = ResidualUnit(before, 4, stride=stride, units=2, activation="gelu", dropout=0.1, last_alone=alone)
+    assert list(theirs.state_dict()) == list(ours.state_dict())
+    x = torch.randn(2, before, 8, 6, 8)
+    torch.manual_seed(4)
+    wanted = theirs(x)
+    torch.manual_seed(4)
+    assert torch.equal(ours(x), wanted)
+
+
+def test_building_the_default_network_does_not_import_monai() -> None:
+    code = (
+        "import sys\nfrom anystroke.learning.networks import build_network\n"
+        "build_network('compact_unet', 5)\n"
+        "sys.exit('monai' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,11 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from anystroke.files import atomic_path
@@ -56,7 +51,12 @@ def glass_brain(values: Volume, path: str | Path, *, title: str = "", count: int
     Example:
         >>> glass_brain(Volume.load("lesion_in_mni.nii.gz"), "glass.png")  # doctest: +SKIP
     """
-    from nilearn.plotting import plot_glass_brain  # takes seconds
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # with nilearn's, seconds
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+    from nilearn.plotting import plot_glass_brain
 
     data = values.data[0].float() if count else _inside(values)[0]
     most = max(float(data.max()), 1.0)

@@ -90,7 +90,7 @@ def mosaic(
         mirrored = convention == "radiological" and view != "sagittal"
         _draw(axes, intensity, lesion, (view, position), box, scan, mirrored)
     with atomic_path(path, overwrite=overwrite) as temporary:
-        canvas.print_figure(str(temporary), dpi=100, format="png")
+        canvas.print_figure(str(temporary), dpi=100, format="png", pil_kwargs={"compress_level": 3})
 
 
 def _display(data: Tensor) -> Array:

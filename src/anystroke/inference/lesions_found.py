@@ -9,6 +9,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from anystroke.inference.volume_interval import VolumeErrors, VolumeInterval, volume_interval
 from anystroke.volume import Volume
 
 Hemisphere = Literal["left", "right", "both"]
@@ -33,6 +34,7 @@ class Lesion:
         diameter: Largest distance of two of its voxels' centres [mm].
         mean_probability: Over its voxels.
         highest_probability: Over its voxels.
+        interval: How large the lesion that it belongs to may be [ml]; None if errors were not given.
     """
 
     number: int
@@ -43,15 +45,19 @@ class Lesion:
     diameter: float
     mean_probability: float
     highest_probability: float
+    interval: VolumeInterval | None = None
 
 
-def find_lesions(mask: Volume, probability: Volume, inside: Volume) -> tuple[Volume, list[Lesion]]:
+def find_lesions(
+    mask: Volume, probability: Volume, inside: Volume, errors: VolumeErrors | None = None
+) -> tuple[Volume, list[Lesion]]:
     """Number and measure the lesions of a mask.
 
     Args:
         mask: Not zero in lesions.
         probability: On the grid of ``mask``.
         inside: Mask of the brain, or of the head where the brain is not known, on any grid.
+        errors: Of the model's single lesions.
 
     Returns:
         Map of the lesions' numbers, int32, and the lesions, the largest first. Voxels that share a corner are
@@ -93,9 +99,50 @@ def find_lesions(mask: Volume, probability: Volume, inside: Volume) -> tuple[Vol
                 diameter=largest_distance(_to_world(np.argwhere(_surface(part)) + start, mask.affine)),
                 mean_probability=float(values.mean()),
                 highest_probability=float(values.max()),
+                interval=None if errors is None else volume_interval(volume, volume, errors),
             )
         )
     return Volume(torch.from_numpy(numbered)[None], mask.affine, mask.space_code), lesions
+
+
+def volumes_of_parts(mask: Volume, probability: Volume, truth: Tensor) -> list[tuple[float, float, float]]:
+    """Compare each connected component of a mask with the true lesion that it belongs to.
+
+    Args:
+        mask: Not zero in lesions.
+        probability: On the grid of ``mask``.
+        truth: (X, Y, Z) bool, the true lesion.
+
+    Returns:
+        For each component its highest probability, its volume [ml], and that of all components of the truth
+        that it touches [ml], 0 where it is none.
+
+    Example:
+        >>> data = torch.zeros(1, 10, 10, 10)
+        >>> data[0, 2, 2, 2], data[0, 8, 8, 8] = 1, 1
+        >>> truth = torch.zeros(10, 10, 10, dtype=torch.bool)
+        >>> truth[2, 2, 2:5] = True
+        >>> volumes_of_parts(Volume(data, torch.eye(4)), Volume(data, torch.eye(4)), truth)
+        [(1.0, 0.001, 0.003), (1.0, 0.001, 0.0)]
+    """
+    parts, count = ndimage.label((mask.data[0] > 0).numpy(), structure=_NEIGHBOURS)
+    true, lesions = ndimage.label(truth.numpy(), structure=_NEIGHBOURS)
+    if not count:
+        return []
+    numbers = range(1, count + 1)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    true_sizes = np.bincount(true.ravel(), minlength=lesions + 1)
+    peaks = ndimage.maximum(probability.data[0].numpy(), parts, numbers)
+    touching = np.unique(np.stack([parts[truth.numpy()], true[truth.numpy()]]), axis=1)
+    ml = mask.voxel_volume
+    return [
+        (
+            float(peaks[k - 1]),
+            float(sizes[k]) * ml,
+            float(true_sizes[touching[1, touching[0] == k]].sum()) * ml,
+        )
+        for k in numbers
+    ]
 
 
 def middle_plane(inside: Volume) -> Array:

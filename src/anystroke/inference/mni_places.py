@@ -6,8 +6,6 @@ import torch
 from torch import Tensor
 
 from anystroke.anatomy.atlas import Atlas
-from anystroke.anatomy.registration import RegistrationError
-from anystroke.anatomy.scan_registration import SMALLEST_OVERLAP, mni_grid, register_scan
 from anystroke.volume import Volume
 
 TEMPLATE = "MNI152NLin2009aSym"
@@ -55,6 +53,9 @@ def find_mni_space(scan: Volume, brain: Volume | None) -> MniSpace:
     """
     if brain is None:
         return MniSpace()
+    from anystroke.anatomy.registration import RegistrationError  # with SimpleITK
+    from anystroke.anatomy.scan_registration import SMALLEST_OVERLAP, register_scan
+
     try:
         found = register_scan(scan, brain=brain)
     except RegistrationError as error:
@@ -123,6 +124,8 @@ def coarse_map(mask: Volume, space: MniSpace) -> Volume | None:
     """
     if space.affine is None:
         return None
+    from anystroke.anatomy.scan_registration import mni_grid
+
     affine, shape = mni_grid()
     moved = Volume((mask.data > 0).float(), space.affine @ mask.affine)
     data = moved.resample_to(affine, shape, antialias=True).data.clamp(0, 1)

@@ -12,7 +12,7 @@ from anystroke.inference.network_pass import PRESETS
 from anystroke.inference.prediction import predict, tally
 from anystroke.inference.refinement import Refiner
 from anystroke.inference.trust import reasons_not_to_trust
-from anystroke.inference.volume_interval import VolumeInterval, expected_volume, volume_interval
+from anystroke.inference.volume_interval import VolumeErrors, VolumeInterval, expected_volume, volume_interval
 from anystroke.learning.checkpoints import ModelConfig, find_model, load_model
 from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
@@ -69,6 +69,7 @@ class Segmentation:
         tissues: Probabilities of other classes that were asked for, by name.
         seconds: Duration of each stage by name.
         interval: How large the lesion may be [ml]; None if that was not measured for the model.
+        lesion_errors: What intervals of single lesions are made of; None likewise.
         reasons: Why not to trust the result, a sentence each.
         brain: The healthy brain, uint8 on the network's grid, if the model tells.
         spread: Standard deviation of the probability over the flips, if it was asked for.
@@ -89,6 +90,7 @@ class Segmentation:
     tissues: dict[str, Volume] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     interval: VolumeInterval | None = None
+    lesion_errors: VolumeErrors | None = None
     reasons: tuple[str, ...] = ()
     brain: Volume | None = None
     spread: Volume | None = None
@@ -190,6 +192,7 @@ def segment(
         tissues=prediction.tissues,
         seconds=prediction.seconds,
         interval=interval,
+        lesion_errors=opened.config.lesion_errors,
         reasons=reasons,
         brain=prediction.brain,
         spread=prediction.spread,

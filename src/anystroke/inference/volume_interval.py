@@ -10,6 +10,7 @@ import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pydantic import Field, model_validator
 
@@ -20,15 +21,16 @@ RATE = 0.9
 """Share of patients whose true volume the interval is to hold."""
 SMALLEST_PROBABILITY = 0.05
 """Less probable voxels add nothing to the expected volume, however large the field of view."""
-_FEWEST = 40
+FEWEST = 40
+"""Patients, or lesions, that are needed to measure errors."""
 
 
 class VolumeErrors(StrictModel):
-    """How far the true volumes of simulated patients were from the expected ones.
+    """How far the true volumes of simulated patients, or of single lesions, were from the expected ones.
 
     Attributes:
-        rate: Share of patients between ``low`` and ``high``.
-        edges: Expected volumes [ml] that divide the patients into ranges, ascending.
+        rate: Share of them between ``low`` and ``high``.
+        edges: Expected volumes [ml] that divide them into ranges, ascending.
         low: For each range, the lower quantile of ``log((true + 1 ml) / (expected + 1 ml))``.
         high: The upper one.
         patients: How many there were.
@@ -115,16 +117,21 @@ def fit_volume_errors(
         >>> fit_volume_errors([9.0] * 40, [9.0] * 20 + [19.0] * 20, ranges=1).high
         (0.693147,)
     """
-    if len(expected) != len(true) or len(expected) < _FEWEST:
+    if len(expected) != len(true) or len(expected) < FEWEST:
         raise ValueError(
-            f"expected a true volume for each of at least {_FEWEST} patients, got {len(expected)} expected "
+            f"expected a true volume for each of at least {FEWEST} patients, got {len(expected)} expected "
             f"and {len(true)} true volumes"
         )
-    ranges = max(1, min(ranges, len(expected) // _FEWEST))
+    ranges = max(1, min(ranges, len(expected) // FEWEST))
     ordered = sorted(expected)
-    edges = tuple(round(ordered[len(ordered) * i // ranges], 4) for i in range(1, ranges))
+    wanted = sorted({round(ordered[len(ordered) * i // ranges], 4) for i in range(1, ranges)})
+    edges = [
+        edge
+        for below, edge in pairwise([-math.inf, *wanted])
+        if edge <= ordered[-1] and any(below <= e < edge for e in ordered)
+    ]
     low, high = [], []
-    for i in range(ranges):
+    for i in range(len(edges) + 1):
         shifts = sorted(
             math.log((t + 1) / (e + 1))
             for e, t in zip(expected, true, strict=True)
@@ -134,4 +141,6 @@ def fit_volume_errors(
         k = math.floor((1 - rate) / 2 * (len(shifts) + 1))
         low.append(round(shifts[max(k - 1, 0)], 6))
         high.append(round(shifts[min(len(shifts) - k, len(shifts) - 1)], 6))
-    return VolumeErrors(rate=rate, edges=edges, low=tuple(low), high=tuple(high), patients=len(expected))
+    return VolumeErrors(
+        rate=rate, edges=tuple(edges), low=tuple(low), high=tuple(high), patients=len(expected)
+    )

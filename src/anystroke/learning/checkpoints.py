@@ -41,6 +41,7 @@ class ModelConfig(StrictModel):
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         temperature: Logits are divided by it before the softmax.
         volume_errors: What intervals of the volume are made of; None gives none.
+        lesion_errors: Likewise of the volumes of single lesions.
         image_range: Feature of ``image_features`` -> 0.5 and 99.5 % quantiles over images of the training;
             empty if they were not measured.
         training: Facts about the training, for the record.
@@ -58,6 +59,7 @@ class ModelConfig(StrictModel):
     certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
     volume_errors: VolumeErrors | None = None
+    lesion_errors: VolumeErrors | None = None
     image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from monai.networks.blocks.convolutions import Convolution, ResidualUnit
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
+
+from anystroke.learning.residual_unet import Convolution, ResidualUnit
 
 
 class InterpolatingUNet(nn.Module):
@@ -35,14 +36,10 @@ class InterpolatingUNet(nn.Module):
         *upper, bottom = channels
         sides = [1, *upper]
         self.down = nn.ModuleList(
-            ResidualUnit(
-                3, before, after, strides=2, subunits=2, act="GELU", norm="INSTANCE", dropout=dropout
-            )
+            ResidualUnit(before, after, stride=2, units=2, activation="gelu", dropout=dropout)
             for before, after in zip(sides, upper, strict=False)
         )
-        self.bottom = ResidualUnit(
-            3, upper[-1], bottom, strides=1, subunits=2, act="GELU", norm="INSTANCE", dropout=dropout
-        )
+        self.bottom = ResidualUnit(upper[-1], bottom, units=2, activation="gelu", dropout=dropout)
         self.narrow, self.up = nn.ModuleList(), nn.ModuleList()
         below = bottom
         for level in reversed(range(len(upper))):
@@ -69,26 +66,20 @@ class InterpolatingUNet(nn.Module):
             x = self.detail(torch.cat([x, image], dim=1))
         return x
 
+    def encoder(self) -> list[nn.Module]:
+        """Return the blocks on the way down, the bottom last."""
+        return [*self.down, self.bottom]
+
 
 def _up_unit(width: int, dropout: float, *, top: bool) -> nn.Module:
     return nn.Sequential(
-        Convolution(3, width, width, act="GELU", norm="INSTANCE", dropout=dropout),
-        ResidualUnit(
-            3,
-            width,
-            width,
-            strides=1,
-            subunits=1,
-            act="GELU",
-            norm="INSTANCE",
-            dropout=dropout,
-            last_conv_only=top,
-        ),
+        Convolution(width, width, activation="gelu", dropout=dropout),
+        ResidualUnit(width, width, activation="gelu", dropout=dropout, last_alone=top),
     )
 
 
 def _detail_unit(width: int, outputs: int) -> nn.Module:
     return nn.Sequential(
-        Convolution(3, width + 1, width, act="GELU", norm="INSTANCE", dropout=0.0),
+        Convolution(width + 1, width, activation="gelu"),
         nn.Conv3d(width, outputs, 3, padding=1),
     )

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from anystroke.learning.residual_unet import ResidualUNet
+
 
 class DivisibleUNet(nn.Module):
     """A U-Net that refuses an image whose sides it cannot halve often enough.
@@ -52,34 +54,24 @@ def check_divisible(x: Tensor, divisor: int) -> None:
         raise ValueError(f"expected sides that are multiples of {divisor}, but got {sides}; pad the image")
 
 
-def _monai_unet(classes: int, channels: tuple[int, ...], dropout: float) -> DivisibleUNet:
-    from monai.networks.nets import UNet
-
-    network = UNet(
-        spatial_dims=3,
-        in_channels=1,
-        out_channels=classes,
-        channels=channels,
-        strides=(2,) * (len(channels) - 1),
-        num_res_units=1,
-        dropout=dropout,
-    )
+def _residual_unet(classes: int, channels: tuple[int, ...], dropout: float) -> DivisibleUNet:
+    network = ResidualUNet(classes, channels=channels, dropout=dropout)
     return DivisibleUNet(network, 2 ** (len(channels) - 1))
 
 
 def compact_unet(classes: int) -> DivisibleUNet:
     """Build the default network, made for CPUs: MONAI's residual U-Net with channels 24-48-96-192-192."""
-    return _monai_unet(classes, (24, 48, 96, 192, 192), dropout=0.0)
+    return _residual_unet(classes, (24, 48, 96, 192, 192), dropout=0.0)
 
 
 def small_unet(classes: int) -> DivisibleUNet:
     """Build a network for old computers and browsers: as `compact_unet`, with channels 16-32-64-128-128."""
-    return _monai_unet(classes, (16, 32, 64, 128, 128), dropout=0.0)
+    return _residual_unet(classes, (16, 32, 64, 128, 128), dropout=0.0)
 
 
 def tiny_unet(classes: int) -> DivisibleUNet:
     """Build a network to try things with in minutes: as `compact_unet`, with channels 8-16-32-32."""
-    return _monai_unet(classes, (8, 16, 32, 32), dropout=0.0)
+    return _residual_unet(classes, (8, 16, 32, 32), dropout=0.0)
 
 
 def residual_unet(classes: int) -> DivisibleUNet:
@@ -89,7 +81,7 @@ def residual_unet(classes: int) -> DivisibleUNet:
     32-64-128-256-320-320, five strides of two, one residual unit per block, instance norm, PReLU and dropout
     0.2.
     """
-    return _monai_unet(classes, (32, 64, 128, 256, 320, 320), dropout=0.2)
+    return _residual_unet(classes, (32, 64, 128, 256, 320, 320), dropout=0.2)
 
 
 def plain_unet(classes: int) -> DivisibleUNet:

@@ -11,6 +11,7 @@ from anystroke.files import sha256
 from anystroke.learning.checkpoints import CheckpointError, find_model, load_model, read_tensors
 from anystroke.learning.interpolating_unet import InterpolatingUNet
 from anystroke.learning.networks import DivisibleUNet
+from anystroke.learning.residual_unet import ResidualUNet
 
 _RESNETS = {"10": (1, 1, 1, 1), "18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3)}
 _SMALLEST = 1e-6
@@ -108,13 +109,12 @@ class _Encoder(nn.Module):
     def __init__(self, network: nn.Module, architecture: str) -> None:
         super().__init__()
         inner = network.network if isinstance(network, DivisibleUNet) else network
-        levels = [*inner.down, inner.bottom] if isinstance(inner, InterpolatingUNet) else _monai_levels(inner)
-        if not levels:
+        if not isinstance(inner, InterpolatingUNet | ResidualUNet):
             raise CheckpointError(
                 f"the encoder of the architecture {architecture!r} cannot be taken out for a perceptual "
                 "loss; name a model of another one, such as 'default'"
             )
-        self.levels = nn.ModuleList(levels)
+        self.levels = nn.ModuleList(inner.encoder())
 
     def forward(self, volume: Tensor) -> list[Tensor]:
         features = []
@@ -122,16 +122,6 @@ class _Encoder(nn.Module):
             volume = level(volume)
             features.append(volume)
         return features
-
-
-def _monai_levels(network: nn.Module) -> list[nn.Module]:
-    """Return the blocks on the way down of MONAI's U-Net, whose halves are nested in each other."""
-    levels: list[nn.Module] = []
-    part = getattr(network, "model", None)
-    while isinstance(part, nn.Sequential) and len(part) == 3 and hasattr(part[1], "submodule"):
-        levels.append(part[0])
-        part = part[1].submodule
-    return [*levels, part] if levels and isinstance(part, nn.Module) else []
 
 
 class _ResNet(nn.Module):
