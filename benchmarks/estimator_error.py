@@ -17,10 +17,17 @@ from torch import Tensor
 
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
-from anystroke.inference.estimation import TISSUES, Estimator, QmriEstimate, estimate_qmri, named_protocols
+from anystroke.inference.estimation import (
+    TISSUES,
+    Estimator,
+    QmriEstimate,
+    estimate_maps,
+    estimate_qmri,
+    named_protocols,
+)
 from anystroke.inference.segmentation import Model, segment
 from anystroke.learning.estimation_cases import MapTargetSettings
-from anystroke.learning.estimation_validation import MapErrors, estimate_head, simulated_heads
+from anystroke.learning.estimation_validation import MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
 from anystroke.qmri.units_check import UNITS
 from anystroke.scan_files import read_scan
@@ -38,7 +45,7 @@ def simulated(estimator: Estimator, data: Path, heads: int) -> list[dict[str, An
         load_anatomies(data / "held_out_anatomies.safetensors"),
         load_bank(data / "held_out_lesions.safetensors"),
     )
-    looks = SynthesisSettings(preset="estimator", spacing=config.spacing, fat_suppression={})
+    looks = SynthesisSettings(preset="estimator", spacing=1.0, fat_suppression={})
     errors = MapErrors(config.maps)
     made = simulated_heads(
         pack,
@@ -47,10 +54,10 @@ def simulated(estimator: Estimator, data: Path, heads: int) -> list[dict[str, An
         target=MapTargetSettings(field_strength=config.field_strength),
         count=heads,
         seed=SEED,
-        divisor=config.divisor,
     )
     for number, head in enumerate(made, start=1):
-        errors.add(estimate_head(estimator.network, config, head.image), head.maps, head.classes)
+        found = estimate_maps(Volume(head.image[None], torch.eye(4, dtype=torch.float64)), estimator)
+        errors.add(torch.cat([found[name].data for name in config.maps]), head.maps, head.classes)
         print(f"head {number} of {heads}", flush=True)
     rows = []
     for (tissue, name), error in sorted(errors.result().items()):
@@ -124,8 +131,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [f"# Errors of the estimator {result['model']}", ""]
     if rows := result["simulated"]:
         lines += [
-            f"Held-out simulated heads: {result['heads']}. Percent of the true mean in brackets; beside each "
-            "error that of who knows tissue and population alone.",
+            f"Held-out simulated heads of 1 mm: {result['heads']}. Percent of the true mean in brackets; "
+            "beside each error that of who knows tissue and population alone.",
             "",
             "| tissue | map | unit | true | bias | SD | SD by population | RMSE of a head's mean | its SD |",
             "|---|---|---|---|---|---|---|---|---|",

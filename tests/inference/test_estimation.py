@@ -16,12 +16,14 @@ from anystroke.inference.estimation import (
     TISSUES,
     Estimator,
     contrast_warnings,
+    estimate_maps,
     estimate_qmri,
     match_bias,
     named_protocols,
     refine_maps,
 )
 from anystroke.inference.network_pass import ALL_FLIPS
+from anystroke.inference.preprocessing import to_model_space
 from anystroke.inference.segmentation import Model, Segmentation
 from anystroke.learning.checkpoints import CheckpointError, EstimatorConfig, ModelConfig
 from anystroke.learning.estimated_maps import DEFAULT_MAPS
@@ -77,12 +79,42 @@ class Tissues(nn.Module):
         return torch.cat([*found, torch.full_like(level, -200.0)], 1)
 
 
+class Linear(nn.Module):
+    """R1 that is a linear function of the image; the other maps are the same everywhere."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        same = torch.full_like(image, 1.0)
+        return torch.cat([4 * same, (2 + 8 * image).log(), same, same], 1)
+
+
 def _segmenter() -> Model:
     classes = ("background", "grey_matter", "white_matter", "csf", "lesion")
     config = ModelConfig(
         name="toy", architecture="none", classes=classes, brain=classes[1:4], spacing=4.0, divisor=8
     )
     return Model(Tissues(), config, sha256="")
+
+
+def test_detail_beyond_the_networks_grid_comes_from_the_scan() -> None:
+    rng = stream(3, "fine")
+    coarse = nn.functional.interpolate(torch.rand(1, 1, 12, 12, 12, generator=rng), scale_factor=8.0)[0]
+    fine = 200 + 400 * coarse + 60 * torch.rand(1, 96, 96, 96, generator=rng)
+    scan = Volume(fine, torch.diag(torch.tensor([1.0, 1.0, 1.0, 1.0], dtype=torch.float64)))
+    space = to_model_space(scan, spacing=4.0, divisor=8, normalise="percentiles")
+    found = estimate_maps(scan, _estimator(Linear()))
+    plain = 0.1 * (2 + 8 * space.to_native(space.image).data)
+    # The network's function of the scan, whose clipping and scale are those of its own grid.
+    level = to_model_space(scan, spacing=4.0, divisor=8, normalise=None)
+    design = torch.stack([level.image.flatten(), torch.ones(level.image.numel())], 1)
+    inside = (space.image > 0.01) & (space.image < 0.99)
+    line = torch.linalg.lstsq(design[inside.flatten()], space.image[inside][:, None]).solution.flatten()
+    truth = 0.1 * (2 + 8 * (line[0] * (fine - fine.min()) + line[1]))
+    box = (slice(None), *(slice(16, 80),) * 3)
+    errors = [
+        float((values[box] - truth[box]).square().mean().sqrt()) for values in (found["r1"].data, plain)
+    ]
+    assert errors[0] < 0.35 * errors[1]
+    assert float(found["r2star"].data[box].std()) < 1e-4
 
 
 def _estimator(network: nn.Module | None = None) -> Estimator:

@@ -37,8 +37,11 @@ def test_lesions_do_not_depend_on_the_storage_order(orientation: str) -> None:
     extra = mask.data.clone()
     extra[0, 36, 30, 20] = 1
     head = Volume((scan.data > 50).to(torch.uint8), turned)
-    arguments = [Volume(extra, turned), Volume(extra.float(), turned), head]
-    numbered, lesions = find_lesions(*(volume.reorient(orientation) for volume in arguments))
+    mask, probability, inside = (
+        volume.reorient(orientation)
+        for volume in (Volume(extra, turned), Volume(extra.float(), turned), head)
+    )
+    numbered, lesions = find_lesions(mask, probability, inside)
     assert [lesion.number for lesion in lesions] == [1, 2]
     largest, small = lesions
     assert (largest.hemisphere, small.hemisphere) == ("left", "right")

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool3d
 
 from anystroke.acquisition.protocols import Mprage, Protocol, load_preset
 from anystroke.fields import legendre_matrix
 from anystroke.files import sha256
 from anystroke.inference.network_pass import ALL_FLIPS, Processing, average_output, best_device
-from anystroke.inference.preprocessing import ModelSpace, check_scan, to_model_space
+from anystroke.inference.preprocessing import check_scan, from_zero, normalise_intensity, to_model_space
 from anystroke.inference.segmentation import Model, Segmentation, as_volume, segment
 from anystroke.learning.checkpoints import EstimatorConfig, find_model, load_estimator
-from anystroke.learning.estimated_maps import activate
+from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import stream
 from anystroke.volume import Volume
@@ -35,6 +36,9 @@ _MOST_SAMPLES = 200_000
 _R1_SD, _PD_SD, _NOISE = 0.06, 0.04, 0.02
 _REFINEMENTS = 4
 _LARGEST_CHANGE = 3.0
+_WINDOW = 5
+# Contrast, of the brightest tissue, under which a neighbourhood tells no slope.
+_FLAT = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +157,7 @@ def estimate_qmri(
         if isinstance(segmentation, Segmentation)
         else segment(scan, segmentation, tissues=TISSUES, device=device)
     )
-    space, values = _model_maps(scan, opened, flips, device)
-    names = opened.config.maps
-    air = values[names.index("proton_density")] < LEAST_PD if "proton_density" in names else None
-    if air is not None:
-        values[:, air] = 0
-    native = {name: space.to_native(values[k : k + 1]) for k, name in enumerate(names)}
+    native = estimate_maps(scan, opened, flips=flips, device=device)
     brain = brain_on_scan(found)
     warnings = contrast_warnings(scan, found)
     field = opened.config.field_strength or (protocol.field_strength if protocol else 3.0)
@@ -166,7 +165,7 @@ def estimate_qmri(
     maps = {name: volume.data[0] for name, volume in native.items()}
     if refine:
         maps = refine_maps(scan.data[0], maps, brain.data[0] > 0, played)
-        native = {name: replace(native[name], data=maps[name][None]) for name in names}
+        native = {name: replace(values, data=maps[name][None]) for name, values in native.items()}
     simulated = _play(played, maps, field)
     matched, correlation = match_bias(simulated, scan.data[0], brain.data[0] > 0)
     return QmriEstimate(
@@ -186,23 +185,62 @@ def estimate_qmri(
     )
 
 
-def _model_maps(
-    scan: Volume, opened: Estimator, flips: bool, device: torch.device | str | None
-) -> tuple[ModelSpace, Tensor]:
-    """Return the maps (K, X, Y, Z) on the network's grid: the mean is taken before the activation."""
+@torch.inference_mode()
+def estimate_maps(
+    scan: Volume, opened: Estimator, *, flips: bool = False, device: torch.device | str | None = None
+) -> dict[str, Volume]:
+    """Estimate maps, without brain mask or simulation.
+
+    What the scan's grid shows beyond the network's comes from the scan: within a few voxels a map is close to
+    a linear function of the scan, whose slope is fitted on the network's grid and applied to the difference
+    of both grids. The network's maps stay as they are but for this difference.
+
+    Args:
+        scan: One channel that `check_scan` accepts.
+        opened: The estimator.
+        flips: Average over all eight mirror images, before the activation.
+        device: Where to compute; by default a GPU if there is one.
+
+    Returns:
+        Map -> its values on the grid of ``scan``, float32, 0 in air.
+
+    Source:
+        The local linear model is that of K. He and J. Sun, Fast guided filter, arXiv:1505.00996.
+    """
     config = opened.config
-    space = to_model_space(
-        scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
-    )
+    space = to_model_space(scan, spacing=config.spacing, divisor=config.divisor, normalise=None)
     output, _ = average_output(
-        space.image,
+        normalise_intensity(space.image, config.normalisation),
         opened.network,
         lambda x: x,
         divisor=config.divisor,
         processing=Processing(flips=ALL_FLIPS if flips else ((),)),
         device=best_device(device),
     )
-    return space, activate(output[None], config.maps)[0]
+    values = activate(output[None], config.maps)[0]
+    if "proton_density" in config.maps:
+        values[:, values[config.maps.index("proton_density")] < LEAST_PD] = 0
+    beyond = from_zero(scan).data - space.to_native(space.image).data
+    found = {}
+    for name, coarse in zip(config.maps, values, strict=True):
+        base = space.to_native(coarse[None])
+        slope = space.to_native(_slope(coarse, space.image[0])[None])
+        detailed = (base.data + slope.data * beyond).clamp(0.0, MAP_OUTPUTS[name].ceiling)
+        found[name] = replace(base, data=torch.where(base.data > 0, detailed, 0.0))
+    return found
+
+
+def _slope(values: Tensor, image: Tensor) -> Tensor:
+    """Fit a map as a linear function of an image around each voxel; both (X, Y, Z)."""
+
+    def mean(volume: Tensor) -> Tensor:
+        return avg_pool3d(volume[None], _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False)[0]
+
+    bright = image.flatten().kthvalue(1 + round(0.99 * (image.numel() - 1))).values
+    middle, level = mean(image), mean(values)
+    covariance = mean(image * values) - middle * level
+    variance = mean(image.square()) - middle.square()
+    return mean(covariance / (variance + (_FLAT * bright) ** 2))
 
 
 def _play(protocol: Protocol, maps: dict[str, Tensor], field_strength: float) -> Tensor:

@@ -259,8 +259,13 @@ def to_model_space(
 
 def head_from_zero(scan: Volume) -> Volume:
     """Return a scan in RAS order whose smallest intensity is zero, that of an empty background exactly."""
+    return from_zero(scan).reorient("RAS")
+
+
+def from_zero(scan: Volume) -> Volume:
+    """Return a scan, float32, whose smallest intensity is zero, that of an empty background exactly."""
     data = _lower_background(scan.data.to(torch.float32))
-    return Volume(data - data.min(), scan.affine).reorient("RAS")
+    return Volume(data - data.min(), scan.affine)
 
 
 def _lower_background(data: Tensor) -> Tensor:

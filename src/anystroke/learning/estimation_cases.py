@@ -95,7 +95,7 @@ class SimulatedMapSource:
             rng: Random stream.
 
         Returns:
-            The case, and (X, Y, Z) uint8, numbers of ``CLASSES``.
+            The case, and (X, Y, Z) uint8, numbers of ``CLASSES``; background where the scan is zero.
 
         Raises:
             RuntimeError: As `case`.
@@ -112,7 +112,7 @@ class SimulatedMapSource:
         maps.make(self.names)
         values = torch.stack([maps[name] for name in self.names])
         values *= sample.image != 0
-        classes = sample.target
+        classes = sample.target * (sample.image != 0)
         weight = _weights(classes > CLASSES.index("background"), classes == LESION, self.target)
         return Case(sample.image, _target(values, weight, self.names), sample.record), classes
 
