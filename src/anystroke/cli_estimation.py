@@ -1,5 +1,7 @@
 """The verb ``estimate-qmri`` of the command."""
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +10,7 @@ import typer
 from anystroke.cli_common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
 
 if TYPE_CHECKING:
-    from anystroke.estimates import EstimateOptions
+    from anystroke.estimates import EstimateOptions, Outcome
     from anystroke.inference.estimation import Estimator
     from anystroke.inference.segmentation import Model
 
@@ -19,7 +21,8 @@ def estimate_qmri(
         list[Path] | None,
         typer.Argument(
             metavar="[T1W]...",
-            help="T1w MPRAGE scans (NIfTI, MGH, NRRD, MetaImage), with or without the skull.",
+            help="T1w MPRAGE scans (NIfTI, MGH, NRRD, MetaImage), with or without the skull; folders of scans, "
+            "of DICOM files or of a BIDS data set; tables with a column image.",
         ),
     ] = None,
     dataset: Annotated[
@@ -68,9 +71,8 @@ def estimate_qmri(
     if bool(files) == (dataset is not None):
         raise ArgumentError("expected T1w scans or --dataset, one of the two; see 'estimate-qmri --help'")
     for path in files:
-        if not path.is_file():
-            what = "is a folder: name its scans, or use --dataset" if path.is_dir() else "does not exist"
-            raise ArgumentError(f"{path} {what}")
+        if not path.exists():
+            raise ArgumentError(f"{path} does not exist")
     if sidecar is not None and not sidecar.is_file():
         raise ArgumentError(f"--sidecar: {sidecar} does not exist")
     from anystroke.estimates import EstimateError, EstimateOptions, scan_protocol
@@ -101,6 +103,26 @@ def estimate_qmri(
     return _run(files, dataset, output, *opened, options)
 
 
+def _estimate_found(
+    inputs: list[Path],
+    output: Path,
+    model: "Estimator",
+    segmenter: "Model",
+    options: "EstimateOptions",
+) -> "Iterator[Outcome]":
+    """Find the scans in what was named, and estimate their maps."""
+    from anystroke.estimates import Outcome, estimate_files, t1w_alone
+    from anystroke.intake.finding import find_scans
+
+    with tempfile.TemporaryDirectory(prefix=".anystroke-", dir=output) as work:
+        found = t1w_alone(find_scans(inputs, Path(work)), inputs)
+        for text in found.skipped:
+            complain(f"note: {text}")
+        for named, problem in found.problems:
+            yield Outcome(named, "failed", output, problem)
+        yield from estimate_files(found.scans, output, model, segmenter, options)
+
+
 def _run(
     files: list[Path],
     dataset: Path | None,
@@ -110,19 +132,19 @@ def _run(
     options: "EstimateOptions",
 ) -> int:
     """Estimate all scans and say what became of each."""
-    from anystroke.estimates import EstimateError, estimate_dataset, estimate_files
+    from anystroke.estimates import EstimateError, estimate_dataset
     from anystroke.labelled_scans import LabelledScanError
 
     failed = False
     try:
         output.mkdir(parents=True, exist_ok=True)
         outcomes = (
-            estimate_files(files, output, model, segmenter, options)
+            _estimate_found(files, output, model, segmenter, options)
             if dataset is None
             else estimate_dataset(dataset, output, model, segmenter, options)
         )
         with progress_bar() as progress:
-            task = progress.add_task("estimating", total=len(files) or None)
+            task = progress.add_task("estimating", total=None)
             for outcome in outcomes:
                 progress.advance(task)
                 if outcome.status == "failed":

@@ -18,9 +18,9 @@ from anystroke.bids import image_stem
 from anystroke.files import atomic_path
 from anystroke.inference.estimation import Estimator, QmriEstimate, estimate_qmri
 from anystroke.inference.segmentation import Model
+from anystroke.intake.sources import Found, ScanSource
 from anystroke.labelled_scans import LabelledScan, find_labelled_scans
 from anystroke.patient_files import MAP_FILES, staged, write_json
-from anystroke.scan_files import read_scan
 from anystroke.volume import Volume
 
 TABLE = "estimates.tsv"
@@ -188,8 +188,33 @@ def _facts(estimate: QmriEstimate, source: Path) -> dict[str, Any]:
     }
 
 
+def t1w_alone(found: Found, inputs: Sequence[Path]) -> Found:
+    """Leave out what folders and tables hold beside T1w scans, where some of their images are called T1w.
+
+    Args:
+        found: Of ``find_scans``.
+        inputs: What it was called with; scans that are named there stay.
+
+    Example:
+        >>> scans = [ScanSource.of_file(f"in/sub-1_{name}.nii") for name in ("FLAIR", "T1w")]
+        >>> [scan.path.name for scan in t1w_alone(Found(scans), [Path("in")]).scans]
+        ['sub-1_T1w.nii']
+    """
+    gathered = [scan for scan in found.scans if scan.path not in inputs]
+    others = [scan for scan in gathered if not _is_t1w(scan)]
+    if len(others) == len(gathered):
+        return found
+    kept = [scan for scan in found.scans if scan not in others]
+    skipped = [f"{scan.title} is left out: it is not called T1w" for scan in others]
+    return Found(kept, [*found.skipped, *skipped], found.problems)
+
+
+def _is_t1w(scan: ScanSource) -> bool:
+    return image_stem(scan.path).split("_")[-1] == "T1w"
+
+
 def estimate_files(
-    scans: Sequence[Path],
+    scans: Sequence[ScanSource],
     folder: Path,
     model: Estimator,
     segmenter: Model,
@@ -198,8 +223,8 @@ def estimate_files(
     """Estimate the maps of scans, one after the other; one that fails does not stop the others.
 
     Args:
-        scans: Image files.
-        folder: Where to write, all side by side.
+        scans: What to estimate of.
+        folder: Where to write: those of single files side by side, those of a data set in its folders.
         model: The estimator.
         segmenter: Finds the brain.
         options: What to do.
@@ -208,11 +233,12 @@ def estimate_files(
         EstimateError: If two scans would have the same names.
         OSError: The folder cannot be written.
     """
-    stems = [map_stem(path) for path in scans]
-    if doubles := sorted({stem for stem in stems if stems.count(stem) > 1}):
+    stems = [map_stem(scan.path) for scan in scans]
+    places = [str(scan.folder / stem) for scan, stem in zip(scans, stems, strict=True)]
+    if doubles := sorted({place for place in places if places.count(place) > 1}):
         raise EstimateError(f"two scans would be written as {doubles[0]!r}; rename one or use two folders")
-    for path, stem in zip(scans, stems, strict=True):
-        yield _estimate(path, None, folder, stem, model, segmenter, options)
+    for scan, stem in zip(scans, stems, strict=True):
+        yield _estimate(scan, folder / scan.folder, stem, model, segmenter, options)
     _write_table(folder)
 
 
@@ -243,7 +269,7 @@ def estimate_dataset(
     if len(chosen) < len(named or scans):
         raise EstimateError(f"two scans of {source} would be the same subject; give them other names")
     for name, scan in chosen.items():
-        yield _estimate(scan.image, scan, folder / name, name, model, segmenter, options)
+        yield _estimate(scan, folder / name, name, model, segmenter, options)
     _write_table(folder)
 
 
@@ -258,8 +284,7 @@ def subject_name(name: str) -> str:
 
 
 def _estimate(
-    path: Path,
-    labelled: LabelledScan | None,
+    source: ScanSource | LabelledScan,
     folder: Path,
     stem: str,
     model: Estimator,
@@ -267,6 +292,7 @@ def _estimate(
     options: EstimateOptions,
 ) -> Outcome:
     """Estimate one scan and write its files."""
+    path = source.image if isinstance(source, LabelledScan) else source.path
     again = folder / f"{stem}_desc-resimulated_T1w.json"
     if again.is_file() and not options.overwrite:
         facts = json.loads(again.read_text(encoding="utf-8"))
@@ -274,10 +300,10 @@ def _estimate(
         return Outcome(stem, "kept", folder, "", float(facts["CorrelationWithScan"]), kept)
     try:
         lesion = None
-        if labelled is None:
-            scan = read_scan(path)
+        if isinstance(source, LabelledScan):
+            scan, lesion, _ = source.load()
         else:
-            scan, lesion, _ = labelled.load()
+            scan = source.load()
         protocol = scan_protocol(path, options.sidecar)
         estimate = estimate_qmri(
             scan,

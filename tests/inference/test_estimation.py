@@ -311,13 +311,35 @@ def test_the_command_takes_the_protocol_of_the_sidecar(tmp_path: Path) -> None:
     assert protocol.flip_angle == 8
 
 
+@pytest.mark.usefixtures("_toys")
+def test_folders_and_data_sets_are_taken_for_their_t1w_scans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, empty, out = tmp_path / "data", tmp_path / "empty", tmp_path / "out"
+    empty.mkdir()
+    for subject in ("sub-1", "sub-2"):
+        (data / subject / "anat").mkdir(parents=True)
+        _head().save(data / subject / "anat" / f"{subject}_T1w.nii.gz")
+    _head().save(data / "sub-1" / "anat" / "sub-1_FLAIR.nii.gz")
+    assert main(["estimate-qmri", str(data), str(empty), "-o", str(out)]) == 1
+    printed = capsys.readouterr()
+    assert "sub-1_FLAIR.nii.gz is left out: it is not called T1w" in printed.err
+    assert f"{empty} is a folder without images" in printed.err
+    assert sorted(path.name for path in out.rglob("*_R1map.nii.gz")) == [
+        f"sub-{k}_desc-estimated_R1map.nii.gz" for k in (1, 2)
+    ]
+    assert not list(out.glob(".anystroke*"))
+    capsys.readouterr()
+    assert main(["estimate-qmri", str(data / "sub-1" / "anat"), "-o", str(tmp_path / "flat")]) == 0
+    assert (tmp_path / "flat" / "sub-1_desc-estimated_R1map.nii.gz").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ([], "one of the two"),
         (["SCAN", "--dataset", "DIR"], "one of the two"),
         (["NOWHERE.nii"], "does not exist"),
-        (["DIR"], "is a folder"),
         (["SCAN", "--simulate", "dwi"], "--simulate: expected a contrast among"),
         (["SCAN", "--sidecar", "NOWHERE.json"], "--sidecar"),
         (["SCAN", "--sidecar", "SCAN"], "tells no protocol"),
