@@ -21,8 +21,8 @@ def estimate_qmri(
         list[Path] | None,
         typer.Argument(
             metavar="[T1W]...",
-            help="T1w MPRAGE scans (NIfTI, MGH, NRRD, MetaImage), with or without the skull; folders of scans, "
-            "of DICOM files or of a BIDS data set; tables with a column image.",
+            help="T1w MPRAGE scans (NIfTI, MGH, NRRD, MetaImage), with or without the skull; or folders "
+            "of them or of DICOM files, BIDS data sets, and tables with a column image.",
         ),
     ] = None,
     dataset: Annotated[
