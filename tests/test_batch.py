@@ -264,7 +264,7 @@ def test_extras(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert "sub-1_label-lesion_desc-T2w_roi.nii.gz" in names
     spread = Volume.load(tmp_path / "out" / "sub-1_space-orig_label-L_desc-T2w_spread.nii.gz")
     assert 0 <= float(spread.data.min()) <= float(spread.data.max()) < 0.5
-    assert not any(name.endswith(".html") for name in names)
+    assert not any(name.endswith((".html", ".png")) for name in names)
 
 
 def test_lesions_are_numbered_and_measured(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:

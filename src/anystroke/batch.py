@@ -359,7 +359,8 @@ def _compute(
         if job.outcomes:
             finished.set_result(job.outcomes)
             return finished
-        writer.submit(_import_writers, run.extras.report)
+        if run.extras.report:
+            writer.submit(_import_writers)
         collected.take()
         results = [segment(scan, run.model, **run.options) for scan in scans]
         fused: Together | None = None
@@ -377,12 +378,10 @@ def _compute(
     return writer.submit(_write, run, job, results, fused)
 
 
-def _import_writers(report: bool) -> None:
-    """Import what writing takes seconds to import, while the network computes."""
-    import_module("anystroke.evaluation.report")
-    if report:
-        for name in ("anystroke.anatomy.scan_registration", "nilearn.plotting", "anystroke.scan_report"):
-            import_module(name)
+def _import_writers() -> None:
+    """Import what takes seconds to import and reports need, while the network computes."""
+    for name in ("anystroke.evaluation.report", "anystroke.anatomy.scan_registration", "nilearn.plotting"):
+        import_module(name)
 
 
 def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Together | None") -> list[Outcome]:

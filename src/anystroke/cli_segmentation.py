@@ -76,7 +76,9 @@ AtlasNames = Annotated[
 ]
 NoReport = Annotated[
     bool,
-    typer.Option("--no-report", help="Write no page for each scan, nor places in MNI space; saves seconds."),
+    typer.Option(
+        "--no-report", help="No page, pictures and places in MNI space of each scan; saves seconds."
+    ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")]

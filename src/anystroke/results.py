@@ -63,7 +63,7 @@ class Extras:
     """What to write beside the usual.
 
     Attributes:
-        report: A page for each scan, and places in MNI space; on unless switched off.
+        report: A page and pictures of each scan, and places in MNI space; on unless switched off.
         uncertainty: The spread of the probability over the flips.
         tissues: A segmentation of the brain's tissues.
         fmriprep_roi: The lesion as fMRIPrep reads it.
@@ -122,8 +122,6 @@ def write_results(
         OSError: The folder cannot be written.
         VolumeError: An image cannot be written.
     """
-    from anystroke.evaluation.report import mosaic
-
     stem = derivative_stem(source.path, described=described)
     numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
     inside = result.brain if result.brain is not None else head(result.scan)
@@ -139,9 +137,15 @@ def write_results(
         if extras.report or atlas is not None:
             space = find_mni_space(result.image or result.scan, result.brain)
 
+    def draw() -> None:
+        if extras.report:
+            from anystroke.evaluation.report import mosaic  # with matplotlib
+
+            mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title)
+
     slow: list[Callable[[], object]] = [
         register,
-        lambda: mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title),
+        draw,
         lambda: _in_steps(result.probability).save(folder / f"{stem}_probseg.nii.gz"),
         lambda: numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16),
         lambda: result.mask.save(folder / f"{stem}_mask.nii.gz"),
