@@ -73,7 +73,7 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
         "predicted_ml": found.lesion_volume,
         "interval_ml": [found.interval.low, found.interval.high] if found.interval else None,
         "lesion_intervals_ml": [
-            [interval.low, interval.high, true]
+            [round(value, 2) for value in (interval.low, interval.high, true)]
             for _, volume, true in parts
             if errors and (interval := volume_interval(volume, volume, errors))
         ],

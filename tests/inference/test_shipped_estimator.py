@@ -1,0 +1,58 @@
+"""The estimator that comes with the package, on a simulated head and on real T1w scans."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from anystroke.anatomy.mni import mni_anatomy
+from anystroke.classes import CLASSES
+from anystroke.inference.estimation import Estimator, QmriEstimate, estimate_maps, estimate_qmri
+from anystroke.learning.estimation_cases import MapTargetSettings
+from anystroke.learning.estimation_validation import MapErrors, simulated_heads
+from anystroke.learning.simulated import Pack
+from anystroke.synthesis import SynthesisSettings
+from anystroke.volume import Volume
+
+LABELS = {"white_matter": (2, 41), "grey_matter": (3, 42), "csf": (4, 43)}
+
+
+def test_maps_of_a_simulated_head_are_near_the_truth() -> None:
+    estimator = Estimator.open()
+    names = estimator.config.maps
+    looks = SynthesisSettings(preset="estimator", fat_suppression={})
+    target = MapTargetSettings(field_strength=estimator.config.field_strength)
+    [head] = simulated_heads(Pack([mni_anatomy()], []), looks, names=names, target=target, count=1, seed=2)
+    affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+    found = estimate_maps(Volume(head.image[None], affine), estimator)
+    errors = MapErrors(names)
+    errors.add(torch.cat([found[name].data for name in names]), head.maps, head.classes)
+    limits = {"r1": 0.15, "proton_density": 0.08, "r2star": 0.3, "mt_saturation": 0.3}
+    for (tissue, name), error in errors.result().items():
+        if tissue in ("grey_matter", "white_matter"):
+            assert abs(error.bias) < limits[name] * error.truth, (tissue, name)
+    air = (head.image == 0) & (head.classes == CLASSES.index("background"))
+    assert float((found["proton_density"].data[0][air] > 0).float().mean()) < 0.2
+
+
+@pytest.fixture(scope="module")
+def real(data_dir: Path) -> QmriEstimate:
+    return estimate_qmri(data_dir / "scans" / "aomic_sub-0002" / "T1.mgz")
+
+
+def test_ratios_of_tissues_on_a_real_scan(real: QmriEstimate, data_dir: Path) -> None:
+    labels = Volume.load(data_dir / "scans" / "aomic_sub-0002" / "aseg.mgz")
+    numbers = labels.resample_to(real.scan.affine, real.scan.shape, "nearest").data[0].round()
+    inside = {name: torch.isin(numbers, torch.tensor(values).float()) for name, values in LABELS.items()}
+    median = {
+        name: {tissue: float(real.maps[name].data[0][where].median()) for tissue, where in inside.items()}
+        for name in ("r1", "mt_saturation")
+    }
+    assert 1.3 < median["r1"]["white_matter"] / median["r1"]["grey_matter"] < 1.7
+    assert 1.5 < median["mt_saturation"]["white_matter"] / median["mt_saturation"]["grey_matter"] < 2.2
+    assert median["r1"]["csf"] < median["r1"]["grey_matter"]
+
+
+def test_the_real_scan_simulated_again_is_like_it(real: QmriEstimate) -> None:
+    assert real.correlation > 0.9
+    assert real.warnings == ()
