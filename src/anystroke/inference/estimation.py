@@ -28,8 +28,8 @@ TISSUES = ("white_matter", "grey_matter", "csf")
 TYPICAL = "typical"
 """Preset with one protocol for each contrast."""
 
-LEAST_PD = 5.0
-"""Proton density below which a voxel is air, p.u."""
+LEAST_PD = 20.0
+"""Proton density below which a voxel is air or compact bone, which gives no signal either, p.u."""
 
 _FIELD_DEGREE = 3
 _MOST_SAMPLES = 200_000
