@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from anystroke.anatomy.anatomies import load_anatomies
-from anystroke.anatomy.lesions import load_bank
+from anystroke.anatomy.lesions import blob_lesion, load_bank
+from anystroke.anatomy.mni import mni_anatomy
+from anystroke.classes import CLASSES
 from anystroke.inference.estimation import (
     TISSUES,
     Estimator,
@@ -26,10 +29,12 @@ from anystroke.inference.estimation import (
     named_protocols,
 )
 from anystroke.inference.segmentation import Model, segment
+from anystroke.learning.estimated_maps import MAP_OUTPUTS
 from anystroke.learning.estimation_cases import MapTargetSettings
 from anystroke.learning.estimation_validation import MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
 from anystroke.qmri.units_check import UNITS
+from anystroke.rng import stream
 from anystroke.scan_files import read_scan
 from anystroke.synthesis import SynthesisSettings
 from anystroke.volume import Volume
@@ -163,6 +168,33 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def draw(estimator: Estimator, path: Path) -> None:
+    """Draw a simulated head of the MNI152 brain with a lesion: true maps above estimated ones."""
+    names = estimator.config.maps
+    looks = SynthesisSettings(preset="estimator", spacing=1.0, fat_suppression={})
+    target = MapTargetSettings(field_strength=estimator.config.field_strength)
+    lesion = blob_lesion(centre=(-38.0, 4.0, 12.0), volume_ml=40.0, rng=stream(SEED, "lesion"), name="blob")
+    pack = Pack([mni_anatomy()], [lesion])
+    [head] = simulated_heads(pack, looks, names=names, target=target, count=1, seed=SEED)
+    found = estimate_maps(Volume(head.image[None], torch.eye(4, dtype=torch.float64)), estimator)
+    z = int((head.classes == CLASSES.index("lesion")).sum((0, 1)).argmax())
+    figure = Figure(figsize=(2.6 * (len(names) + 1), 6.4), facecolor="black", layout="constrained")
+    axes = figure.subplots(2, len(names) + 1)
+    axes[0, 0].imshow(head.image[:, :, z].T, cmap="gray", origin="lower")
+    axes[0, 0].set_title("simulated T1w", color="white")
+    for column, (name, true) in enumerate(zip(names, head.maps, strict=True), start=1):
+        limits = (0.0, 1.6 * MAP_OUTPUTS[name].typical)
+        for row, (values, what) in enumerate(((true, "true"), (found[name].data[0], "estimated"))):
+            axes[row, column].imshow(
+                values[:, :, z].T, cmap="gray", origin="lower", vmin=limits[0], vmax=limits[1]
+            )
+            title = f"{what} {name.replace('_', ' ')} [{UNITS[name]}]"
+            axes[row, column].set_title(title, color="white", fontsize=9)
+    for each in axes.flat:
+        each.set_axis_off()
+    figure.savefig(path, dpi=80)
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -171,9 +203,12 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=24)
     parser.add_argument("--scan", action="append", default=[], metavar="T1W[:ASEG]")
     parser.add_argument("--segmenter", default="default")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="true and estimated maps of one head")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     estimator = Estimator.open(arguments.model)
+    if arguments.picture:
+        draw(estimator, arguments.picture)
     result: dict[str, Any] = {
         "model": estimator.config.name,
         "sha256": estimator.sha256,

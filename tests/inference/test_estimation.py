@@ -159,7 +159,7 @@ def test_eight_flips_are_averaged_before_the_activation_and_divided_by_eight(
     found = estimate_qmri(
         _head(), _estimator(Lopsided()), flips=True, segmentation=_segmenter(), device="cpu"
     )
-    inside = found.brain.data > 0
+    inside = (found.brain.data > 0) & (found.scan.data > 0)
     values = found.maps["proton_density"].data[inside]
     assert torch.allclose(values, torch.full_like(values, 54.598), rtol=1e-4)
     assert found.flips == 8
@@ -402,3 +402,15 @@ def test_an_estimator_that_is_not_there_is_named() -> None:
     with pytest.raises(CheckpointError, match="no model 'nowhere'"):
         estimate_qmri(_head(), "nowhere")
     assert estimation.TYPICAL == "typical"
+
+
+def test_maps_end_where_a_stripped_scan_does() -> None:
+    head = _head()
+    dark = head.data.clone()
+    dark[0, 20, 20, 20] = 0
+    outside = dark <= 0
+    found = estimate_maps(replace(head, data=dark), _estimator(Lopsided()))
+    values = found["proton_density"].data
+    outside[0, 20, 20, 20] = False
+    assert float(values[outside].max()) == 0.0
+    assert float(values[0, 20, 20, 20]) > 0.0

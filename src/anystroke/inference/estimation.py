@@ -202,7 +202,7 @@ def estimate_maps(
         device: Where to compute; by default a GPU if there is one.
 
     Returns:
-        Map -> its values on the grid of ``scan``, float32, 0 in air.
+        Map -> its values on the grid of ``scan``, float32, 0 in air and compact bone.
 
     Source:
         The local linear model is that of K. He and J. Sun, Fast guided filter, arXiv:1505.00996.
@@ -220,13 +220,16 @@ def estimate_maps(
     values = activate(output[None], config.maps)[0]
     if "proton_density" in config.maps:
         values[:, values[config.maps.index("proton_density")] < LEAST_PD] = 0
-    beyond = from_zero(scan).data - space.to_native(space.image).data
+    fine = from_zero(scan).data
+    # Beyond a stripped skull or the field of view a scan is exactly zero, and so are its maps.
+    seen = torch.from_numpy(ndimage.binary_fill_holes((fine[0] > 0).numpy()))[None]
+    beyond = fine - space.to_native(space.image).data
     found = {}
     for name, coarse in zip(config.maps, values, strict=True):
         base = space.to_native(coarse[None])
         slope = space.to_native(_slope(coarse, space.image[0])[None])
         detailed = (base.data + slope.data * beyond).clamp(0.0, MAP_OUTPUTS[name].ceiling)
-        found[name] = replace(base, data=torch.where(base.data > 0, detailed, 0.0))
+        found[name] = replace(base, data=torch.where((base.data > 0) & seen, detailed, 0.0))
     return found
 
 
