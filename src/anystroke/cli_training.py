@@ -106,18 +106,22 @@ def calibrate(
         Path,
         typer.Option(metavar="DIR", help="The folder 'data' of a training run with label maps and lesions."),
     ],
-    patients: Annotated[int, typer.Option(min=50, help="Simulated patients.")] = 200,
+    patients: Annotated[
+        int | None,
+        typer.Option(min=1, help="Simulated patients.", show_default="200; 24 for an estimator"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027,
     _debug: _Debug = False,
 ) -> int:
     """Choose a model's temperature, threshold and smallest certainty, and measure its volumes' errors.
 
-    Simulated patients made of the training's anatomies and lesions decide; those held out stay unseen.
+    Simulated patients made of the training's anatomies and lesions decide; those held out stay unseen. Of an
+    estimator of maps, the mean bias of each map is taken out.
 
     Example: anystroke calibrate run/model --data run/data
     """
     from anystroke.inference.segmentation import Model
-    from anystroke.learning.checkpoints import CheckpointError, save_config
+    from anystroke.learning.checkpoints import CheckpointError, save_config, task_of_model
     from anystroke.memory import keep_pages
     from anystroke.model_calibration import calibrate as choose
 
@@ -129,6 +133,10 @@ def calibrate(
             )
     keep_pages()
     try:
+        if task_of_model(model) == "qmri":
+            return _calibrate_estimator(model, data, patients or 24, seed)
+        if patients is not None and patients < 50:
+            raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
         opened = Model.open(model)
     except CheckpointError as error:
         raise ArgumentError(str(error)) from error
@@ -140,7 +148,7 @@ def calibrate(
                 tasks[what] = bar.add_task(what, total=total)
             bar.update(tasks[what], completed=done)
 
-        found = choose(opened, data, patients=patients, seed=seed, on_patient=show)
+        found = choose(opened, data, patients=patients or 200, seed=seed, on_patient=show)
     save_config(model, found.applied_to(opened.config))
     typer.echo(
         f"temperature {found.temperature:g}, threshold {found.threshold:g}, smallest certainty "
@@ -148,6 +156,27 @@ def calibrate(
         f"{found.mean_dice[0]:.3f} -> {found.mean_dice[1]:.3f}, false volume {found.false_volume[0]:.2f} -> "
         f"{found.false_volume[1]:.2f} ml"
     )
+    return OK
+
+
+def _calibrate_estimator(model: Path, data: Path, heads: int, seed: int) -> int:
+    """Take the mean bias of an estimator's maps out."""
+    from anystroke.estimator_calibration import calibrate_estimator
+    from anystroke.inference.estimation import Estimator
+    from anystroke.learning.checkpoints import save_config
+
+    opened = Estimator.open(model)
+    with progress_bar() as bar:
+        task = bar.add_task("heads", total=heads)
+        found = calibrate_estimator(
+            opened, data, heads=heads, seed=seed, on_head=lambda done: bar.update(task, completed=done)
+        )
+    save_config(model, found.applied_to(opened.config))
+    for name, gain in found.gains.items():
+        bias = ", ".join(
+            f"{tissue.replace('_', ' ')} {100 * b:+.1f} %" for tissue, b in found.bias[name].items()
+        )
+        typer.echo(f"{name}: times {gain:g} (bias before: {bias})")
     return OK
 
 

@@ -217,7 +217,7 @@ def estimate_maps(
         processing=Processing(flips=ALL_FLIPS if flips else ((),)),
         device=best_device(device),
     )
-    values = activate(output[None], config.maps)[0]
+    values = activate(output[None], config.maps, config.gains)[0]
     if "proton_density" in config.maps:
         values[:, values[config.maps.index("proton_density")] < LEAST_PD] = 0
     fine = from_zero(scan).data

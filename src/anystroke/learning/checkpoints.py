@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -79,6 +79,7 @@ class EstimatorConfig(StrictModel):
         divisor: Sides of the input are multiples of this.
         normalisation: How its intensities are standardised, see ``normalise_intensity``.
         perceptual: The network of the perceptual loss: source, kind and hash; empty if there was none.
+        gains: Map -> what the network's is multiplied by to take out its mean bias; 1 where not named.
         training: Facts about the training, for the record.
     """
 
@@ -93,6 +94,7 @@ class EstimatorConfig(StrictModel):
     divisor: int = Field(gt=0)
     normalisation: Literal["foreground", "whole", "percentiles"] = "percentiles"
     perceptual: dict[str, Any] = Field(default_factory=dict)
+    gains: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -170,6 +172,15 @@ def shipped_models(task: str | None = "segmentation") -> list[str]:
     """
     found = {path.parent.name: _task_of(path) for path in WEIGHTS.glob("*/config.json")}
     return sorted(name for name, of in found.items() if task in (None, of))
+
+
+def task_of_model(name: str | Path) -> str:
+    """Tell what a model does: ``"segmentation"`` or ``"qmri"``.
+
+    Raises:
+        CheckpointError: If there is no such model.
+    """
+    return _task_of(find_model(name) / "config.json")
 
 
 def load_config(name: str | Path) -> ModelConfig:

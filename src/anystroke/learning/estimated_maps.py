@@ -60,12 +60,13 @@ def check_maps(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def activate(output: Tensor, names: Sequence[str]) -> Tensor:
+def activate(output: Tensor, names: Sequence[str], gains: Mapping[str, float] | None = None) -> Tensor:
     """Turn what a network puts out into maps.
 
     Args:
         output: (B, K, X, Y, Z), any real numbers.
         names: K names of ``MAP_OUTPUTS``.
+        gains: Map -> what it is multiplied by; 1 where not named.
 
     Returns:
         (B, K, X, Y, Z) in the units of the maps, none negative.
@@ -89,6 +90,8 @@ def activate(output: Tensor, names: Sequence[str]) -> Tensor:
         else:
             grown = values.clamp(LOWEST_LOG, HIGHEST_LOG).exp()
             maps.append(grown if kind == "exp" else grown / 10)
+    if gains:
+        maps = [values * gains.get(name, 1.0) for values, name in zip(maps, names, strict=True)]
     return torch.stack(maps, dim=1)
 
 

@@ -1,0 +1,96 @@
+"""Calibrate an estimator of maps on simulated heads: take the mean bias of each map out."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from anystroke.anatomy.anatomies import load_anatomies
+from anystroke.anatomy.lesions import load_bank
+from anystroke.inference.estimation import Estimator
+from anystroke.learning.checkpoints import EstimatorConfig
+from anystroke.learning.estimation_cases import MapTargetSettings
+from anystroke.learning.estimation_validation import MapErrors, estimate_head, simulated_heads
+from anystroke.learning.simulated import Pack
+from anystroke.synthesis import SynthesisSettings
+
+TISSUES = ("grey_matter", "white_matter")
+"""Tissues whose bias is taken out, as much of the one as of the other."""
+
+OnHead = Callable[[int], None]
+"""Told how many heads are done."""
+
+
+@dataclass(frozen=True)
+class EstimatorCalibration:
+    """What was found.
+
+    Attributes:
+        gains: Map -> the factor, that of the former configuration included.
+        bias: Map -> tissue -> relative bias of the mean before.
+        heads: How many there were.
+    """
+
+    gains: dict[str, float]
+    bias: dict[str, dict[str, float]]
+    heads: int
+
+    def applied_to(self, config: EstimatorConfig) -> EstimatorConfig:
+        """Return the configuration of an estimator with the factors."""
+        record = {"heads": self.heads, "relative_bias_before": self.bias}
+        return config.model_copy(
+            update={"gains": self.gains, "training": {**config.training, "calibration": record}}
+        )
+
+
+def calibrate_estimator(
+    estimator: Estimator,
+    pack: Path,
+    *,
+    heads: int = 24,
+    seed: int = 2028,
+    on_head: OnHead = lambda done: None,
+) -> EstimatorCalibration:
+    """Choose a factor for each map such that grey and white matter are, in geometric mean, as bright as true.
+
+    Args:
+        estimator: What to calibrate.
+        pack: Data folder of a training run; its training anatomies and masks are used, so that the ones held
+            out stay unseen.
+        heads: How many to simulate.
+        seed: Of the heads.
+        on_head: Told of each head.
+
+    Raises:
+        OSError: A file of the pack is missing.
+        ValueError: A tissue is in none of the heads, or a map of it is zero.
+    """
+    config = estimator.config
+    errors = MapErrors(config.maps)
+    made = simulated_heads(
+        Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors")),
+        SynthesisSettings(preset="estimator", spacing=config.spacing, fat_suppression={}),
+        names=config.maps,
+        target=MapTargetSettings(field_strength=config.field_strength),
+        count=heads,
+        seed=seed,
+        divisor=config.divisor,
+    )
+    for number, head in enumerate(made, start=1):
+        errors.add(estimate_head(estimator.network, config, head.image), head.maps, head.classes)
+        on_head(number)
+    result = errors.result()
+    gains: dict[str, float] = {}
+    bias: dict[str, dict[str, float]] = {}
+    for name in config.maps:
+        found = {tissue: result[tissue, name] for tissue in TISSUES if (tissue, name) in result}
+        if len(found) < len(TISSUES) or any(
+            one.truth <= 0 or one.truth + one.bias <= 0 for one in found.values()
+        ):
+            raise ValueError(
+                f"{name} cannot be calibrated: a tissue is missing or zero in the simulated heads"
+            )
+        bias[name] = {tissue: round(one.bias / one.truth, 4) for tissue, one in found.items()}
+        factor = math.prod(one.truth / (one.truth + one.bias) for one in found.values()) ** (1 / len(found))
+        gains[name] = round(factor * config.gains.get(name, 1.0), 4)
+    return EstimatorCalibration(gains, bias, heads)
