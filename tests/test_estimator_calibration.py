@@ -15,6 +15,7 @@ from anystroke.estimator_calibration import calibrate_estimator
 from anystroke.inference.estimation import Estimator
 from anystroke.learning import checkpoints
 from anystroke.learning.checkpoints import EstimatorConfig
+from anystroke.learning.estimated_maps import start_at_typical
 from anystroke.learning.estimation_validation import Head
 from anystroke.learning.networks import build_network
 
@@ -33,11 +34,11 @@ class Constant(nn.Module):
 
 def _heads(*_: Any, count: int, seed: int, **__: Any) -> Iterator[Head]:
     for number in range(count):
-        image = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(seed + number))
-        classes = torch.zeros(16, 16, 16, dtype=torch.uint8)
-        classes[:8], classes[8:] = 1, 2
-        maps = torch.empty(2, 16, 16, 16)
-        maps[0], maps[1, :8], maps[1, 8:] = 75.0, 0.6, 0.9
+        image = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(seed + number))
+        classes = torch.zeros(32, 32, 32, dtype=torch.uint8)
+        classes[:16], classes[16:] = 1, 2
+        maps = torch.empty(2, 32, 32, 32)
+        maps[0], maps[1, :16], maps[1, 16:] = 75.0, 0.6, 0.9
         yield Head(image, maps, classes)
 
 
@@ -75,7 +76,9 @@ def test_a_map_that_is_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_calibrates_an_estimator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, data = tmp_path / "model", tmp_path / "data"
-    checkpoints.save_model(folder, build_network("small_estimator_unet", 2, seed=1), CONFIG)
+    network = build_network("small_estimator_unet", 2, seed=1)
+    start_at_typical(network, CONFIG.maps)
+    checkpoints.save_model(folder, network, CONFIG)
     data.mkdir()
     for name in ("anatomies", "lesions"):
         (data / f"{name}.safetensors").touch()

@@ -108,7 +108,7 @@ def calibrate(
     ],
     patients: Annotated[
         int | None,
-        typer.Option(min=1, help="Simulated patients.", show_default="200; 24 for an estimator"),
+        typer.Option(min=1, help="Simulated patients.", show_default="200; 12 for an estimator"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027,
     _debug: _Debug = False,
@@ -134,7 +134,7 @@ def calibrate(
     keep_pages()
     try:
         if task_of_model(model) == "qmri":
-            return _calibrate_estimator(model, data, patients or 24, seed)
+            return _calibrate_estimator(model, data, patients or 12, seed)
         if patients is not None and patients < 50:
             raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
         opened = Model.open(model)

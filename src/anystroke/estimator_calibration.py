@@ -5,17 +5,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
-from anystroke.inference.estimation import Estimator
+from anystroke.inference.estimation import Estimator, estimate_maps
 from anystroke.learning.checkpoints import EstimatorConfig
 from anystroke.learning.estimation_cases import MapTargetSettings
-from anystroke.learning.estimation_validation import MapErrors, estimate_head, simulated_heads
+from anystroke.learning.estimation_validation import MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
 from anystroke.synthesis import SynthesisSettings
+from anystroke.volume import Volume
 
 TISSUES = ("grey_matter", "white_matter")
 """Tissues whose bias is taken out, as much of the one as of the other."""
+
+SPACING = 1.0
+"""Voxel size of the heads, as scans usually have it [mm]."""
 
 OnHead = Callable[[int], None]
 """Told how many heads are done."""
@@ -69,28 +75,31 @@ def calibrate_estimator(
     errors = MapErrors(config.maps)
     made = simulated_heads(
         Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors")),
-        SynthesisSettings(preset="estimator", spacing=config.spacing, fat_suppression={}),
+        SynthesisSettings(preset="estimator", spacing=SPACING, fat_suppression={}),
         names=config.maps,
         target=MapTargetSettings(field_strength=config.field_strength),
         count=heads,
         seed=seed,
-        divisor=config.divisor,
     )
     for number, head in enumerate(made, start=1):
-        errors.add(estimate_head(estimator.network, config, head.image), head.maps, head.classes)
+        affine = torch.diag(torch.tensor([SPACING] * 3 + [1.0], dtype=torch.float64))
+        found = estimate_maps(Volume(head.image[None], affine), estimator)
+        errors.add(torch.cat([found[name].data for name in config.maps]), head.maps, head.classes)
         on_head(number)
     result = errors.result()
     gains: dict[str, float] = {}
     bias: dict[str, dict[str, float]] = {}
     for name in config.maps:
-        found = {tissue: result[tissue, name] for tissue in TISSUES if (tissue, name) in result}
-        if len(found) < len(TISSUES) or any(
-            one.truth <= 0 or one.truth + one.bias <= 0 for one in found.values()
+        tissues = {tissue: result[tissue, name] for tissue in TISSUES if (tissue, name) in result}
+        if len(tissues) < len(TISSUES) or any(
+            one.truth <= 0 or one.truth + one.bias <= 0 for one in tissues.values()
         ):
             raise ValueError(
                 f"{name} cannot be calibrated: a tissue is missing or zero in the simulated heads"
             )
-        bias[name] = {tissue: round(one.bias / one.truth, 4) for tissue, one in found.items()}
-        factor = math.prod(one.truth / (one.truth + one.bias) for one in found.values()) ** (1 / len(found))
+        bias[name] = {tissue: round(one.bias / one.truth, 4) for tissue, one in tissues.items()}
+        factor = math.prod(one.truth / (one.truth + one.bias) for one in tissues.values()) ** (
+            1 / len(tissues)
+        )
         gains[name] = round(factor * config.gains.get(name, 1.0), 4)
     return EstimatorCalibration(gains, bias, heads)
