@@ -20,6 +20,7 @@ from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import blob_lesion, load_bank
 from anystroke.anatomy.mni import mni_anatomy
 from anystroke.classes import CLASSES
+from anystroke.estimator_calibration import heads_to_estimate, measure_errors, scan_of
 from anystroke.inference.estimation import (
     TISSUES,
     Estimator,
@@ -30,13 +31,10 @@ from anystroke.inference.estimation import (
 )
 from anystroke.inference.segmentation import Model, segment
 from anystroke.learning.estimated_maps import MAP_OUTPUTS
-from anystroke.learning.estimation_cases import MapTargetSettings
-from anystroke.learning.estimation_validation import MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
 from anystroke.qmri.units_check import UNITS
 from anystroke.rng import stream
 from anystroke.scan_files import read_scan
-from anystroke.synthesis import SynthesisSettings
 from anystroke.volume import Volume
 
 FREESURFER = {"white_matter": (2, 41), "grey_matter": (3, 42), "csf": (4, 43)}
@@ -45,25 +43,17 @@ SEED = 20261122
 
 def simulated(estimator: Estimator, data: Path, heads: int) -> list[dict[str, Any]]:
     """Return one row for each tissue and map; the lesion is a tissue of its own."""
-    config = estimator.config
     pack = Pack(
         load_anatomies(data / "held_out_anatomies.safetensors"),
         load_bank(data / "held_out_lesions.safetensors"),
     )
-    looks = SynthesisSettings(preset="estimator", spacing=1.0, fat_suppression={})
-    errors = MapErrors(config.maps)
-    made = simulated_heads(
+    errors = measure_errors(
+        estimator,
         pack,
-        looks,
-        names=config.maps,
-        target=MapTargetSettings(field_strength=config.field_strength),
-        count=heads,
+        heads=heads,
         seed=SEED,
+        on_head=lambda done: print(f"head {done} of {heads}", flush=True),
     )
-    for number, head in enumerate(made, start=1):
-        found = estimate_maps(Volume(head.image[None], torch.eye(4, dtype=torch.float64)), estimator)
-        errors.add(torch.cat([found[name].data for name in config.maps]), head.maps, head.classes)
-        print(f"head {number} of {heads}", flush=True)
     rows = []
     for (tissue, name), error in sorted(errors.result().items()):
         rows.append(
@@ -171,12 +161,10 @@ def markdown(result: dict[str, Any]) -> str:
 def draw(estimator: Estimator, path: Path) -> None:
     """Draw a simulated head of the MNI152 brain with a lesion: true maps above estimated ones."""
     names = estimator.config.maps
-    looks = SynthesisSettings(preset="estimator", spacing=1.0, fat_suppression={})
-    target = MapTargetSettings(field_strength=estimator.config.field_strength)
     lesion = blob_lesion(centre=(-38.0, 4.0, 12.0), volume_ml=40.0, rng=stream(SEED, "lesion"), name="blob")
     pack = Pack([mni_anatomy()], [lesion])
-    [head] = simulated_heads(pack, looks, names=names, target=target, count=1, seed=SEED)
-    found = estimate_maps(Volume(head.image[None], torch.eye(4, dtype=torch.float64)), estimator)
+    [head] = heads_to_estimate(estimator.config, pack, count=1, seed=SEED)
+    found = estimate_maps(scan_of(head), estimator)
     z = int((head.classes == CLASSES.index("lesion")).sum((0, 1)).argmax())
     figure = Figure(figsize=(2.6 * (len(names) + 1), 6.4), facecolor="black", layout="constrained")
     axes = figure.subplots(2, len(names) + 1)

@@ -22,7 +22,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +37,7 @@ from anystroke.intake.sources import ScanSource
 from anystroke.results import (
     Extras,
     agreement_rows,
+    import_report_makers,
     peak_memory_mb,
     registration_rows,
     sidecar,
@@ -360,7 +360,7 @@ def _compute(
             finished.set_result(job.outcomes)
             return finished
         if run.extras.report:
-            writer.submit(_import_writers)
+            writer.submit(import_report_makers)
         collected.take()
         results = [segment(scan, run.model, **run.options) for scan in scans]
         fused: Together | None = None
@@ -376,12 +376,6 @@ def _compute(
         finished.set_result(job.failed(error))
         return finished
     return writer.submit(_write, run, job, results, fused)
-
-
-def _import_writers() -> None:
-    """Import what takes seconds to import and reports need, while the network computes."""
-    for name in ("anystroke.evaluation.report", "anystroke.anatomy.scan_registration", "nilearn.plotting"):
-        import_module(name)
 
 
 def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Together | None") -> list[Outcome]:

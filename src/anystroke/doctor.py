@@ -18,6 +18,7 @@ from anystroke.learning.checkpoints import (
     CheckpointError,
     ModelConfig,
     find_model,
+    load_estimator,
     load_model,
     parameter_count,
     shipped_models,
@@ -116,6 +117,14 @@ def _processors() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
+    for name in shipped_models("qmri"):
+        try:
+            _, estimator = load_estimator(name)
+        except CheckpointError as error:
+            yield Finding(f"model {name}: {error}", good=False)
+            continue
+        maps = ", ".join(estimator.maps)
+        yield Finding(f"model {name}: version {estimator.version}, makes {maps}, {find_model(name)}")
     names = shipped_models()
     if not names:
         yield Finding("models: none comes with this installation; install the package again", good=False)

@@ -1,7 +1,7 @@
 """Calibrate an estimator of maps on simulated heads: take the mean bias of each map out."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from anystroke.anatomy.lesions import load_bank
 from anystroke.inference.estimation import Estimator, estimate_maps
 from anystroke.learning.checkpoints import EstimatorConfig
 from anystroke.learning.estimation_cases import MapTargetSettings
-from anystroke.learning.estimation_validation import MapErrors, simulated_heads
+from anystroke.learning.estimation_validation import Head, MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
 from anystroke.synthesis import SynthesisSettings
 from anystroke.volume import Volume
 
-TISSUES = ("grey_matter", "white_matter")
+BALANCED = ("grey_matter", "white_matter")
 """Tissues whose bias is taken out, as much of the one as of the other."""
 
 SPACING = 1.0
@@ -49,11 +49,50 @@ class EstimatorCalibration:
         )
 
 
+def measure_errors(
+    estimator: Estimator, pack: Pack, *, heads: int, seed: int, on_head: OnHead = lambda done: None
+) -> MapErrors:
+    """Measure the errors of maps on simulated T1w scans of 1 mm, estimated as real ones are.
+
+    Args:
+        estimator: What to judge.
+        pack: What the heads are made of.
+        heads: How many to simulate.
+        seed: Of the heads.
+        on_head: Told of each head.
+    """
+    names = estimator.config.maps
+    errors = MapErrors(names)
+    made = heads_to_estimate(estimator.config, pack, count=heads, seed=seed)
+    for number, head in enumerate(made, start=1):
+        found = estimate_maps(scan_of(head), estimator)
+        errors.add(torch.cat([found[name].data for name in names]), head.maps, head.classes)
+        on_head(number)
+    return errors
+
+
+def heads_to_estimate(config: EstimatorConfig, pack: Pack, *, count: int, seed: int) -> Iterator[Head]:
+    """Simulate T1w scans of 1 mm with the maps that an estimator should find in them."""
+    return simulated_heads(
+        pack,
+        SynthesisSettings(preset="estimator", spacing=SPACING, fat_suppression={}),
+        names=config.maps,
+        target=MapTargetSettings(field_strength=config.field_strength),
+        count=count,
+        seed=seed,
+    )
+
+
+def scan_of(head: Head) -> Volume:
+    """Return the scan of a head of `heads_to_estimate`."""
+    return Volume(head.image[None], torch.diag(torch.tensor([SPACING] * 3 + [1.0], dtype=torch.float64)))
+
+
 def calibrate_estimator(
     estimator: Estimator,
     pack: Path,
     *,
-    heads: int = 24,
+    heads: int = 12,
     seed: int = 2028,
     on_head: OnHead = lambda done: None,
 ) -> EstimatorCalibration:
@@ -72,26 +111,14 @@ def calibrate_estimator(
         ValueError: A tissue is in none of the heads, or a map of it is zero.
     """
     config = estimator.config
-    errors = MapErrors(config.maps)
-    made = simulated_heads(
-        Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors")),
-        SynthesisSettings(preset="estimator", spacing=SPACING, fat_suppression={}),
-        names=config.maps,
-        target=MapTargetSettings(field_strength=config.field_strength),
-        count=heads,
-        seed=seed,
-    )
-    for number, head in enumerate(made, start=1):
-        affine = torch.diag(torch.tensor([SPACING] * 3 + [1.0], dtype=torch.float64))
-        found = estimate_maps(Volume(head.image[None], affine), estimator)
-        errors.add(torch.cat([found[name].data for name in config.maps]), head.maps, head.classes)
-        on_head(number)
+    trained_on = Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors"))
+    errors = measure_errors(estimator, trained_on, heads=heads, seed=seed, on_head=on_head)
     result = errors.result()
     gains: dict[str, float] = {}
     bias: dict[str, dict[str, float]] = {}
     for name in config.maps:
-        tissues = {tissue: result[tissue, name] for tissue in TISSUES if (tissue, name) in result}
-        if len(tissues) < len(TISSUES) or any(
+        tissues = {tissue: result[tissue, name] for tissue in BALANCED if (tissue, name) in result}
+        if len(tissues) < len(BALANCED) or any(
             one.truth <= 0 or one.truth + one.bias <= 0 for one in tissues.values()
         ):
             raise ValueError(

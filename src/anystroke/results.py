@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
+from importlib import import_module
 from importlib.metadata import version
 from math import isfinite
 from pathlib import Path
@@ -212,6 +213,12 @@ def write_results(
         )
     write_json(folder / f"{stem}_mask.json", facts)
     return Written(str(source.folder / f"{stem}_mask.nii.gz"), lesions, facts)
+
+
+def import_report_makers() -> None:
+    """Import what takes seconds to import and reports need; for a thread, while the network computes."""
+    for name in ("anystroke.evaluation.report", "anystroke.anatomy.scan_registration", "nilearn.plotting"):
+        import_module(name)
 
 
 def sidecar(
