@@ -19,9 +19,10 @@ from anystroke.learning.checkpoints import (
     load_config,
     load_estimator,
     load_estimator_config,
+    load_model,
     shipped_models,
 )
-from anystroke.learning.estimated_maps import activate
+from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.learning.estimation_validation import MapErrors
 from anystroke.learning.estimator_recipes import EstimatorSettings, load_any_recipe
 from anystroke.learning.networks import build_network
@@ -132,7 +133,7 @@ def test_a_network_begins_at_typical_values_and_learns_one_head(run: Path) -> No
     assert losses[39] < 0.9 * losses[20]
 
 
-@pytest.mark.parametrize("architecture", ["small_estimator_unet", "compact_unet"])
+@pytest.mark.parametrize("architecture", ["small_estimator_unet", "compact_unet", "compact_estimator_unet"])
 def test_a_step_has_the_gradients_of_the_plain_network(architecture: str, run: Path) -> None:
     """Where tensors lie in memory changes no gradient."""
     settings = _settings(
@@ -154,6 +155,21 @@ def test_a_step_has_the_gradients_of_the_plain_network(architecture: str, run: P
         assert wanted is not None
         assert found is not None
         assert float((wanted - found).norm()) <= 0.02 * float(wanted.norm()) + 1e-4, name
+
+
+def test_an_estimator_starts_from_a_network_that_segments(run: Path) -> None:
+    """All but the last block of the way up is that of the segmentation network; maps begin as typical."""
+    settings = _settings(architecture="compact_estimator_unet", start_from="default")
+    trainer = Trainer(settings, run)
+    own, model = trainer.module.state_dict(), load_model("default")[0].state_dict()
+    anew = [name for name, value in own.items() if name not in model or model[name].shape != value.shape]
+    assert all(name.startswith(("network.model.2.", "network.detail.")) for name in anew)
+    assert len(anew) < len(own) / 4
+    assert all(torch.equal(own[name], model[name]) for name in own.keys() - set(anew))
+    image = torch.rand((1, 1, 32, 32, 32), generator=stream(1, "image"))
+    first = activate(trainer.module(image), settings.maps).detach()
+    for values, name in zip(first[0], settings.maps, strict=True):
+        assert float(values.median()) == pytest.approx(MAP_OUTPUTS[name].typical, rel=0.01), name
 
 
 def test_measured_maps_are_a_source(tmp_path: Path) -> None:
@@ -182,6 +198,10 @@ def test_the_published_recipe_has_the_published_values() -> None:
     small = load_any_recipe(RECIPES / "estimator-small.toml")
     assert isinstance(small, EstimatorSettings)
     assert small.grid.spacing == 2.0
+    shipped = load_any_recipe(RECIPES / "estimator-default.toml")
+    assert isinstance(shipped, EstimatorSettings)
+    # Weights that saw one kind of intensities know nothing of another.
+    assert shipped.grid.normalisation == load_config("default").normalisation
     maps = load_any_recipe(RECIPES / "estimator-maps.toml", ["optimiser.steps=7"])
     assert isinstance(maps, EstimatorSettings)
     assert [part.kind for part in maps.sources] == ["maps"]

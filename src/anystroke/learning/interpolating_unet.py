@@ -1,4 +1,4 @@
-"""A residual U-Net that goes up by linear interpolation, for images with quantities in their voxels."""
+"""U-Nets for images with quantities in their voxels."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from anystroke.learning.residual_unet import Convolution, ResidualUnit
+from anystroke.learning.residual_unet import Convolution, ResidualUNet, ResidualUnit
 
 
 class InterpolatingUNet(nn.Module):
@@ -83,3 +83,33 @@ def _detail_unit(width: int, outputs: int) -> nn.Module:
         Convolution(width + 1, width, activation="gelu"),
         nn.Conv3d(width, outputs, 3, padding=1),
     )
+
+
+class DetailedUNet(ResidualUNet):
+    """A residual U-Net, then a convolution on the image's own grid that sees the image beside its features.
+
+    The names of the U-Net's parameters are those of `ResidualUNet`, so that training can start from a network
+    that segments, which knows tissues whatever the contrast. Nothing is normalised after the U-Net, so that a
+    value does not depend on how much of the image is head. The last convolution begins at zero.
+
+    Args:
+        outputs: Output channels.
+        channels: Of each level, the finest first; all but the last halve the grid.
+        features: Channels between U-Net and convolutions.
+
+    Example:
+        >>> DetailedUNet(4, channels=(4, 8), features=3)(torch.zeros(1, 1, 8, 8, 8)).shape
+        torch.Size([1, 4, 8, 8, 8])
+    """
+
+    def __init__(self, outputs: int, *, channels: Sequence[int], features: int) -> None:
+        super().__init__(features, channels=channels)
+        last = nn.Conv3d(features, outputs, 1)
+        # Features of the loaded part are large; exponentials of them would rule the first hundred steps.
+        nn.init.zeros_(last.weight)
+        self.detail = nn.Sequential(nn.Conv3d(features + 1, features, 3, padding=1), nn.GELU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, X, Y, Z) for (B, 1, X, Y, Z)."""
+        result: Tensor = self.detail(torch.cat([super().forward(x), x], dim=1))
+        return result

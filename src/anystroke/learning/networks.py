@@ -162,6 +162,13 @@ def small_estimator_unet(outputs: int) -> DivisibleUNet:
     return DivisibleUNet(InterpolatingUNet(outputs, channels=(16, 32, 64, 128), detail=8), 8)
 
 
+def compact_estimator_unet(outputs: int) -> DivisibleUNet:
+    """Build an estimator that can start from a model with a `compact_unet`: the same, and a part as above."""
+    from anystroke.learning.interpolating_unet import DetailedUNet
+
+    return DivisibleUNet(DetailedUNet(outputs, channels=(24, 48, 96, 192, 192), features=8), 16)
+
+
 ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
     "small_unet": small_unet,
@@ -173,6 +180,7 @@ ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "mded": mded,
     "estimator_unet": estimator_unet,
     "small_estimator_unet": small_estimator_unet,
+    "compact_estimator_unet": compact_estimator_unet,
 }
 
 

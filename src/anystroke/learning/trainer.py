@@ -25,7 +25,7 @@ from anystroke.learning.checkpoints import (
     write_atomically,
 )
 from anystroke.learning.estimator_recipes import Recipe
-from anystroke.learning.interpolating_unet import InterpolatingUNet
+from anystroke.learning.interpolating_unet import DetailedUNet, InterpolatingUNet
 from anystroke.learning.networks import DivisibleUNet, build_network
 from anystroke.learning.recipes import OptimiserSettings, Precision
 from anystroke.learning.tasks import task_of
@@ -136,15 +136,14 @@ class Trainer:
         self.task = task_of(settings)
         self.module = build_network(settings.architecture, self.task.outputs, seed=settings.seed)
         _check_shapes(settings, self.module.divisor)
-        if settings.start_from is None:
-            self.task.prepare(self.module)
-        else:
+        self.task.prepare(self.module)
+        if settings.start_from is not None:
             _start(self.module, settings)
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
         self.module.to(self.fabric.device)
         # PyTorch's instance norm gives wrong gradients where they come channels-last, as GELU passes them on.
-        plain = isinstance(self.module.network, InterpolatingUNet)
+        plain = isinstance(self.module.network, InterpolatingUNet | DetailedUNet)
         self.layout = torch.contiguous_format if plain else torch.channels_last_3d
         if not plain:
             _channels_last(self.module)
