@@ -1,10 +1,12 @@
 """Files of estimated quantitative maps: names, sidecars, and data sets of maps with lesions."""
 
 import csv
+import hashlib
 import json
+import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,10 @@ from typing import Any
 import torch
 
 from anystroke.acquisition.protocols import Protocol
-from anystroke.acquisition.sidecar_reading import SidecarError, read_sidecar
+from anystroke.acquisition.sidecar_reading import SidecarError, SidecarReading, read_sidecar
 from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
 from anystroke.bids import image_stem
-from anystroke.files import atomic_path
+from anystroke.files import atomic_path, sha256
 from anystroke.inference.estimation import Estimator, QmriEstimate, estimate_qmri
 from anystroke.inference.segmentation import Model
 from anystroke.intake.sources import Found, ScanSource
@@ -23,10 +25,15 @@ from anystroke.labelled_scans import LabelledScan, find_labelled_scans
 from anystroke.patient_files import MAP_FILES, staged, write_json
 from anystroke.volume import Volume
 
+log = logging.getLogger(__name__)
+
 TABLE = "estimates.tsv"
+_MARKER = "desc-resimulated_T1w"
 COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
+# No sidecar tells it.
+_ALWAYS_ASSUMED = {"inversion_efficiency"}
 _OWN = ("desc", "label", "space", "res", "seg")
 
 
@@ -87,26 +94,28 @@ def map_stem(source: str | Path) -> str:
     return image_stem(source)
 
 
-def scan_protocol(scan: Path, sidecar: Path | None = None) -> Protocol | None:
+def scan_protocol(scan: Path, sidecar: Path | None = None, *, needed: bool = False) -> SidecarReading | None:
     """Read the protocol of a T1w scan from a sidecar.
 
     Args:
         scan: The image; its sidecar has the same name and ends in .json.
         sidecar: Another file to read.
+        needed: Whether a file beside the scan must describe a sequence, if it is there.
 
     Returns:
-        The protocol; None if no file was named and there is none beside the scan that describes a sequence.
+        The protocol and what of it was assumed; None if no file was named and there is none beside the scan
+        that describes a sequence.
 
     Raises:
-        EstimateError: If a named file is missing, is not JSON or describes no sequence.
+        EstimateError: If a named or needed file is missing, is not JSON or describes no sequence.
     """
     path = sidecar or scan.with_name(f"{image_stem(scan)}.json")
     if sidecar is None and not path.is_file():
         return None
     try:
-        return read_sidecar(json.loads(path.read_text(encoding="utf-8")), suffix="T1w").protocol
+        return read_sidecar(json.loads(path.read_text(encoding="utf-8")), suffix="T1w")
     except (OSError, ValueError, AttributeError) as error:
-        if sidecar is None and isinstance(error, SidecarError):
+        if sidecar is None and not needed and isinstance(error, SidecarError):
             return None
         raise EstimateError(f"{path} tells no protocol ({error}); mend it or name another") from error
 
@@ -119,8 +128,13 @@ def write_estimate(
     source: Path,
     simulate: Sequence[Protocol] = (),
     lesion: Volume | None = None,
+    assumed: Mapping[str, str] | None = None,
+    run: str = "",
 ) -> None:
-    """Write maps, brain mask and simulated scans of one scan, whole or not at all.
+    """Write maps, brain mask and simulated scans of one scan.
+
+    A run that is killed while the files move to their places leaves some of them out, which the list of files
+    in the sidecar of the simulated scan tells.
 
     Args:
         estimate: What was found.
@@ -129,6 +143,8 @@ def write_estimate(
         source: The scan, for the sidecars.
         simulate: Protocols of further images.
         lesion: Lesion mask on the scan's grid.
+        assumed: What of the protocol its sidecar did not tell, and why it was taken.
+        run: Digest of what the result depends on.
 
     Raises:
         EstimateError: If a protocol needs a map that was not estimated.
@@ -154,9 +170,11 @@ def write_estimate(
             "Description": "The scan simulated again from its estimated maps, with its gain and bias field",
             "CorrelationWithScan": round(estimate.correlation, 4),
             **acquisition_fields(estimate.protocol),
+            "MagneticFieldStrengthOfMaps": estimate.field_strength,
+            "ProtocolAssumed": dict(assumed or {}),
             **common,
+            "RunSHA256": run,
         }
-        save("desc-resimulated_T1w", estimate.resimulated, again, torch.float32)
         for protocol in simulate:
             try:
                 image = estimate.simulate(protocol)
@@ -172,6 +190,8 @@ def write_estimate(
             save(name, image, said, torch.float32)
         if lesion is not None:
             save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)
+        again["Files"] = sorted([f"{stem}_{_MARKER}.nii.gz", *(path.name for path in staging.iterdir())])
+        save(_MARKER, estimate.resimulated, again, torch.float32)
 
 
 def _facts(estimate: QmriEstimate, source: Path) -> dict[str, Any]:
@@ -237,9 +257,11 @@ def estimate_files(
     places = [str(scan.folder / stem) for scan, stem in zip(scans, stems, strict=True)]
     if doubles := sorted({place for place in places if places.count(place) > 1}):
         raise EstimateError(f"two scans would be written as {doubles[0]!r}; rename one or use two folders")
-    for scan, stem in zip(scans, stems, strict=True):
-        yield _estimate(scan, folder / scan.folder, stem, model, segmenter, options)
-    _write_table(folder)
+    try:
+        for scan, stem in zip(scans, stems, strict=True):
+            yield _estimate(scan, folder / scan.folder, stem, model, segmenter, options)
+    finally:
+        _write_table(folder)
 
 
 def estimate_dataset(
@@ -268,9 +290,11 @@ def estimate_dataset(
     chosen = {subject_name(scan.name): scan for scan in named or scans}
     if len(chosen) < len(named or scans):
         raise EstimateError(f"two scans of {source} would be the same subject; give them other names")
-    for name, scan in chosen.items():
-        yield _estimate(scan, folder / name, name, model, segmenter, options)
-    _write_table(folder)
+    try:
+        for name, scan in chosen.items():
+            yield _estimate(scan, folder / name, name, model, segmenter, options)
+    finally:
+        _write_table(folder)
 
 
 def subject_name(name: str) -> str:
@@ -293,38 +317,99 @@ def _estimate(
 ) -> Outcome:
     """Estimate one scan and write its files."""
     path = source.image if isinstance(source, LabelledScan) else source.path
-    again = folder / f"{stem}_desc-resimulated_T1w.json"
-    if again.is_file() and not options.overwrite:
-        facts = json.loads(again.read_text(encoding="utf-8"))
-        kept = tuple(facts.get("Warnings", ()))
-        return Outcome(stem, "kept", folder, "", float(facts["CorrelationWithScan"]), kept)
     try:
-        lesion = None
+        reading = scan_protocol(path, options.sidecar, needed=options.refine)
+        run = _digest(source, model, segmenter, options, reading)
+        if kept := None if options.overwrite else _kept(folder, stem, run):
+            return kept
+        lesion = brain = None
         if isinstance(source, LabelledScan):
-            scan, lesion, _ = source.load()
+            scan, lesion, brain = source.load()
         else:
             scan = source.load()
-        protocol = scan_protocol(path, options.sidecar)
         estimate = estimate_qmri(
             scan,
             model,
             flips=options.flips,
             refine=options.refine,
-            protocol=protocol,
+            protocol=reading.protocol if reading else None,
             segmentation=segmenter,
         )
-        write_estimate(estimate, folder, stem, source=path, simulate=options.simulate, lesion=lesion)
-    except ValueError as error:
+        if lesion is not None:
+            whole = (estimate.brain if brain is None else brain).data.bool() | lesion.data.bool()
+            estimate = replace(estimate, brain=replace(estimate.brain, data=whole.to(torch.uint8)))
+        assumed = reading.assumed if reading else {}
+        if guessed := sorted(assumed.keys() - _ALWAYS_ASSUMED) if options.refine else []:
+            text = f"the maps were refined with a protocol whose {', '.join(guessed)} had to be assumed"
+            estimate = replace(estimate, warnings=(*estimate.warnings, text))
+        write_estimate(
+            estimate,
+            folder,
+            stem,
+            source=path,
+            simulate=options.simulate,
+            lesion=lesion,
+            assumed=assumed,
+            run=run,
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        log.debug("%s failed", path, exc_info=True)
         return Outcome(stem, "failed", folder, f"{path}: {error}")
     return Outcome(stem, "done", folder, "", estimate.correlation, estimate.warnings)
+
+
+def _digest(
+    source: ScanSource | LabelledScan,
+    model: Estimator,
+    segmenter: Model,
+    options: EstimateOptions,
+    reading: SidecarReading | None,
+) -> str:
+    """Return a fingerprint of all that the result of one scan depends on."""
+    files: list[Path | None] = [source.path] if isinstance(source, ScanSource) else []
+    if isinstance(source, LabelledScan):
+        files = [source.image, source.mask, source.brain]
+    parts = [
+        [sha256(file) if file is not None and file.is_file() else "" for file in files],
+        model.sha256,
+        model.config.gains,
+        segmenter.sha256,
+        options.flips,
+        options.refine,
+        repr(reading.protocol if reading else None),
+        repr(options.simulate),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(folder: Path, stem: str, run: str) -> Outcome | None:
+    """Return the outcome of results that are there and are what this run would make; None if there are none.
+
+    Raises:
+        EstimateError: Other results are there.
+    """
+    marker = folder / f"{stem}_{_MARKER}.json"
+    if not marker.is_file():
+        return None
+    facts = json.loads(marker.read_text(encoding="utf-8"))
+    if facts.get("RunSHA256") != run:
+        raise EstimateError(
+            f"{folder} has maps of {stem} already, of another scan, model or setting; use --overwrite to "
+            "replace them"
+        )
+    if not all((folder / name).is_file() for name in facts["Files"]):
+        return None
+    return Outcome(stem, "kept", folder, "", float(facts["CorrelationWithScan"]), tuple(facts["Warnings"]))
 
 
 def _write_table(folder: Path) -> None:
     """List what is in a folder of estimates."""
     rows = []
-    for path in sorted(folder.rglob("*_desc-resimulated_T1w.json")):
+    for path in sorted(folder.rglob(f"*_{_MARKER}.json")):
         facts = json.loads(path.read_text(encoding="utf-8"))
-        stem = path.name.removesuffix("_desc-resimulated_T1w.json")
+        stem = path.name.removesuffix(f"_{_MARKER}.json")
         maps = [f"{suffix}" for suffix, _, _ in MAP_FILES.values()]
         there = [s for s in maps if (path.parent / f"{stem}_desc-estimated_{s}.nii.gz").is_file()]
         values = (

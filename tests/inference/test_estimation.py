@@ -1,7 +1,9 @@
 """Maps on the scan's own grid; flips; bias; refinement; warnings; files and the command."""
 
 import json
+import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,18 @@ from torch import Tensor, nn
 
 from anystroke.acquisition.protocols import Mprage
 from anystroke.cli import main
-from anystroke.estimates import EstimateOptions, estimate_dataset, scan_protocol, subject_name
+from anystroke.estimates import (
+    EstimateOptions,
+    estimate_dataset,
+    estimate_files,
+    scan_protocol,
+    subject_name,
+)
 from anystroke.inference import estimation
 from anystroke.inference.estimation import (
     TISSUES,
     Estimator,
+    QmriEstimate,
     contrast_warnings,
     estimate_maps,
     estimate_qmri,
@@ -25,6 +34,7 @@ from anystroke.inference.estimation import (
 from anystroke.inference.network_pass import ALL_FLIPS
 from anystroke.inference.preprocessing import to_model_space
 from anystroke.inference.segmentation import Model, Segmentation
+from anystroke.intake.sources import ScanSource
 from anystroke.learning.checkpoints import CheckpointError, EstimatorConfig, ModelConfig
 from anystroke.learning.estimated_maps import DEFAULT_MAPS
 from anystroke.learning.map_files import find_map_subjects
@@ -261,9 +271,61 @@ def test_what_is_no_scan_is_refused(scan: Volume, words: str) -> None:
 
 def test_negative_values_and_integers_change_nothing() -> None:
     plain = estimate_qmri(_head(), _estimator(), segmentation=_segmenter(), device="cpu")
-    moved = replace(_head(), data=_head().data - 1024)
-    found = estimate_qmri(moved, _estimator(), segmentation=_segmenter(), device="cpu")
-    assert torch.allclose(found.maps["r1"].data, plain.maps["r1"].data, atol=1e-3)
+    refined = estimate_qmri(
+        _head(), _estimator(), refine=True, protocol=PROTOCOL, segmentation=_segmenter(), device="cpu"
+    )
+    for data in (_head().data - 1024, _head().data.to(torch.int16)):
+        moved = replace(_head(), data=data)
+        found = estimate_qmri(moved, _estimator(), segmentation=_segmenter(), device="cpu")
+        assert torch.allclose(found.maps["r1"].data, plain.maps["r1"].data, atol=1e-3)
+        assert found.correlation == pytest.approx(plain.correlation, abs=1e-3)
+        again = estimate_qmri(
+            moved, _estimator(), refine=True, protocol=PROTOCOL, segmentation=_segmenter(), device="cpu"
+        )
+        assert torch.allclose(again.maps["r1"].data, refined.maps["r1"].data, atol=2e-3)
+
+
+def test_maps_of_another_field_than_the_scans_are_warned_of_and_not_refined() -> None:
+    low = replace(PROTOCOL, field_strength=1.5)
+    found = estimate_qmri(_head(), _estimator(), protocol=low, segmentation=_segmenter(), device="cpu")
+    [text] = found.warnings
+    assert "made at 1.5 T and the maps belong to 3 T" in text
+    with pytest.raises(ValueError, match=r"1\.5 T.*leave it out"):
+        estimate_qmri(_head(), _estimator(), refine=True, protocol=low, segmentation=_segmenter())
+    siemens = replace(PROTOCOL, field_strength=2.89)
+    assert not estimate_qmri(
+        _head(), _estimator(), protocol=siemens, segmentation=_segmenter(), device="cpu"
+    ).warnings
+
+
+def test_a_scan_that_cuts_the_brain_off_is_warned_of() -> None:
+    head = _head()
+    cut = replace(head, data=head.data[:, :, :, 20:])
+    found = estimate_qmri(cut, _estimator(), segmentation=_segmenter(), device="cpu")
+    assert any("the brain is cut off" in text for text in found.warnings)
+
+
+def test_an_estimator_that_learnt_the_brain_alone_gives_maps_of_the_brain_alone() -> None:
+    config = CONFIG.model_copy(update={"brain_only": True})
+    found = estimate_qmri(
+        _head(), Estimator(Toy(), config, "f" * 64), segmentation=_segmenter(), device="cpu"
+    )
+    beyond = found.brain.data[0] == 0
+    plain = estimate_qmri(_head(), _estimator(), segmentation=_segmenter(), device="cpu")
+    assert float(plain.maps["r1"].data[0][beyond].max()) > 0
+    for values in found.maps.values():
+        assert float(values.data[0][beyond].max()) == 0
+
+
+def test_what_was_not_simulated_has_no_correlation() -> None:
+    nothing, scan = torch.zeros(8, 8, 8), torch.rand((8, 8, 8), generator=stream(1, "scan"))
+    brain = torch.ones(8, 8, 8, dtype=torch.bool)
+    matched, correlation = match_bias(nothing, scan, brain)
+    assert float(matched.abs().max()) == 0
+    assert math.isnan(correlation)
+    maps = {"proton_density": nothing, "r1": nothing, "r2star": nothing}
+    with pytest.raises(ValueError, match="none of the brain"):
+        refine_maps(scan, maps, brain, PROTOCOL)
 
 
 @pytest.fixture
@@ -290,12 +352,24 @@ def test_the_command_writes_bids_names_and_units(tmp_path: Path, capsys: pytest.
     assert again["CorrelationWithScan"] > 0.9
     assert again["InversionTime"] == 0.9
     assert "sub-01_ses-2" in (out / "estimates.tsv").read_text()
-    assert main(["estimate-qmri", str(scan), "-o", str(out)]) == 0
+    command = ["estimate-qmri", str(scan), "-o", str(out)]
+    same = [*command, "--simulate", "flair,t2w"]
+    assert main(same) == 0
     assert "was there" in capsys.readouterr().out
+    for other in (command, [*same, "--flips"]):
+        assert main(other) == 1
+        assert "another scan, model or setting; use --overwrite" in capsys.readouterr().err
+    (out / "sub-01_ses-2_desc-simulated_T2w.nii.gz").unlink()
+    assert main(same) == 0
+    assert "was there" not in capsys.readouterr().out
+    assert (out / "sub-01_ses-2_desc-simulated_T2w.nii.gz").is_file()
+    assert main([*command, "--overwrite"]) == 0
 
 
 @pytest.mark.usefixtures("_toys")
-def test_the_command_takes_the_protocol_of_the_sidecar(tmp_path: Path) -> None:
+def test_the_command_takes_the_protocol_of_the_sidecar(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     scan, sidecar = tmp_path / "head.nii.gz", tmp_path / "head.json"
     _head().save(scan)
     out = tmp_path / "out"
@@ -306,9 +380,17 @@ def test_the_command_takes_the_protocol_of_the_sidecar(tmp_path: Path) -> None:
     facts = json.loads((out / "head_desc-resimulated_T1w.json").read_text())
     assert facts["RefinedToProtocol"]
     assert facts["InversionTime"] == 1.1
-    protocol = scan_protocol(scan)
-    assert isinstance(protocol, Mprage)
-    assert protocol.flip_angle == 8
+    reading = scan_protocol(scan)
+    assert reading is not None
+    assert isinstance(reading.protocol, Mprage)
+    assert reading.protocol.flip_angle == 8
+    assert facts["ProtocolAssumed"].keys() == reading.assumed.keys()
+    assert any("had to be assumed" in text for text in facts["Warnings"])
+    sidecar.write_text(json.dumps({**content, "FlipAngle": 8}))
+    assert scan_protocol(scan) is None
+    capsys.readouterr()
+    assert main(["estimate-qmri", str(scan), "-o", str(tmp_path / "new"), "--refine"]) == 1
+    assert "InversionTime" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("_toys")
@@ -389,8 +471,42 @@ def test_a_data_set_becomes_maps_that_a_recipe_trains_on(
         }
     )
     assert (train(settings, tmp_path / "run") / "model.safetensors").is_file()
-    again = list(estimate_dataset(data / "pairs.tsv", out, _estimator(), _segmenter(), EstimateOptions()))
-    assert [outcome.status for outcome in again] == ["kept", "kept"]
+    once = partial(estimate_dataset, data / "pairs.tsv", out, _estimator(), _segmenter(), EstimateOptions())
+    assert [outcome.status for outcome in once()] == ["kept", "kept"]
+    brain, mask = (
+        Volume.load(out / "sub-aT1w" / f"sub-aT1w_{name}.nii.gz")
+        for name in ("desc-brain_mask", "label-L_mask")
+    )
+    assert bool((brain.data[mask.data > 0] > 0).all())
+    mended = torch.zeros_like(mask.data)
+    mended[:, 22:26, 24:30, 20:26] = 1
+    Volume(mended.to(torch.uint8), mask.affine).save(data / "a_mask.nii.gz", overwrite=True)
+    first, second = once()
+    assert (first.status, second.status) == ("failed", "kept")
+    assert "use --overwrite" in first.message
+
+
+def test_a_scan_that_fails_in_any_way_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans = []
+    for name in ("a", "b"):
+        _head().save(tmp_path / f"{name}.nii.gz")
+        scans.append(ScanSource.of_file(tmp_path / f"{name}.nii.gz"))
+
+    def out_of_memory(volume: Volume, *_: object, **options: object) -> QmriEstimate:
+        if not failed:
+            failed.append("a")
+            raise RuntimeError("not enough memory")
+        return estimate_qmri(volume, _estimator(), segmentation=_segmenter(), device="cpu")
+
+    failed: list[str] = []
+    monkeypatch.setattr("anystroke.estimates.estimate_qmri", out_of_memory)
+    out = tmp_path / "out"
+    outcomes = list(estimate_files(scans, out, _estimator(), _segmenter(), EstimateOptions()))
+    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert "not enough memory" in outcomes[0].message
+    assert len((out / "estimates.tsv").read_text().splitlines()) == 2
 
 
 def test_subjects_have_names_that_bids_allows() -> None:

@@ -1,38 +1,54 @@
 """The estimator that comes with the package, on a simulated head and on real T1w scans."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from scipy import ndimage
 
 from anystroke.anatomy.mni import mni_anatomy
-from anystroke.classes import CLASSES
 from anystroke.inference.estimation import Estimator, QmriEstimate, estimate_maps, estimate_qmri
 from anystroke.learning.estimation_cases import MapTargetSettings
-from anystroke.learning.estimation_validation import MapErrors, simulated_heads
+from anystroke.learning.estimation_validation import Head, MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
+from anystroke.rng import stream
 from anystroke.synthesis import SynthesisSettings
 from anystroke.volume import Volume
 
+AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
 LABELS = {"white_matter": (2, 41), "grey_matter": (3, 42), "csf": (4, 43)}
+
+
+def _head(names: Sequence[str]) -> Head:
+    looks = SynthesisSettings(preset="estimator", fat_suppression={})
+    target = MapTargetSettings(field_strength=3.0)
+    [head] = simulated_heads(Pack([mni_anatomy()], []), looks, names=names, target=target, count=1, seed=2)
+    return head
 
 
 def test_maps_of_a_simulated_head_are_near_the_truth() -> None:
     estimator = Estimator.open()
     names = estimator.config.maps
-    looks = SynthesisSettings(preset="estimator", fat_suppression={})
-    target = MapTargetSettings(field_strength=estimator.config.field_strength)
-    [head] = simulated_heads(Pack([mni_anatomy()], []), looks, names=names, target=target, count=1, seed=2)
-    affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
-    found = estimate_maps(Volume(head.image[None], affine), estimator)
+    head = _head(names)
+    found = estimate_maps(Volume(head.image[None], AFFINE), estimator)
     errors = MapErrors(names)
     errors.add(torch.cat([found[name].data for name in names]), head.maps, head.classes)
     limits = {"r1": 0.15, "proton_density": 0.08, "r2star": 0.3, "mt_saturation": 0.3}
     for (tissue, name), error in errors.result().items():
         if tissue in ("grey_matter", "white_matter"):
             assert abs(error.bias) < limits[name] * error.truth, (tissue, name)
-    air = (head.image == 0) & (head.classes == CLASSES.index("background"))
-    assert float((found["proton_density"].data[0][air] > 0).float().mean()) < 0.2
+
+
+def test_air_with_noise_has_no_maps() -> None:
+    head = _head(["proton_density", "r1"])
+    sd = 0.01 * float(head.image.max())
+    first, second = (sd * torch.randn(head.image.shape, generator=stream(1, name)) for name in "ab")
+    image = ((head.image + first).square() + second.square()).sqrt()
+    found = estimate_maps(Volume(image[None], AFFINE), Estimator.open())
+    nothing = ndimage.binary_erosion((head.image == 0).numpy(), iterations=3)
+    assert nothing.sum() > 100_000
+    assert float((found["proton_density"].data[0].numpy()[nothing] > 0).mean()) < 0.05
 
 
 @pytest.fixture(scope="module")

@@ -155,15 +155,24 @@ def test_the_default_model_has_an_encoder() -> None:
 
 
 def test_weights_of_medicalnet_are_read_from_safetensors_alone(tmp_path: Path) -> None:
-    from monai.networks.nets.resnet import resnet10
+    from monai.networks.nets.resnet import resnet10, resnet18
 
-    network = resnet10(n_input_channels=1, feed_forward=False, shortcut_type="B", bias_downsample=False)
-    path = tmp_path / "resnet_10.safetensors"
-    save_file({f"module.{key}": value.contiguous() for key, value in network.state_dict().items()}, path)
-    distance = open_perceptual(str(path))
-    assert distance.facts["network"] == "resnet"
     volume = torch.rand((1, 1, 32, 32, 32), generator=stream(1, "volume"))
-    assert float(distance(volume, volume.flip(2))) > 0
+    for make, shortcut, kind in ((resnet10, "B", "10"), (resnet10, "A", "10"), (resnet18, "A", "18")):
+        network = make(
+            n_input_channels=1, feed_forward=False, shortcut_type=shortcut, bias_downsample=False
+        ).eval()
+        path = tmp_path / "resnet.safetensors"
+        tensors = {f"module.{key}": value.contiguous() for key, value in network.state_dict().items()}
+        save_file({**tensors, "module.conv_seg.weight": torch.zeros(2)}, path)
+        distance = open_perceptual(str(path))
+        assert distance.facts["network"] == f"resnet {kind}, shortcuts {shortcut}"
+        assert float(distance(volume, volume.flip(2))) > 0
+        with torch.inference_mode():
+            [found] = distance.encoder(volume)
+            x = network.maxpool(network.act(network.bn1(network.conv1(volume))))
+            wanted = network.layer4(network.layer3(network.layer2(network.layer1(x))))
+        assert torch.equal(found, wanted)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no 3-D ResNet"):
         open_perceptual(str(tmp_path / "other.safetensors"))

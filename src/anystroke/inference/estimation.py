@@ -16,6 +16,7 @@ from anystroke.files import sha256
 from anystroke.inference.network_pass import ALL_FLIPS, Processing, average_output, best_device
 from anystroke.inference.preprocessing import check_scan, from_zero, normalise_intensity, to_model_space
 from anystroke.inference.segmentation import Model, Segmentation, as_volume, segment
+from anystroke.inference.trust import reasons_not_to_trust
 from anystroke.learning.checkpoints import EstimatorConfig, find_model, load_estimator
 from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.qmri.units_check import r2_from_r2star
@@ -36,6 +37,8 @@ _MOST_SAMPLES = 200_000
 _R1_SD, _PD_SD, _NOISE = 0.06, 0.04, 0.02
 _REFINEMENTS = 4
 _LARGEST_CHANGE = 3.0
+# Scanners of 2.89 T are sold as 3 T.
+_SAME_FIELD = 0.1
 _WINDOW = 5
 # Contrast, of the brightest tissue, under which a neighbourhood tells no slope.
 _FLAT = 0.02
@@ -76,7 +79,8 @@ class QmriEstimate:
         brain: Brain mask, uint8, the lesion included.
         field_strength: Static field that the rates belong to, T.
         protocol: What the scan was simulated again with.
-        resimulated: The scan simulated again from the maps.
+        resimulated: The scan simulated again from the maps; where the scan has negative intensities, without
+            their offset.
         correlation: Of scan and simulation within the brain, after gain and bias field.
         refined: Whether the maps were adjusted to the protocol of the scan.
         warnings: What should be known before the maps are used, a sentence each.
@@ -144,12 +148,19 @@ def estimate_qmri(
     Raises:
         VolumeError: The image cannot be used; the message says why and what to do.
         CheckpointError: A model cannot be loaded.
-        ValueError: ``refine`` without the protocol of the scan, or one that is no MPRAGE.
+        ValueError: ``refine`` without the protocol of the scan, or one that is no MPRAGE or of another field
+            than the maps.
     """
     if refine and not isinstance(protocol, Mprage):
         what = "none was given" if protocol is None else f"it is a {protocol.sequence}"
         raise ValueError(f"refining needs the MPRAGE protocol of the scan, but {what}; give its sidecar")
     opened = model if isinstance(model, Estimator) else Estimator.open(model)
+    field = opened.config.field_strength or (protocol.field_strength if protocol else 3.0)
+    other_field = ""
+    if protocol is not None and abs(protocol.field_strength / field - 1) > _SAME_FIELD:
+        other_field = f"the scan was made at {protocol.field_strength:g} T and the maps belong to {field:g} T"
+    if refine and other_field:
+        raise ValueError(f"{other_field}: refining would put the difference into the maps; leave it out")
     scan = as_volume(image)
     check_scan(scan)
     found = (
@@ -159,15 +170,21 @@ def estimate_qmri(
     )
     native = estimate_maps(scan, opened, flips=flips, device=device)
     brain = brain_on_scan(found)
-    warnings = contrast_warnings(scan, found)
-    field = opened.config.field_strength or (protocol.field_strength if protocol else 3.0)
+    if opened.config.brain_only:
+        native = {name: replace(values, data=values.data * brain.data) for name, values in native.items()}
+    warnings = contrast_warnings(scan, found) + reasons_not_to_trust(
+        scan=scan, volume_ml=found.lesion_volume, interval=None, brain=found.brain
+    )
+    if other_field:
+        warnings += (f"{other_field}: the scan is simulated again from tissue of that field",)
     played = protocol or load_preset(TYPICAL).sample(stream(0), weighting="T1w")
     maps = {name: volume.data[0] for name, volume in native.items()}
+    shown = from_zero(scan).data[0]
     if refine:
-        maps = refine_maps(scan.data[0], maps, brain.data[0] > 0, played)
+        maps = refine_maps(shown, maps, brain.data[0] > 0, played)
         native = {name: replace(values, data=maps[name][None]) for name, values in native.items()}
     simulated = _play(played, maps, field)
-    matched, correlation = match_bias(simulated, scan.data[0], brain.data[0] > 0)
+    matched, correlation = match_bias(simulated, shown, brain.data[0] > 0)
     return QmriEstimate(
         scan=scan,
         maps=native,
@@ -320,7 +337,7 @@ def match_bias(simulated: Tensor, scan: Tensor, brain: Tensor) -> tuple[Tensor, 
 
     Returns:
         The simulated scan times the factor, and its correlation with the scan within the brain; NaN where one
-        of them is constant.
+        of them is constant, and the factor 0 where nothing was simulated in the brain.
 
     Example:
         >>> simulated = torch.rand(8, 8, 8) + 1
@@ -354,6 +371,8 @@ def _fit_field(simulated: Tensor, scan: Tensor, brain: Tensor) -> tuple[Tensor, 
     matrix = torch.stack(columns, dim=1)
     normal = matrix.T @ matrix
     ridge = 1e-6 * normal.diagonal().mean() * torch.eye(len(degrees), dtype=torch.float64)
+    if not bool(ridge.any()):
+        return torch.zeros((_FIELD_DEGREE + 1,) * 3), axes
     solved = torch.linalg.solve(normal + ridge, matrix.T @ scan[x, y, z].double())
     coefficients = torch.zeros((_FIELD_DEGREE + 1,) * 3)
     for value, degree in zip(solved.tolist(), degrees, strict=True):
@@ -378,9 +397,14 @@ def refine_maps(
 
     Returns:
         The maps; those other than R1 and PD are as they were.
+
+    Raises:
+        ValueError: If scan and maps have no voxel of the brain in common.
     """
     refined = {name: values.clone() for name, values in maps.items()}
     inside = brain & (maps["proton_density"] > 0) & (scan > 0)
+    if not bool(inside.any()):
+        raise ValueError("the maps cannot be refined: none of the brain has both signal and a map")
     start = {name: values[inside] for name, values in maps.items()}
     moved = torch.zeros_like(start["r1"]), torch.zeros_like(start["r1"])
     for _ in range(_REFINEMENTS):

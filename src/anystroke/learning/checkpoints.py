@@ -78,6 +78,7 @@ class EstimatorConfig(StrictModel):
         spacing: Voxel size of the network's input in mm.
         divisor: Sides of the input are multiples of this.
         normalisation: How its intensities are standardised, see ``normalise_intensity``.
+        brain_only: Whether the network learnt nothing outside the brain, so that its maps end there.
         perceptual: The network of the perceptual loss: source, kind and hash; empty if there was none.
         gains: Map -> what the network's is multiplied by to take out its mean bias; 1 where not named.
         training: Facts about the training, for the record.
@@ -93,6 +94,7 @@ class EstimatorConfig(StrictModel):
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
     normalisation: Literal["foreground", "whole", "percentiles"] = "percentiles"
+    brain_only: bool = False
     perceptual: dict[str, Any] = Field(default_factory=dict)
     gains: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)

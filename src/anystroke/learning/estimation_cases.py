@@ -12,12 +12,15 @@ from anystroke.config import StrictModel
 from anystroke.fields import GridShape
 from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.estimated_maps import MAP_OUTPUTS, check_maps
+from anystroke.learning.map_files import MapDataError
 from anystroke.learning.maps import MapCases, MapSettings
 from anystroke.learning.simulated import Pack, load_pack
 from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import integer
 from anystroke.synthesis import Generator, SynthesisSettings
 
+# Scanners of 2.89 T are sold as 3 T.
+_SAME_FIELD = 0.1
 _CEILINGS = {name: output.ceiling for name, output in MAP_OUTPUTS.items()}
 
 
@@ -27,7 +30,7 @@ class MapTargetSettings(StrictModel):
     Attributes:
         field_strength: Field that the rates belong to, whatever that of the scan [T]; one T1w scan does not
             tell its field, and the maps of a patient at one field are better determined. None gives them at
-            the scan's own field. Measured maps are always those of their own field.
+            the scan's own field. Measured maps must be of this field.
         outside: Weight of voxels that are no brain; the brain has 1. Published is 0.
         lesion: Weight of voxels of the lesion.
     """
@@ -130,10 +133,10 @@ class MeasuredMapSource:
         folder: That of `pack_maps`.
         settings: What scans look like.
         names: The maps, of ``MAP_OUTPUTS``. R2 is estimated from R2* and R1 where it was not measured.
-        target: What to find; the field is that of the maps.
+        target: What to find.
 
     Raises:
-        MapDataError: As `MapCases`.
+        MapDataError: As `MapCases`, or maps are not of the field of the target.
         ValueError: A map is unknown.
     """
 
@@ -148,6 +151,13 @@ class MeasuredMapSource:
         self.names = check_maps(names)
         self.target = target or MapTargetSettings()
         self._cases = MapCases(folder, settings, lesion=LESION)
+        field = self.target.field_strength
+        for subject in self._cases.subjects:
+            if field is not None and abs(subject.field_strength / field - 1) > _SAME_FIELD:
+                raise MapDataError(
+                    f"the maps of {subject.name} were measured at {subject.field_strength:g} T, but "
+                    f"target.field_strength is {field:g} T; set it to the field of all maps"
+                )
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
         """Make one case; a draw in which the field of view misses the head is drawn anew.

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from anystroke.acquisition.protocols import load_preset
 from anystroke.config import StrictModel, apply_overrides, validate
 from anystroke.learning.estimated_maps import DEFAULT_MAPS, check_maps
 from anystroke.learning.estimation_cases import MapTargetSettings
@@ -20,6 +21,7 @@ from anystroke.learning.recipes import (
     load_recipe,
     read_recipe,
 )
+from anystroke.rng import stream
 
 EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
@@ -73,7 +75,12 @@ class EstimatorSettings(StrictModel):
     @field_validator("maps")
     @classmethod
     def _known_maps(cls, maps: tuple[str, ...]) -> tuple[str, ...]:
-        return check_maps(maps)
+        needs = load_preset("typical").sample(stream(0), weighting="T1w").needs
+        if missing := [name for name in needs if name not in check_maps(maps)]:
+            raise ValueError(
+                f"expected also {', '.join(missing)}: without them a T1w scan cannot be simulated again"
+            )
+        return maps
 
     @field_validator("sources")
     @classmethod

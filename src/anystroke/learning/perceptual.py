@@ -88,8 +88,9 @@ def open_perceptual(source: str) -> PerceptualDistance:
             "they can hold programs; convert it with safetensors.torch.save_file"
         )
     if path.suffix == ".safetensors":
-        encoder: nn.Module = _ResNet(path)
-        facts = {"source": path.name, "network": "resnet", "sha256": sha256(path), "levels": 1}
+        resnet = _ResNet(path)
+        encoder: nn.Module = resnet
+        facts = {"source": path.name, "network": resnet.kind, "sha256": sha256(path), "levels": 1}
         return PerceptualDistance(encoder, facts)
     folder = find_model(source)
     network, config = load_model(folder)
@@ -134,6 +135,11 @@ class _ResNet(nn.Module):
         tensors, _ = read_tensors(path)
         tensors = {key.removeprefix("module."): value.float() for key, value in tensors.items()}
         bottleneck = any(".conv3." in key for key in tensors)
+        given = {
+            key: value.shape
+            for key, value in tensors.items()
+            if value.ndim and not key.startswith(("fc.", "conv_seg."))
+        }
         for name, layers in _RESNETS.items():
             if bottleneck != (name == "50"):
                 continue
@@ -149,9 +155,10 @@ class _ResNet(nn.Module):
                 )
                 own = network.state_dict()
                 shapes = {key: value.shape for key, value in own.items() if value.ndim}
-                if all(key in tensors and tensors[key].shape == shape for key, shape in shapes.items()):
+                # Those of a shallower network, or of simpler shortcuts, are among those of a deeper one.
+                if given == shapes:
                     network.load_state_dict({key: tensors.get(key, value) for key, value in own.items()})
-                    self.network = network
+                    self.network, self.kind = network, f"resnet {name}, shortcuts {shortcut}"
                     return
         raise CheckpointError(
             f"{path} holds no 3-D ResNet of 10, 18, 34 or 50 layers with one input channel, as MedicalNet "

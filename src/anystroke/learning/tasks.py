@@ -136,6 +136,7 @@ class Estimation:
             maps=settings.maps,
             outputs=describe_outputs(settings.maps),
             field_strength=settings.target.field_strength,
+            brain_only=settings.target.outside == 0,
             perceptual={} if self.perceptual is None else self.perceptual.facts,
             **common,
         )
