@@ -25,6 +25,7 @@ from anystroke.learning.checkpoints import (
 from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.learning.estimation_validation import MapErrors
 from anystroke.learning.estimator_recipes import EstimatorSettings, load_any_recipe
+from anystroke.learning.map_files import MapDataError
 from anystroke.learning.networks import build_network
 from anystroke.learning.qmri_estimation import estimation_loss
 from anystroke.learning.recipes import SimulatedPart, TrainingSettings
@@ -182,8 +183,18 @@ def test_measured_maps_are_a_source(tmp_path: Path) -> None:
         sources=[source], validation={"patients": 0}, optimiser={"steps": 2}, loss={"l2_steps": 9}
     )
     model = train(settings, tmp_path / "run")
-    assert load_estimator_config(model).perceptual == {}
+    config = load_estimator_config(model)
+    assert (config.perceptual, config.brain_only) == ({}, False)
     assert json.loads((tmp_path / "run" / "split.json").read_text()) == {"source_0_maps": ["sub-01"]}
+
+
+def test_measured_maps_of_another_field_are_refused(tmp_path: Path) -> None:
+    write_map_subject(tmp_path / "maps", "sub-01")
+    (tmp_path / "maps" / "sub-01_R1map.json").write_text('{"MagneticFieldStrength": 7}')
+    source = {"kind": "maps", "maps": {"data": [str(tmp_path / "maps")], "preset": "estimator"}}
+    settings = _settings(sources=[source], validation={"patients": 0})
+    with pytest.raises(MapDataError, match=r"sub-01 were measured at 7 T.*field_strength is 3 T"):
+        train(settings, tmp_path / "run")
 
 
 def test_the_published_recipe_has_the_published_values() -> None:
@@ -218,6 +229,7 @@ def test_the_published_recipe_has_the_published_values() -> None:
         ('task = "pet"', "task"),
         ('task = "qmri"\nmaps = ["t1"]', "expected different maps"),
         ('task = "qmri"\nmaps = []', "expected different maps"),
+        ('task = "qmri"\nmaps = ["r1"]', "expected also proton_density, r2star"),
         ('task = "qmri"\nclasses = "lesion"', "classes"),
         ('task = "qmri"\narchitecture = "unet9"', "expected one of"),
     ],
