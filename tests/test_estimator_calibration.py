@@ -1,23 +1,26 @@
-"""Factors that take the mean bias of an estimator's maps out."""
+"""Curves that replace an estimator's values by the mean truth behind them."""
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from anystroke import estimator_calibration
 from anystroke.cli import main
-from anystroke.estimator_calibration import calibrate_estimator
-from anystroke.inference.estimation import Estimator
+from anystroke.estimator_calibration import _curve, calibrate_estimator, scan_of
+from anystroke.inference.estimation import Estimator, estimate_maps
 from anystroke.learning import checkpoints
 from anystroke.learning.checkpoints import EstimatorConfig
-from anystroke.learning.estimated_maps import start_at_typical
+from anystroke.learning.estimated_maps import along_curve, start_at_typical
 from anystroke.learning.estimation_validation import Head
 from anystroke.learning.networks import build_network
+from anystroke.rng import stream
 
 CONFIG = EstimatorConfig(
     name="toy", architecture="small_estimator_unet", maps=("proton_density", "r1"), spacing=4.0, divisor=8
@@ -49,29 +52,45 @@ def _no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimator_calibration, "load_bank", lambda _: [])
 
 
-def test_the_bias_is_shared_by_grey_and_white_matter(tmp_path: Path) -> None:
+def test_an_estimate_becomes_the_mean_truth_behind_it(tmp_path: Path) -> None:
     done: list[int] = []
     estimator = Estimator(Constant(), CONFIG, "")
     found = calibrate_estimator(estimator, tmp_path, heads=2, on_head=done.append)
     assert done == [1, 2]
-    assert found.gains["proton_density"] == pytest.approx(75 / 60, abs=1e-4)
-    assert found.gains["r1"] == pytest.approx((0.6 * 0.9) ** 0.5 / 0.5, abs=1e-4)
+    assert found.curves["proton_density"][0] == pytest.approx((60, 75), abs=0.01)
+    assert along_curve(torch.tensor([0.5]), found.curves["r1"]).item() == pytest.approx(0.75, abs=0.16)
     assert found.bias["r1"]["white_matter"] == pytest.approx(0.5 / 0.9 - 1, abs=1e-4)
     config = found.applied_to(CONFIG)
     again = calibrate_estimator(Estimator(Constant(), config, ""), tmp_path, heads=2)
-    assert again.gains == pytest.approx(found.gains, abs=2e-4)
-    assert again.bias["proton_density"]["grey_matter"] == pytest.approx(0.0, abs=1e-3)
+    assert again.curves == found.curves
+    head = next(_heads(count=1, seed=1))
+    maps = estimate_maps(scan_of(head), Estimator(Constant(), config, ""))
+    assert float(maps["proton_density"].data.median()) == pytest.approx(75, abs=0.1)
 
 
-def test_a_map_that_is_nothing_is_refused(tmp_path: Path) -> None:
-    class Nothing(Constant):
-        def forward(self, image: Tensor) -> Tensor:
-            return super().forward(image).masked_fill(torch.tensor([False, True]).view(1, 2, 1, 1, 1), -10.0)
+def test_a_curve_rises_and_follows_the_truth() -> None:
+    estimate = torch.linspace(0.1, 2.0, 4000)
+    truth = estimate.square() + 0.1 * torch.randn(4000, generator=stream(1, "noise"))
+    curve = _curve("r1", estimate.double().numpy(), truth.double().numpy())
+    assert all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(curve))
+    corrected = along_curve(estimate, curve)
+    assert float((corrected - estimate.square()).abs().mean()) < 0.02
+    # Beyond the points the factor of the last one stays.
+    (x, y), far = curve[-1], torch.tensor([0.0, 4.0])
+    assert along_curve(far, curve).tolist() == pytest.approx([0.0, 4.0 * y / x], rel=1e-5)
+    with pytest.raises(ValidationError, match="does not rise"):
+        EstimatorConfig.model_validate(CONFIG.model_dump() | {"curves": {"r1": [[1.0, 2.0], [0.5, 3.0]]}})
 
-    config = CONFIG.model_copy(update={"gains": {"r1": 1e-30}})
-    estimator = Estimator(Nothing(), config, "")
+
+def test_a_map_that_is_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_r1(**options: Any) -> Iterator[Head]:
+        for head in _heads(**options):
+            head.maps[1] = 0
+            yield head
+
+    monkeypatch.setattr(estimator_calibration, "simulated_heads", lambda *_, **options: without_r1(**options))
     with pytest.raises(ValueError, match="r1 cannot be calibrated"):
-        calibrate_estimator(estimator, tmp_path, heads=1)
+        calibrate_estimator(Estimator(Constant(), CONFIG, ""), tmp_path, heads=1)
 
 
 def test_the_command_calibrates_an_estimator(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,5 +102,5 @@ def test_the_command_calibrates_an_estimator(tmp_path: Path, capsys: pytest.Capt
     for name in ("anatomies", "lesions"):
         (data / f"{name}.safetensors").touch()
     assert main(["calibrate", str(folder), "--data", str(data), "--patients", "1"]) == 0
-    assert "r1: times" in capsys.readouterr().out
-    assert set(json.loads((folder / "config.json").read_text())["gains"]) == {"proton_density", "r1"}
+    assert "r1: a curve of" in capsys.readouterr().out
+    assert set(json.loads((folder / "config.json").read_text())["curves"]) == {"proton_density", "r1"}

@@ -160,7 +160,7 @@ def calibrate(
 
 
 def _calibrate_estimator(model: Path, data: Path, heads: int, seed: int) -> int:
-    """Take the mean bias of an estimator's maps out."""
+    """Replace an estimator's values by the mean truth behind them."""
     from anystroke.estimator_calibration import calibrate_estimator
     from anystroke.inference.estimation import Estimator
     from anystroke.learning.checkpoints import save_config
@@ -172,11 +172,11 @@ def _calibrate_estimator(model: Path, data: Path, heads: int, seed: int) -> int:
             opened, data, heads=heads, seed=seed, on_head=lambda done: bar.update(task, completed=done)
         )
     save_config(model, found.applied_to(opened.config))
-    for name, gain in found.gains.items():
+    for name, curve in found.curves.items():
         bias = ", ".join(
             f"{tissue.replace('_', ' ')} {100 * b:+.1f} %" for tissue, b in found.bias[name].items()
         )
-        typer.echo(f"{name}: times {gain:g} (bias before: {bias})")
+        typer.echo(f"{name}: a curve of {len(curve)} points (bias before: {bias})")
     return OK
 
 

@@ -374,7 +374,7 @@ def _digest(
     parts = [
         [sha256(file) if file is not None and file.is_file() else "" for file in files],
         model.sha256,
-        model.config.gains,
+        model.config.curves,
         segmenter.sha256,
         options.flips,
         options.refine,

@@ -1,16 +1,23 @@
-"""Calibrate an estimator of maps on simulated heads: take the mean bias of each map out."""
+"""Calibrate an estimator of maps on simulated heads: replace estimates by the mean truth behind them."""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+from torch import Tensor
 
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
+from anystroke.classes import CLASSES
 from anystroke.inference.estimation import Estimator, estimate_maps
 from anystroke.learning.checkpoints import EstimatorConfig
+from anystroke.learning.estimated_maps import Curve, along_curve
 from anystroke.learning.estimation_cases import MapTargetSettings
 from anystroke.learning.estimation_validation import Head, MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
@@ -23,6 +30,9 @@ BALANCED = ("grey_matter", "white_matter")
 SPACING = 1.0
 """Voxel size of the heads, as scans usually have it [mm]."""
 
+_POINTS = 40
+_MOST_VOXELS = 100_000
+
 OnHead = Callable[[int], None]
 """Told how many heads are done."""
 
@@ -32,20 +42,20 @@ class EstimatorCalibration:
     """What was found.
 
     Attributes:
-        gains: Map -> the factor, that of the former configuration included.
-        bias: Map -> tissue -> relative bias of the mean before.
+        curves: Map -> points (estimate, mean of the truth there).
+        bias: Map -> tissue -> relative bias of the mean without the curves.
         heads: How many there were.
     """
 
-    gains: dict[str, float]
+    curves: dict[str, Curve]
     bias: dict[str, dict[str, float]]
     heads: int
 
     def applied_to(self, config: EstimatorConfig) -> EstimatorConfig:
-        """Return the configuration of an estimator with the factors."""
+        """Return the configuration of an estimator with the curves."""
         record = {"heads": self.heads, "relative_bias_before": self.bias}
         return config.model_copy(
-            update={"gains": self.gains, "training": {**config.training, "calibration": record}}
+            update={"curves": self.curves, "training": {**config.training, "calibration": record}}
         )
 
 
@@ -61,14 +71,19 @@ def measure_errors(
         seed: Of the heads.
         on_head: Told of each head.
     """
-    names = estimator.config.maps
-    errors = MapErrors(names)
-    made = heads_to_estimate(estimator.config, pack, count=heads, seed=seed)
-    for number, head in enumerate(made, start=1):
-        found = estimate_maps(scan_of(head), estimator)
-        errors.add(torch.cat([found[name].data for name in names]), head.maps, head.classes)
+    errors = MapErrors(estimator.config.maps)
+    for number, (found, head) in enumerate(_estimated(estimator, pack, heads, seed), start=1):
+        errors.add(found, head.maps, head.classes)
         on_head(number)
     return errors
+
+
+def _estimated(estimator: Estimator, pack: Pack, heads: int, seed: int) -> Iterator[tuple[Tensor, Head]]:
+    """Give heads with what was estimated of them, (K, X, Y, Z)."""
+    names = estimator.config.maps
+    for head in heads_to_estimate(estimator.config, pack, count=heads, seed=seed):
+        found = estimate_maps(scan_of(head), estimator)
+        yield torch.cat([found[name].data for name in names]), head
 
 
 def heads_to_estimate(config: EstimatorConfig, pack: Pack, *, count: int, seed: int) -> Iterator[Head]:
@@ -96,7 +111,10 @@ def calibrate_estimator(
     seed: int = 2028,
     on_head: OnHead = lambda done: None,
 ) -> EstimatorCalibration:
-    """Choose a factor for each map such that grey and white matter are, in geometric mean, as bright as true.
+    """Find for each map the mean truth behind each estimate, a rising function, over the voxels of brains.
+
+    Since such means draw tissues together, a factor makes grey and white matter, in geometric mean, as bright
+    as true.
 
     Args:
         estimator: What to calibrate.
@@ -108,25 +126,61 @@ def calibrate_estimator(
 
     Raises:
         OSError: A file of the pack is missing.
-        ValueError: A tissue is in none of the heads, or a map of it is zero.
+        ValueError: A map is estimated as zero, or is zero, in all of the brain.
+
+    Source:
+        Isotonic regression: R. E. Barlow et al., Statistical inference under order restrictions, 1972.
     """
-    config = estimator.config
+    config = estimator.config.model_copy(update={"curves": {}})
+    plain = replace(estimator, config=config)
     trained_on = Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors"))
-    errors = measure_errors(estimator, trained_on, heads=heads, seed=seed, on_head=on_head)
-    result = errors.result()
-    gains: dict[str, float] = {}
-    bias: dict[str, dict[str, float]] = {}
-    for name in config.maps:
-        tissues = {tissue: result[tissue, name] for tissue in BALANCED if (tissue, name) in result}
-        if len(tissues) < len(BALANCED) or any(
-            one.truth <= 0 or one.truth + one.bias <= 0 for one in tissues.values()
-        ):
-            raise ValueError(
-                f"{name} cannot be calibrated: a tissue is missing or zero in the simulated heads"
-            )
-        bias[name] = {tissue: round(one.bias / one.truth, 4) for tissue, one in tissues.items()}
-        factor = math.prod(one.truth / (one.truth + one.bias) for one in tissues.values()) ** (
-            1 / len(tissues)
-        )
-        gains[name] = round(factor * config.gains.get(name, 1.0), 4)
-    return EstimatorCalibration(gains, bias, heads)
+    errors = MapErrors(config.maps)
+    pairs, tissues = [], []
+    for number, (found, head) in enumerate(_estimated(plain, trained_on, heads, seed), start=1):
+        errors.add(found, head.maps, head.classes)
+        brain = head.classes > CLASSES.index("background")
+        both = torch.stack([found, head.maps])[:, :, brain]
+        step = 1 + both.shape[2] // _MOST_VOXELS
+        pairs.append(both[:, :, ::step])
+        tissues.append(head.classes[brain][::step])
+        on_head(number)
+    estimates, truths = torch.cat(pairs, dim=2).double()
+    tissue = torch.cat(tissues)
+    curves = {
+        name: _balanced(_curve(name, x.numpy(), y.numpy()), x, y, tissue)
+        for name, x, y in zip(config.maps, estimates, truths, strict=True)
+    }
+    bias: dict[str, dict[str, float]] = {name: {} for name in config.maps}
+    for (what, name), error in errors.result().items():
+        if what in BALANCED and error.truth:
+            bias[name][what] = round(error.bias / error.truth, 4)
+    return EstimatorCalibration(curves, bias, heads)
+
+
+def _balanced(curve: Curve, estimate: Tensor, truth: Tensor, tissue: Tensor) -> Curve:
+    """Return the curve times the factor that makes the balanced tissues as bright as true."""
+    factors = []
+    for name in BALANCED:
+        inside = tissue == CLASSES.index(name)
+        if bool(inside.any()):
+            factors.append(float(truth[inside].mean() / along_curve(estimate[inside], curve).mean()))
+    factor = math.prod(factors) ** (1 / max(len(factors), 1))
+    return tuple((x, float(f"{factor * y:.4g}")) for x, y in curve)
+
+
+def _curve(name: str, estimate: NDArray[np.float64], truth: NDArray[np.float64]) -> Curve:
+    """Fit truth as a rising function of the estimate, through groups of equal size."""
+    above = estimate > 0
+    order = estimate[above].argsort()
+    x, y = (
+        np.array([group.mean() for group in np.array_split(values[above][order], _POINTS) if group.size])
+        for values in (estimate, truth)
+    )
+    rising = isotonic_regression(y).x if len(y) else y
+    points = [
+        (float(f"{a:.4g}"), float(f"{b:.4g}")) for a, b in zip(x.tolist(), rising.tolist(), strict=True)
+    ]
+    apart = tuple(point for last, point in pairwise([(0.0, 0.0), *points]) if point[0] > last[0])
+    if not apart or apart[-1][1] <= 0:
+        raise ValueError(f"{name} cannot be calibrated: it is zero in all brains, true or estimated")
+    return apart

@@ -18,7 +18,7 @@ from anystroke.inference.preprocessing import check_scan, from_zero, normalise_i
 from anystroke.inference.segmentation import Model, Segmentation, as_volume, segment
 from anystroke.inference.trust import reasons_not_to_trust
 from anystroke.learning.checkpoints import EstimatorConfig, find_model, load_estimator
-from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate
+from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate, along_curve
 from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import stream
 from anystroke.volume import Volume
@@ -210,7 +210,7 @@ def estimate_maps(
 
     What the scan's grid shows beyond the network's comes from the scan: within a few voxels a map is close to
     a linear function of the scan, whose slope is fitted on the network's grid and applied to the difference
-    of both grids. The network's maps stay as they are but for this difference.
+    of both grids. At last the calibration's curves are applied; else the network's maps stay as they are.
 
     Args:
         scan: One channel that `check_scan` accepts.
@@ -234,7 +234,7 @@ def estimate_maps(
         processing=Processing(flips=ALL_FLIPS if flips else ((),)),
         device=best_device(device),
     )
-    values = activate(output[None], config.maps, config.gains)[0]
+    values = activate(output[None], config.maps)[0]
     if "proton_density" in config.maps:
         values[:, values[config.maps.index("proton_density")] < LEAST_PD] = 0
     fine = from_zero(scan).data
@@ -246,6 +246,7 @@ def estimate_maps(
         base = space.to_native(coarse[None])
         slope = space.to_native(_slope(coarse, space.image[0])[None])
         detailed = (base.data + slope.data * beyond).clamp(0.0, MAP_OUTPUTS[name].ceiling)
+        detailed = along_curve(detailed, config.curves.get(name, ()))
         found[name] = replace(base, data=torch.where((base.data > 0) & seen, detailed, 0.0))
     return found
 

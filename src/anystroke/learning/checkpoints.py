@@ -1,12 +1,14 @@
 """Networks on disk: ``config.json`` + ``model.safetensors`` + a model card. Nothing is ever unpickled."""
 
 import json
+import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from anystroke.config import ConfigError, StrictModel, validate
 from anystroke.files import atomic_path
 from anystroke.inference.volume_interval import VolumeErrors
-from anystroke.learning.estimated_maps import check_maps
+from anystroke.learning.estimated_maps import Curve, check_maps
 from anystroke.learning.networks import build_network
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
@@ -80,7 +82,8 @@ class EstimatorConfig(StrictModel):
         normalisation: How its intensities are standardised, see ``normalise_intensity``.
         brain_only: Whether the network learnt nothing outside the brain, so that its maps end there.
         perceptual: The network of the perceptual loss: source, kind and hash; empty if there was none.
-        gains: Map -> what the network's is multiplied by to take out its mean bias; 1 where not named.
+        curves: Map -> points (estimate, mean truth) along which estimates are corrected, both rising; empty
+            where they are not.
         training: Facts about the training, for the record.
     """
 
@@ -96,8 +99,17 @@ class EstimatorConfig(StrictModel):
     normalisation: Literal["foreground", "whole", "percentiles"] = "percentiles"
     brain_only: bool = False
     perceptual: dict[str, Any] = Field(default_factory=dict)
-    gains: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    curves: dict[str, Curve] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("curves")
+    @classmethod
+    def _rising(cls, curves: dict[str, Curve]) -> dict[str, Curve]:
+        for name, curve in curves.items():
+            for (x, y), (next_x, next_y) in pairwise(((0.0, 0.0), *curve)):
+                if not (x < next_x < math.inf and y <= next_y < math.inf):
+                    raise ValueError(f"the curve of {name} does not rise from zero at {(next_x, next_y)}")
+        return curves
 
 
 def write_atomically(

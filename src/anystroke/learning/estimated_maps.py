@@ -60,13 +60,12 @@ def check_maps(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def activate(output: Tensor, names: Sequence[str], gains: Mapping[str, float] | None = None) -> Tensor:
+def activate(output: Tensor, names: Sequence[str]) -> Tensor:
     """Turn what a network puts out into maps.
 
     Args:
         output: (B, K, X, Y, Z), any real numbers.
         names: K names of ``MAP_OUTPUTS``.
-        gains: Map -> what it is multiplied by; 1 where not named.
 
     Returns:
         (B, K, X, Y, Z) in the units of the maps, none negative.
@@ -90,9 +89,36 @@ def activate(output: Tensor, names: Sequence[str], gains: Mapping[str, float] | 
         else:
             grown = values.clamp(LOWEST_LOG, HIGHEST_LOG).exp()
             maps.append(grown if kind == "exp" else grown / 10)
-    if gains:
-        maps = [values * gains.get(name, 1.0) for values, name in zip(maps, names, strict=True)]
     return torch.stack(maps, dim=1)
+
+
+Curve = tuple[tuple[float, float], ...]
+"""Points (estimate, mean of the truth there) in the unit of a map, both rising."""
+
+
+def along_curve(values: Tensor, curve: Curve) -> Tensor:
+    """Replace estimates by the mean of the truth where that estimate was made.
+
+    Between points a straight line; below the first and above the last their ratio of truth and estimate.
+
+    Args:
+        values: Any shape, not negative.
+        curve: Its points; none leaves the values as they are.
+
+    Example:
+        >>> along_curve(torch.tensor([0.5, 1.5, 4.0]), ((1.0, 2.0), (2.0, 3.0)))
+        tensor([1.0000, 2.5000, 6.0000])
+    """
+    if not curve:
+        return values
+    x, y = values.new_tensor(curve).T.contiguous()
+    # Beyond the ends the factor of the end stays.
+    within = values.clamp(float(x[0]), float(x[-1])).contiguous()
+    right = torch.searchsorted(x, within).clamp(max=len(x) - 1)
+    left = (right - 1).clamp(min=0)
+    share = (within - x[left]) / (x[right] - x[left]).clamp(min=torch.finfo(x.dtype).tiny)
+    corrected: Tensor = (y[left] + share * (y[right] - y[left])) * (values / within)
+    return corrected
 
 
 def start_at_typical(network: nn.Module, names: Sequence[str]) -> None:
@@ -107,7 +133,7 @@ def start_at_typical(network: nn.Module, names: Sequence[str]) -> None:
     Example:
         >>> network = nn.Sequential(nn.Conv3d(1, 1, 3, padding=1))
         >>> start_at_typical(network, ["r1"])
-        >>> round(float(activate(network(torch.zeros(1, 1, 4, 4, 4)), ["r1"])[0, 0, 2, 2, 2]), 4)
+        >>> round(activate(network(torch.zeros(1, 1, 4, 4, 4)), ["r1"])[0, 0, 2, 2, 2].item(), 4)
         0.8
     """
     found = [m for m in network.modules() if isinstance(m, nn.Conv3d) and m.out_channels == len(names)]

@@ -76,7 +76,7 @@ def simulated_heads(
 def estimate_head(network: nn.Module, config: EstimatorConfig, image: Tensor) -> Tensor:
     """Return the maps (K, X, Y, Z) that a network finds in an image (X, Y, Z) on its own grid."""
     seen = normalise_intensity(image, config.normalisation)[None, None]
-    return activate(network(seen).float(), config.maps, config.gains)[0]
+    return activate(network(seen).float(), config.maps)[0]
 
 
 @dataclass(frozen=True)
