@@ -374,8 +374,9 @@ def _digest(
     parts = [
         [sha256(file) if file is not None and file.is_file() else "" for file in files],
         model.sha256,
-        model.config.curves,
+        model.config.model_dump(mode="json"),
         segmenter.sha256,
+        segmenter.config.model_dump(mode="json"),
         options.flips,
         options.refine,
         repr(reading.protocol if reading else None),

@@ -18,7 +18,7 @@ from anystroke.inference.preprocessing import check_scan, from_zero, normalise_i
 from anystroke.inference.segmentation import Model, Segmentation, as_volume, segment
 from anystroke.inference.trust import reasons_not_to_trust
 from anystroke.learning.checkpoints import EstimatorConfig, find_model, load_estimator
-from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate, along_curve
+from anystroke.learning.estimated_maps import MAP_OUTPUTS, activate, along_curve, same_field
 from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import stream
 from anystroke.volume import Volume
@@ -37,8 +37,6 @@ _MOST_SAMPLES = 200_000
 _R1_SD, _PD_SD, _NOISE = 0.06, 0.04, 0.02
 _REFINEMENTS = 4
 _LARGEST_CHANGE = 3.0
-# Scanners of 2.89 T are sold as 3 T.
-_SAME_FIELD = 0.1
 _WINDOW = 5
 # Contrast, of the brightest tissue, under which a neighbourhood tells no slope.
 _FLAT = 0.02
@@ -157,7 +155,7 @@ def estimate_qmri(
     opened = model if isinstance(model, Estimator) else Estimator.open(model)
     field = opened.config.field_strength or (protocol.field_strength if protocol else 3.0)
     other_field = ""
-    if protocol is not None and abs(protocol.field_strength / field - 1) > _SAME_FIELD:
+    if protocol is not None and not same_field(protocol.field_strength, field):
         other_field = f"the scan was made at {protocol.field_strength:g} T and the maps belong to {field:g} T"
     if refine and other_field:
         raise ValueError(f"{other_field}: refining would put the difference into the maps; leave it out")

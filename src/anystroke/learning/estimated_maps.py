@@ -41,6 +41,8 @@ MAP_OUTPUTS: Mapping[str, MapOutput] = {
 }
 """The maps by name; p.u., 1/s, 1/s, p.u., 1/s. Activations as in the published program of qATLAS."""
 
+_SAME_FIELD = 0.1
+
 DEFAULT_MAPS = ("proton_density", "r1", "r2star", "mt_saturation")
 """The maps of qATLAS."""
 
@@ -90,6 +92,16 @@ def activate(output: Tensor, names: Sequence[str]) -> Tensor:
             grown = values.clamp(LOWEST_LOG, HIGHEST_LOG).exp()
             maps.append(grown if kind == "exp" else grown / 10)
     return torch.stack(maps, dim=1)
+
+
+def same_field(first: float, second: float) -> bool:
+    """Say whether two static fields [T] are the same but for how scanners are called: 2.89 T are sold as 3 T.
+
+    Example:
+        >>> same_field(2.89, 3.0), same_field(1.5, 3.0)
+        (True, False)
+    """
+    return abs(first / second - 1) <= _SAME_FIELD
 
 
 Curve = tuple[tuple[float, float], ...]

@@ -11,7 +11,7 @@ from anystroke.classes import CLASSES, LESION
 from anystroke.config import StrictModel
 from anystroke.fields import GridShape
 from anystroke.learning.cases import Case, first_that_shows_something
-from anystroke.learning.estimated_maps import MAP_OUTPUTS, check_maps
+from anystroke.learning.estimated_maps import MAP_OUTPUTS, check_maps, same_field
 from anystroke.learning.map_files import MapDataError
 from anystroke.learning.maps import MapCases, MapSettings
 from anystroke.learning.simulated import Pack, load_pack
@@ -19,8 +19,6 @@ from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import integer
 from anystroke.synthesis import Generator, SynthesisSettings
 
-# Scanners of 2.89 T are sold as 3 T.
-_SAME_FIELD = 0.1
 _CEILINGS = {name: output.ceiling for name, output in MAP_OUTPUTS.items()}
 
 
@@ -153,7 +151,7 @@ class MeasuredMapSource:
         self._cases = MapCases(folder, settings, lesion=LESION)
         field = self.target.field_strength
         for subject in self._cases.subjects:
-            if field is not None and abs(subject.field_strength / field - 1) > _SAME_FIELD:
+            if field is not None and not same_field(subject.field_strength, field):
                 raise MapDataError(
                     f"the maps of {subject.name} were measured at {subject.field_strength:g} T, but "
                     f"target.field_strength is {field:g} T; set it to the field of all maps"
