@@ -225,7 +225,7 @@ def test_train_hands_the_recipe_over(
     [
         (["NOWHERE", "-o", "OUT"], "nowhere.toml"),
         (["RECIPE"], "--output"),
-        (["RECIPE", "-o", "OUT", "--override", "optimiser.stps=7"], "did you mean 'steps'"),
+        (["RECIPE", "-o", "OUT", "--override", "optimiser.stps=7"], "did you mean 'optimiser.steps'"),
         (["RECIPE", "-o", "OUT", "--override", "steps"], "'steps'"),
         (["RECIPE", "-o", "OUT", "--override", "optimiser.steps=-1"], "-1"),
         (["RECIPE", "-o", "RECIPE"], "is a file"),

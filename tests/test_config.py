@@ -29,7 +29,9 @@ def test_reads_values_and_overrides(tmp_path: Path) -> None:
 
 def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     path = _write(tmp_path, "steps = 3\n[inner]\nlerning_rate = 0.5\n")
-    with pytest.raises(ConfigError, match=r"unknown key 'inner.lerning_rate'; did you mean 'learning_rate'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'inner.lerning_rate'; did you mean 'inner.learning_rate'"
+    ):
         load_toml(path, Outer)
 
 

@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -86,7 +86,7 @@ def validate(data: dict[str, Any], model: type[Settings], *, source: str) -> Set
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            nearest = _nearest(str(first["loc"][-1]), _known_keys(model))
+            nearest = _nearest(key, _known_keys(model))
             raise ConfigError(f"{source}: unknown key '{key}'; did you mean '{nearest}'?") from None
         came = "" if first["type"] == "missing" else f", but it is {first['input']!r}"
         raise ConfigError(f"{source}: '{key}': {first['msg'][0].lower()}{first['msg'][1:]}{came}") from None
@@ -121,15 +121,27 @@ def _step(values: list[Any], index: str, text: str) -> Any:
     return values[int(index)]
 
 
-def _known_keys(annotation: Any) -> list[str]:
-    """Return the keys of a model and of all models within its fields."""
+def _known_keys(annotation: Any, parent: str = "") -> list[str]:
+    """Return the keys of a model and of all models within its fields, each as an override would write it."""
     if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-        return [key for part in get_args(annotation) for key in _known_keys(part)]
+        within = f"{parent}0." if get_origin(annotation) in (list, tuple) else parent
+        return [key for part in get_args(annotation) for key in _known_keys(part, within)]
     keys: list[str] = []
     for name, field in annotation.model_fields.items():
-        keys += [name, *_known_keys(field.annotation)]
+        keys += [parent + name, *_known_keys(field.annotation, f"{parent}{name}.")]
     return keys
 
 
-def _nearest(word: str, known: list[str]) -> str:
-    return max(known, key=lambda candidate: difflib.SequenceMatcher(None, word, candidate).ratio())
+def _nearest(key: str, known: list[str]) -> str:
+    """Return the key of the most similar last part and, among equals, the most similar whole."""
+
+    def likeness(candidate: str) -> tuple[float, float]:
+        pairs = ((_last(key), _last(candidate)), (key, candidate))
+        last, whole = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return last, whole
+
+    return max(known, key=likeness)
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]

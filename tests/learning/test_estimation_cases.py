@@ -86,6 +86,20 @@ def test_targets_have_values_of_tissue_and_weights_of_brain() -> None:
     assert bool((weight[classes == LESION] == 3.0).all())
 
 
+def test_fluid_of_the_brain_counts_more_where_told() -> None:
+    even, told = (
+        _source(MapTargetSettings(lesion=2.0, fluid=fluid)).sampled(SHAPE, rng=stream(3, "case"))
+        for fluid in (1.0, 4.0)
+    )
+    (case, classes), weight = told, told[0].target[-1]
+    assert torch.equal(case.target[:-1], even[0].target[:-1])
+    fluid = (classes > 0) & (case.target[1] < 0.4)
+    assert int(fluid.sum()) > 1000
+    assert float((classes[fluid] == CLASSES.index("csf")).float().mean()) > 0.8
+    assert bool((weight[fluid] == 4.0).all())
+    assert torch.equal(weight[~fluid], even[0].target[-1][~fluid])
+
+
 def test_what_the_scan_does_not_show_is_zero_in_the_target() -> None:
     case = _source(skull_strip=1.0, corrupted=True).case(SHAPE, rng=stream(4, "case"))
     nothing = case.image == 0

@@ -57,5 +57,5 @@ def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.Log
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model 'nothing'"):
         finetuning_recipe([tmp_path], model="nothing")
-    with pytest.raises(ConfigError, match="did you mean 'steps'"):
+    with pytest.raises(ConfigError, match=r"did you mean 'optimiser.steps'"):
         finetuning_recipe([tmp_path], overrides=["optimiser.stepps=3"])

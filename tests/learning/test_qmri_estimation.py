@@ -90,6 +90,17 @@ def test_the_typical_scale_is_that_of_the_table_and_the_largest_is_of_the_brain(
     output = _inverse(found, "r1")
     by_brain = estimation_loss(output, target, names=["r1"], settings=PLAIN, step=0)
     assert float(by_brain) == pytest.approx(0.25 / 7.1, rel=1e-4)
+    heavy = target.clone()
+    heavy[0, 0, 1, 0, 0], heavy[0, 1, 1, 0, 0] = 1.0, 3.0
+    assert float(
+        estimation_loss(
+            _inverse(torch.where(heavy[:, :1] == 1.0, 1.0, found), "r1"),
+            heavy,
+            names=["r1"],
+            settings=PLAIN,
+            step=0,
+        )
+    ) == pytest.approx(0.25 / 9.1, rel=1e-4)
     typical = PLAIN.model_copy(update={"scale": "typical"})
     assert float(estimation_loss(output, target, names=["r1"], settings=typical, step=0)) == pytest.approx(
         (2 / MAP_OUTPUTS["r1"].typical) ** 2 / 7.1, rel=1e-4

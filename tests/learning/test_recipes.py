@@ -98,7 +98,10 @@ def test_bases_give_what_a_recipe_does_not(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (TOY.replace("preset", "presset"), "unknown key 'sources.0.*presset'; did you mean 'preset'"),
+        (
+            TOY.replace("preset", "presset"),
+            "unknown key 'sources.0.*presset'; did you mean 'sources.0.*preset'",
+        ),
         (TOY.replace('"simulated"', '"simulate"'), "simulate"),
         ('name = "x"\nsources = []\n', "at least one source"),
         ('architecture = "unet"\n' + TOY, "expected one of compact_unet.*it is 'unet'"),

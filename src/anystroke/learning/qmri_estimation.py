@@ -111,8 +111,8 @@ def _scale(truth: Tensor, weight: Tensor, names: Sequence[str], kind: str) -> Te
     if kind == "typical":
         typical = [MAP_OUTPUTS[name].typical for name in names]
         return truth.new_tensor(typical).view(1, -1, 1, 1, 1)
-    # The region that counts most is the brain; bone and fat around it must not set the scale.
-    inside = weight >= weight.amax((2, 3, 4), keepdim=True)
+    # The brain counts 1 or more; bone and fat around it must not set the scale.
+    inside = weight >= weight.amax((2, 3, 4), keepdim=True).clamp(max=1.0)
     return (truth * inside).amax((2, 3, 4), keepdim=True).clamp(min=1e-3)
 
 
