@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from anystroke.config import ConfigError
 from anystroke.learning.checkpoints import CheckpointError, ModelConfig, load_config, load_model
@@ -52,6 +53,22 @@ def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.Log
     other = finetuning_recipe([tmp_path], overrides=['architecture="mde"', "grid.shapes=[[64, 64, 64]]"])
     with pytest.raises(TrainingError, match="fits the architecture 'mde'"):
         Trainer(other, tmp_path)
+
+
+def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = finetuning_recipe([tmp_path], overrides=['architecture="small_unet"', "start_from_wider=true"])
+    with caplog.at_level("INFO", logger="anystroke"):
+        own = Trainer(settings, tmp_path).module.state_dict()
+    assert "start anew" not in caplog.text
+    wide = load_model("default")[0].state_dict()
+    thirds = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22]
+    first = next(key for key, value in wide.items() if value.shape[:2] == (24, 1))
+    assert torch.equal(own[first], wide[first][thirds])
+    # Channels handed across and those that come from below keep to their halves.
+    joined = next(key for key, value in wide.items() if value.shape[:2] == (48, 5))
+    assert torch.equal(own[joined], wide[joined][[*thirds, *(index + 24 for index in thirds)]])
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ class EstimatorSettings(StrictModel):
         name: Name of the model.
         seed: Seed of weights and cases.
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
+            must be of the same kind, with the same outputs.
         architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
         maps: What is estimated, names of ``anystroke.learning.estimated_maps.MAP_OUTPUTS``.
         grid: The voxels that the network sees.
@@ -62,6 +64,7 @@ class EstimatorSettings(StrictModel):
     name: str
     seed: int = 1
     start_from: str | None = None
+    start_from_wider: bool = False
     architecture: Architecture = "small_estimator_unet"
     maps: tuple[str, ...] = DEFAULT_MAPS
     grid: GridSettings = GridSettings(normalisation="percentiles")

@@ -217,6 +217,8 @@ class TrainingSettings(StrictModel):
         name: Name of the model.
         seed: Seed of weights and cases.
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
+            must be of the same kind, with the same outputs.
         architecture: A name of ``anystroke.learning.networks.ARCHITECTURES``.
         classes: What the network tells apart: ``"tissues"``, ``"lesion"`` or ``"published"``.
         grid: The voxels that it sees.
@@ -230,6 +232,7 @@ class TrainingSettings(StrictModel):
     name: str
     seed: int = 1
     start_from: str | None = None
+    start_from_wider: bool = False
     architecture: Architecture = "compact_unet"
     classes: Scheme = "tissues"
     grid: GridSettings = GridSettings()

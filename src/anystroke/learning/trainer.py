@@ -351,12 +351,28 @@ def recipe_digest(settings: Recipe) -> str:
     return hashlib.sha256(repr(data).encode()).hexdigest()
 
 
+def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
+    """Return the part of a tensor that has a shape, of evenly spaced elements along each axis that is longer.
+
+    Source: Z. Xu et al., Initializing models with larger ones, ICLR 2024 (uniform selection). Where all
+    layers shrink by the same factor, halves of concatenated channels stay halves.
+    """
+    if wide.ndim != len(shape) or any(has < wants for has, wants in zip(wide.shape, shape, strict=True)):
+        return wide
+    for axis, (has, wants) in enumerate(zip(wide.shape, shape, strict=True)):
+        if has > wants:
+            wide = wide.index_select(axis, torch.arange(wants) * has // wants)
+    return wide
+
+
 def _start(network: torch.nn.Module, settings: Recipe) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)
     tensors, _ = read_tensors(source / "model.safetensors")
     own = network.state_dict()
+    if settings.start_from_wider:
+        tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
     fitting = {
         key: tensors[key].to(value.dtype)
         for key, value in own.items()
