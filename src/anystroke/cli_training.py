@@ -160,7 +160,7 @@ def calibrate(
 
 
 def _calibrate_estimator(model: Path, data: Path, heads: int, seed: int) -> int:
-    """Replace an estimator's values by the mean truth behind them."""
+    """Replace an estimator's values by the median truth behind them."""
     from anystroke.estimator_calibration import calibrate_estimator
     from anystroke.inference.estimation import Estimator
     from anystroke.learning.checkpoints import save_config

@@ -1,4 +1,4 @@
-"""Calibrate an estimator of maps on simulated heads: replace estimates by the mean truth behind them."""
+"""Calibrate an estimator of maps on simulated heads: replace estimates by the median truth behind them."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -42,7 +42,7 @@ class EstimatorCalibration:
     """What was found.
 
     Attributes:
-        curves: Map -> points (estimate, mean of the truth there).
+        curves: Map -> points (estimate, median of the truth there).
         bias: Map -> tissue -> relative bias of the mean without the curves.
         heads: How many there were.
     """
@@ -111,10 +111,11 @@ def calibrate_estimator(
     seed: int = 2028,
     on_head: OnHead = lambda done: None,
 ) -> EstimatorCalibration:
-    """Find for each map the mean truth behind each estimate, a rising function, over the voxels of brains.
+    """Find for each map the median truth behind each estimate, a rising function, over the voxels of brains.
 
-    Since such means draw tissues together, a factor makes grey and white matter, in geometric mean, as bright
-    as true.
+    Voxels of fluid that were taken for tissue, or the other way round, would move the mean; and a FLAIR scan
+    nulls fluid of the right R1 alone. Since medians draw tissues together all the same, a factor makes grey
+    and white matter, in geometric mean, as bright as true.
 
     Args:
         estimator: What to calibrate.
@@ -169,12 +170,12 @@ def _balanced(curve: Curve, estimate: Tensor, truth: Tensor, tissue: Tensor) -> 
 
 
 def _curve(name: str, estimate: NDArray[np.float64], truth: NDArray[np.float64]) -> Curve:
-    """Fit truth as a rising function of the estimate, through groups of equal size."""
+    """Fit the median truth as a rising function of the estimate, through groups of equal size."""
     above = estimate > 0
     order = estimate[above].argsort()
     x, y = (
-        np.array([group.mean() for group in np.array_split(values[above][order], _POINTS) if group.size])
-        for values in (estimate, truth)
+        np.array([middle(group) for group in np.array_split(values[above][order], _POINTS) if group.size])
+        for values, middle in ((estimate, np.mean), (truth, np.median))
     )
     rising = isotonic_regression(y).x if len(y) else y
     points = [

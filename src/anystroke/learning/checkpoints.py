@@ -82,7 +82,7 @@ class EstimatorConfig(StrictModel):
         normalisation: How its intensities are standardised, see ``normalise_intensity``.
         brain_only: Whether the network learnt nothing outside the brain, so that its maps end there.
         perceptual: The network of the perceptual loss: source, kind and hash; empty if there was none.
-        curves: Map -> points (estimate, mean truth) along which estimates are corrected, both rising; empty
+        curves: Map -> points (estimate, median truth) along which estimates are corrected, both rising; empty
             where they are not.
         training: Facts about the training, for the record.
     """

@@ -105,11 +105,11 @@ def same_field(first: float, second: float) -> bool:
 
 
 Curve = tuple[tuple[float, float], ...]
-"""Points (estimate, mean of the truth there) in the unit of a map, both rising."""
+"""Points (estimate, median of the truth there) in the unit of a map, both rising."""
 
 
 def along_curve(values: Tensor, curve: Curve) -> Tensor:
-    """Replace estimates by the mean of the truth where that estimate was made.
+    """Replace estimates by the median of the truth where that estimate was made.
 
     Between points a straight line; below the first and above the last their ratio of truth and estimate.
 
