@@ -17,6 +17,7 @@ from anystroke.acquisition.protocols import Protocol
 from anystroke.acquisition.sidecar_reading import SidecarError, SidecarReading, read_sidecar
 from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
 from anystroke.bids import image_stem
+from anystroke.estimate_picture import draw_estimate
 from anystroke.files import atomic_path, sha256
 from anystroke.inference.estimation import Estimator, QmriEstimate, estimate_qmri
 from anystroke.inference.segmentation import Model
@@ -28,6 +29,7 @@ from anystroke.volume import Volume
 log = logging.getLogger(__name__)
 
 TABLE = "estimates.tsv"
+PICTURE = "desc-estimated_maps.png"
 _MARKER = "desc-resimulated_T1w"
 COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
 
@@ -131,7 +133,7 @@ def write_estimate(
     assumed: Mapping[str, str] | None = None,
     run: str = "",
 ) -> None:
-    """Write maps, brain mask and simulated scans of one scan.
+    """Write maps, brain mask and simulated scans of one scan, and a picture of them.
 
     A run that is killed while the files move to their places leaves some of them out, which the list of files
     in the sidecar of the simulated scan tells.
@@ -175,6 +177,7 @@ def write_estimate(
             **common,
             "RunSHA256": run,
         }
+        simulated = {}
         for protocol in simulate:
             try:
                 image = estimate.simulate(protocol)
@@ -188,6 +191,8 @@ def write_estimate(
             entities, _, suffix = image_suffix(protocol).rpartition("_")
             name = "_".join(part for part in (entities, "desc-simulated", suffix) if part)
             save(name, image, said, torch.float32)
+            simulated[suffix] = image
+        draw_estimate(estimate, simulated, staging / f"{stem}_{PICTURE}", title=stem)
         if lesion is not None:
             save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)
         again["Files"] = sorted([f"{stem}_{_MARKER}.nii.gz", *(path.name for path in staging.iterdir())])

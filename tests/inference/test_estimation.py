@@ -345,6 +345,7 @@ def test_the_command_writes_bids_names_and_units(tmp_path: Path, capsys: pytest.
     maps = {f"estimated_{suffix}.nii.gz" for suffix in ("PDmap", "R1map", "R2starmap", "MTsat")}
     others = {"brain_mask.nii.gz", "resimulated_T1w.nii.gz", "simulated_FLAIR.nii.gz", "simulated_T2w.nii.gz"}
     assert names == maps | others
+    assert (out / "sub-01_ses-2_desc-estimated_maps.png").is_file()
     facts = json.loads((out / "sub-01_ses-2_desc-estimated_R1map.json").read_text())
     assert (facts["Units"], facts["MagneticFieldStrength"], facts["Sources"]) == ("1/s", 3.0, [scan.name])
     assert Volume.load(out / "sub-01_ses-2_desc-estimated_R1map.nii.gz").grid.difference(_head().grid) is None
