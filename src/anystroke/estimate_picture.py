@@ -37,7 +37,7 @@ def draw_estimate(
     """Draw an axial and a coronal slice of scan, scan simulated again, maps and simulated images, as a PNG.
 
     Each map's grey levels run from 0 to a value that is written above it, the same for all scans; those of
-    images from their lowest value to the 99.5th percentile of the brain.
+    images from the 0.5th percentile to the brain's 99.5th.
 
     Args:
         estimate: What was found.
@@ -93,7 +93,7 @@ def _values(volume: Volume) -> Array:
 
 def _image(name: str, volume: Volume, brain: Array) -> tuple[str, Array, tuple[float, float]]:
     values = _values(volume)
-    return name, values, (float(values.min()), float(np.percentile(values[brain], 99.5)))
+    return name, values, (float(np.percentile(values, 0.5)), float(np.percentile(values[brain], 99.5)))
 
 
 def _around(brain: Array, axis: int, spacing: float) -> tuple[int, int]:
