@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 
 from anystroke.anatomy.mni import mni_anatomy
+from anystroke.learning.checkpoints import load_model, shipped_models
 from anystroke.learning.networks import residual_unet
 from anystroke.memory import keep_pages
 from anystroke.rng import stream
@@ -29,6 +31,7 @@ from anystroke.volume import Volume
 
 SHAPE = (181, 217, 181)
 WINDOW = 192
+HEAD = (96, 112, 96)
 
 
 def call(scans: list[Path], *options: str) -> float:
@@ -55,6 +58,23 @@ def sliding_windows(scan: Volume) -> float:
     return time.perf_counter() - started
 
 
+def passes(rounds: int = 8) -> dict[str, float]:
+    """Return how long one pass of each shipped model takes, in units of the default's; passes alternate."""
+    image = torch.randn(1, 1, *HEAD)
+    networks = {name: load_model(name)[0].eval() for name in shipped_models()}
+    ratios: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        for attempt in range(rounds + 1):
+            seconds = {}
+            for name, network in networks.items():
+                started = time.perf_counter()
+                network(image)
+                seconds[name] = time.perf_counter() - started
+            for name in networks if attempt else ():
+                ratios[name].append(seconds[name] / seconds["default"])
+    return {name: round(statistics.median(values), 2) for name, values in ratios.items()}
+
+
 def simulated(path: Path) -> None:
     """Write a simulated scan without lesion."""
     settings = SynthesisSettings(spacing=1.0, shapes=(SHAPE,), weighting="T1w")
@@ -72,7 +92,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     keep_pages()
-    found: dict[str, Any] = {"threads": torch.get_num_threads()}
+    found: dict[str, Any] = {"threads": torch.get_num_threads(), "pass_over_default": passes()}
+    for name, ratio in found["pass_over_default"].items():
+        print(f"one pass of {name}: {ratio:.2f} of the default's time", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         path = arguments.scan or Path(folder) / "scan.nii.gz"
         if arguments.scan is None:
