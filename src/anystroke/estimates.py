@@ -191,7 +191,7 @@ def write_estimate(
             entities, _, suffix = image_suffix(protocol).rpartition("_")
             name = "_".join(part for part in (entities, "desc-simulated", suffix) if part)
             save(name, image, said, torch.float32)
-            simulated[suffix] = image
+            simulated[image_suffix(protocol).replace("_", " ")] = image
         draw_estimate(estimate, simulated, staging / f"{stem}_{PICTURE}", title=stem)
         if lesion is not None:
             save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)

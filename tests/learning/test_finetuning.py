@@ -71,6 +71,21 @@ def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(
     assert torch.equal(own[joined], wide[joined][[*thirds, *(index + 24 for index in thirds)]])
 
 
+@pytest.mark.parametrize(
+    ("update", "message"),
+    [
+        ({"classes": "lesion"}, r"2 outputs of this recipe.*has 5: background"),
+        ({"start_from": None}, "needs start_from"),
+    ],
+)
+def test_channels_are_taken_of_a_model_with_the_same_outputs(
+    update: dict[str, str | None], message: str, tmp_path: Path
+) -> None:
+    settings = finetuning_recipe([tmp_path], overrides=['architecture="small_unet"', "start_from_wider=true"])
+    with pytest.raises(TrainingError, match=message):
+        Trainer(settings.model_copy(update=update), tmp_path)
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no model 'nothing'"):
         finetuning_recipe([tmp_path], model="nothing")

@@ -18,10 +18,13 @@ from anystroke.learning.checkpoints import (
     EstimatorConfig,
     ModelConfig,
     find_model,
+    load_config,
+    load_estimator_config,
     parameter_count,
     read_tensors,
     save_model,
     state_to_tensors,
+    task_of_model,
     write_atomically,
 )
 from anystroke.learning.estimator_recipes import Recipe
@@ -126,7 +129,7 @@ class Trainer:
 
     Raises:
         CheckpointError: The model that training starts from is missing or damaged.
-        TrainingError: Nothing of it fits the architecture.
+        TrainingError: Nothing of it fits the architecture, or its channels cannot be taken.
     """
 
     def __init__(self, settings: Recipe, folder: Path, fabric: Fabric | None = None) -> None:
@@ -138,7 +141,9 @@ class Trainer:
         _check_shapes(settings, self.module.divisor)
         self.task.prepare(self.module)
         if settings.start_from is not None:
-            _start(self.module, settings)
+            _start(self.module, settings, self.task.outputs)
+        elif settings.start_from_wider:
+            raise TrainingError("start_from_wider needs start_from, the model to take channels of; name one")
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
         self.module.to(self.fabric.device)
@@ -365,13 +370,20 @@ def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
     return wide
 
 
-def _start(network: torch.nn.Module, settings: Recipe) -> None:
+def _start(network: torch.nn.Module, settings: Recipe, outputs: int) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)
     tensors, _ = read_tensors(source / "model.safetensors")
     own = network.state_dict()
     if settings.start_from_wider:
+        segments = task_of_model(source) == "segmentation"
+        has = load_config(source).classes if segments else load_estimator_config(source).maps
+        if len(has) != outputs:
+            raise TrainingError(
+                f"start_from_wider needs a model with the {outputs} outputs of this recipe, but that in "
+                f"{source} has {len(has)}: {', '.join(has)}; name another"
+            )
         tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
     fitting = {
         key: tensors[key].to(value.dtype)
