@@ -49,8 +49,8 @@ def draw_estimate(
     Raises:
         FileExistsError: ``path`` exists and ``overwrite`` is False.
     """
-    brain = (estimate.brain.reorient("RAS").data[0] > 0).numpy()
-    spacing = estimate.brain.reorient("RAS").spacing
+    mask = estimate.brain.reorient("RAS")
+    brain, spacing = (mask.data[0] > 0).numpy(), mask.spacing
     images = {"scan": estimate.scan, "simulated again": estimate.resimulated}
     panels = [_image(name, volume, brain) for name, volume in images.items()]
     for name, volume in estimate.maps.items():
@@ -61,8 +61,8 @@ def draw_estimate(
     window = [_around(brain, axis, spacing[axis]) for axis in range(3)]
     rows = []
     for axis, share in ((2, _HEIGHT), (1, 0.5)):
-        inside = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
-        rows.append((axis, int(inside[0] + share * (inside[-1] - inside[0]))))
+        first, last = _ends(brain, axis)
+        rows.append((axis, int(first + share * (last - first))))
     sides = [(stop - start) * step for (start, stop), step in zip(window, spacing, strict=True)]
     tall = [sides[1] / sides[0], sides[2] / sides[0]]
     size = (_PANEL * len(panels), _PANEL * sum(tall) + 2 * _HEADER)
@@ -96,11 +96,17 @@ def _image(name: str, volume: Volume, brain: Array) -> tuple[str, Array, tuple[f
     return name, values, (float(np.percentile(values, 0.5)), float(np.percentile(values[brain], 99.5)))
 
 
+def _ends(brain: Array, axis: int) -> tuple[int, int]:
+    """Return the first and the last voxel of the brain along an axis."""
+    inside = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
+    return int(inside[0]), int(inside[-1])
+
+
 def _around(brain: Array, axis: int, spacing: float) -> tuple[int, int]:
     """Return the first voxel that is shown along an axis, and the one behind the last."""
-    inside = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
+    first, last = _ends(brain, axis)
     margin = int(_AROUND / spacing)
-    return max(0, int(inside[0]) - margin), min(brain.shape[axis], int(inside[-1]) + margin + 1)
+    return max(0, first - margin), min(brain.shape[axis], last + margin + 1)
 
 
 def _slice(

@@ -2,11 +2,12 @@
 
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
+from scipy.io.matlab import MatReadError, matfile_version
 
 from anystroke.anatomy.labels import COLIN27, SYNTHSEG, LabelScheme
 from anystroke.volume import Volume, VolumeError
@@ -37,14 +38,20 @@ def load_label_map(path: Path) -> tuple[Volume, LabelScheme]:
     """
     if path.suffix.lower() != ".mat":
         return Volume.load(path, dtype=torch.int32), SYNTHSEG
-    try:
-        anatomy = loadmat(path, variable_names=["Anatomy"])["Anatomy"]
-    # All that scipy raises for a damaged file or another kind; NotImplementedError means MATLAB 7.3.
-    except (OSError, KeyError, ValueError, NotImplementedError, MatReadError, zlib.error) as error:
-        raise VolumeError(
-            f"{path} is not the head model of MRiLab: expected a MATLAB 5 file with a variable 'Anatomy', "
-            f"got {error!r}"
-        ) from error
-    if anatomy.ndim != 3:
-        raise VolumeError(f"{path}: expected a 3-D variable 'Anatomy', got shape {anatomy.shape}")
+    anatomy = _mat_variables(path).get("Anatomy")
+    if anatomy is None or anatomy.ndim != 3:
+        came = "there is none" if anatomy is None else f"it has the shape {anatomy.shape}"
+        raise VolumeError(f"{path}: expected a 3-D variable 'Anatomy', as of MRiLab's head model, but {came}")
     return Volume(torch.from_numpy(anatomy.astype(np.int32))[None], _COLIN27_AFFINE), COLIN27
+
+
+def _mat_variables(path: Path) -> dict[str, Any]:
+    """Read the variable ``Anatomy`` of a MATLAB file, if it has one."""
+    try:
+        hdf5 = matfile_version(path)[0] == 2
+        variables: dict[str, Any] = {} if hdf5 else loadmat(path, variable_names=["Anatomy"])
+    except (OSError, ValueError, MatReadError, zlib.error) as error:
+        raise VolumeError(f"{path} is missing, damaged or no MATLAB file ({error}); replace it") from error
+    if hdf5:
+        raise VolumeError(f"{path} is a MATLAB 7.3 file, which cannot be read; save it with -v7 in MATLAB")
+    return variables

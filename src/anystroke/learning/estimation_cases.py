@@ -19,7 +19,7 @@ from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import integer
 from anystroke.synthesis import Generator, SynthesisSettings
 
-_FLUID_R1 = 0.4
+_FLUID_R1 = 0.4  # 1/s
 _CEILINGS = {name: output.ceiling for name, output in MAP_OUTPUTS.items()}
 
 
@@ -33,7 +33,8 @@ class MapTargetSettings(StrictModel):
         outside: Weight of voxels that are no brain; the brain has 1. Published is 0.
         lesion: Weight of voxels of the lesion.
         fluid: Weight of voxels of the brain that are nearly all fluid, with R1 below 0.4 1/s. Their rates are
-            small numbers of which small errors show: a FLAIR scan nulls R1 of 0.28 1/s, not of 0.4 1/s.
+            small numbers of which small errors show: a long TR and a TI of 2.5 s null R1 of ln 2 / TI = 0.28
+            1/s, not of 0.4 1/s.
     """
 
     field_strength: float | None = Field(default=3.0, gt=0)
