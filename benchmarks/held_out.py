@@ -43,7 +43,8 @@ def simulate(
     for attempt in range(100):
         rng = stream(SEED, case, attempt)
         anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
-        lesions = [choose_mask(masks, generator.settings.lesions, rng)] if masks else []
+        weighting = generator.settings.weighting
+        lesions = [choose_mask(masks, generator.settings.lesions, rng, weighting=weighting)] if masks else []
         sample = generator(anatomy, lesions, rng=rng)
         if lesion_ml(sample) >= smallest_ml:
             return sample

@@ -220,7 +220,7 @@ class RandomContrastGenerator:
             lesions = draw_masks(self.masks, settings.lesions, rng("choice"))
         grid = self._grid(anatomy, rng("deformation"))
         tissues = anatomy.tissues.to(device)
-        placed, box, grid = self._placing.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
+        placed, box, grid = self._placing.place(anatomy, tissues, grid, lesions, rng("lesion"), stage=stage)
         contrast, draw = self._grey_values(rng("contrast"))
         inclusions = [Inclusion(box, {_LESION_TISSUE: placed.membership})] if box is not None else []
         maps = PatientMaps(

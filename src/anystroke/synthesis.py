@@ -21,6 +21,7 @@ from anystroke.anatomy.deformation import (
 )
 from anystroke.anatomy.labels import TISSUES, tissue_groups
 from anystroke.anatomy.lesion_edges import fade
+from anystroke.anatomy.lesion_habits import ANY
 from anystroke.anatomy.lesion_tissues import LESION_TISSUES, Stage
 from anystroke.anatomy.lesions import (
     LesionMask,
@@ -203,6 +204,7 @@ class Generator:
         """
         key = integer(rng, 0, 2**62)
         scans: list[Sample] = []
+        shown_on = weightings[0] if len(set(weightings)) == 1 else ANY
         for number, weighting in enumerate(weightings):
             scan = self.generate(
                 anatomy,
@@ -211,6 +213,7 @@ class Generator:
                 stage=stage,
                 scan=number,
                 weighting=weighting,
+                shown_on=shown_on,
                 field_strength=scans[0].protocol.field_strength if scans else None,
                 device=rng.device,
             )
@@ -226,6 +229,7 @@ class Generator:
         stage: Stage | None = None,
         scan: int = 0,
         weighting: str | None = None,
+        shown_on: str | None = None,
         field_strength: float | None = None,
         device: torch.device | str = "cpu",
     ) -> Sample:
@@ -238,6 +242,7 @@ class Generator:
             stage: Age of the lesion; None draws it.
             scan: Number of the scan within the patient's session; only protocol and corruption depend on it.
             weighting: Restricts the protocol; that of the settings if None.
+            shown_on: Weighting whose scans show such lesions, see `lesion_habits`; that of the scan if None.
             field_strength: Of the scanner [T], where the preset has it; None draws it.
             device: Where to compute.
         """
@@ -252,8 +257,12 @@ class Generator:
             return stream(key, name, *([scan] if scan else []), device=device)
 
         shape = settings.shapes[choice(rng("shape"), list(settings.shape_weights))]
+        protocol = self.preset.sample(
+            scan_rng("protocol"), weighting=weighting, field_strength=field_strength
+        )
+        shown_on = shown_on or protocol.weighting
         if lesions is None:
-            lesions = draw_masks(self.masks, settings.lesions, rng("choice"))
+            lesions = draw_masks(self.masks, settings.lesions, rng("choice"), weighting=shown_on)
         centre = anatomy.centre
         if lesions and chance(rng("centre"), settings.lesion_centred):
             centre = anatomy.from_mni(lesions[0].centre)
@@ -265,9 +274,8 @@ class Generator:
             rng=rng("deformation"),
         )
         tissues = anatomy.tissues.to(device)
-        placed, box, grid = self.place(anatomy, tissues, grid, lesions, rng("lesion"), stage)
-        protocol = self.preset.sample(
-            scan_rng("protocol"), weighting=weighting, field_strength=field_strength
+        placed, box, grid = self.place(
+            anatomy, tissues, grid, lesions, rng("lesion"), stage=stage, weighting=shown_on
         )
         draw = self._draw_tissues(protocol, rng("tissue"))
         inclusions = self._confounders(tissues, grid, rng("confounders"))
@@ -303,6 +311,7 @@ class Generator:
             "lesions_drawn": drawn,
             "stage": placed.stage,
             "weighting": weighting,
+            "shown_on": shown_on,
             "field_strength": field_strength,
             "protocol": protocol.to_dict(),
             "scanner": acquired.facts,
@@ -344,7 +353,9 @@ class Generator:
         grid: SamplingGrid,
         lesions: Sequence[LesionMask],
         rng: torch.Generator,
-        stage: Stage | None,
+        *,
+        stage: Stage | None = None,
+        weighting: str | None = None,
     ) -> tuple[PlacedLesion, Box | None, SamplingGrid]:
         """Put lesions on tissue that can have them; nothing is computed outside the box that holds them.
 
@@ -355,6 +366,7 @@ class Generator:
             lesions: Zero or more masks.
             rng: Random stream.
             stage: Age of the lesions; None draws it.
+            weighting: Of the scan, which says how old lesions are where the settings do not.
 
         Returns:
             The lesions within the box, the box, and the grid with the space that the lesions take or leave.
@@ -369,6 +381,7 @@ class Generator:
             settings=settings.lesions,
             rng=rng,
             stage=stage,
+            weighting=weighting,
             severity=severity,
         )
         if box is None:
@@ -560,6 +573,7 @@ def regenerate(
         stage=record["stage"],
         scan=record["scan"],
         weighting=record["weighting"],
+        shown_on=record["shown_on"],
         field_strength=record["field_strength"],
         device=device,
     )

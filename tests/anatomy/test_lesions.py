@@ -2,14 +2,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.ndimage import label
 
 from anystroke.anatomy.deformation import DeformationSettings
 from anystroke.anatomy.lesion_edges import SoftEdge, soft_copy_paste
+from anystroke.anatomy.lesion_habits import lesion_habits
 from anystroke.anatomy.lesions import (
     LesionSettings,
     choose_mask,
     crop_mask,
     draw_masks,
+    embolic_shower,
     load_bank,
     place_lesions,
     place_mask,
@@ -188,3 +191,43 @@ def test_severity_multiplies_the_membership() -> None:
     assert torch.allclose(faded.membership, 0.25 * plain.membership)
     total = torch.stack(list(faded.shares.values())).sum(0)
     assert bool((total <= faded.membership + 1e-6).all())
+
+
+def test_what_scans_of_a_weighting_show() -> None:
+    open_settings = LesionSettings(absent=0.0, mirror=0.0)
+    stages = {
+        weighting: [
+            place_lesions(
+                [], _points(half=2), settings=open_settings, rng=stream(k, "stage"), weighting=weighting
+            ).stage
+            for k in range(200)
+        ]
+        for weighting in ("T1w", "DWI")
+    }
+    assert stages["T1w"].count("chronic") > 130 > 60 > stages["DWI"].count("chronic")
+    own = LesionSettings(stages=(0.0, 0.0, 1.0), several=0.0, emboli=0.0, size_power=1.0)
+    habit = own.habit("DWI")
+    assert (habit.stages, habit.several, habit.emboli, habit.size_power) == ((0, 0, 1), 0, 0, 1)
+    assert LesionSettings().habit("DWI").emboli > LesionSettings().habit("T1w").emboli > 0
+    assert LesionSettings().habit("bSSFP") == LesionSettings().habit(None)
+    for habit in lesion_habits().values():
+        assert sum(habit.stages) == pytest.approx(1)
+        assert habit.reason
+
+
+def test_emboli_are_many_small_parts_where_the_territory_is() -> None:
+    territory = sphere_lesion(radius=22)
+    counts, volumes = [], []
+    for k in range(20):
+        shower = embolic_shower(territory, rng=stream(k, "emboli"))
+        counts.append(label(shower.mask.numpy())[1])
+        volumes.append(shower.volume_ml)
+        distance = (shower.centre - territory.centre).norm()
+        assert distance < 22
+    assert max(counts) > 8
+    assert 0.03 < min(volumes) < max(volumes) < 20
+    tiny = sphere_lesion(radius=2)
+    assert embolic_shower(tiny, rng=stream(1, "emboli")).mask.shape[0] > 6
+    settings = LesionSettings(absent=0.0, several=0.0, emboli=1.0, mirror=0.0)
+    (drawn,) = draw_masks([territory], settings, stream(1, "draw"))
+    assert drawn.name == f"{territory.name}-emboli"

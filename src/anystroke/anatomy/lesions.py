@@ -4,11 +4,11 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -19,11 +19,12 @@ from torch import Tensor
 
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
 from anystroke.anatomy.lesion_edges import Fading, SoftEdge, soft_copy_paste
+from anystroke.anatomy.lesion_habits import LesionHabit, habit_of
 from anystroke.anatomy.lesion_tissues import STAGES, TISSUES_OF_STAGE, Stage, lesion_shares
 from anystroke.config import StrictModel
 from anystroke.fields import smooth, smooth_noise
 from anystroke.files import atomic_path
-from anystroke.rng import chance, choice, uniform
+from anystroke.rng import chance, choice, integer, log_uniform, uniform
 from anystroke.volume import Volume
 
 log = logging.getLogger(__name__)
@@ -66,9 +67,13 @@ class LesionMask:
 class LesionSettings(StrictModel):
     """How lesions are chosen and changed.
 
+    Where ``several``, ``emboli``, ``stages`` or ``size_power`` is None, it is what scans of the weighting
+    show, see `lesion_habits`.
+
     Attributes:
         absent: Probability of a patient without lesion.
         several: Probability of a second lesion mask on top of the first.
+        emboli: Probability of a shower of small emboli instead.
         stages: Probability of each of ``STAGES``.
         size_power: A mask is chosen with probability proportional to its volume to this power.
         size_limits_ml: Volumes outside are counted as the limit when choosing.
@@ -87,9 +92,10 @@ class LesionSettings(StrictModel):
     """
 
     absent: float = 0.08
-    several: float = 0.2
-    stages: tuple[float, float, float] = (0.5, 0.3, 0.2)
-    size_power: float = 0.4
+    several: float | None = Field(default=None, ge=0, le=1)
+    emboli: float | None = Field(default=None, ge=0, le=1)
+    stages: tuple[float, float, float] | None = None
+    size_power: float | None = None
     size_limits_ml: tuple[float, float] = (0.1, 40.0)
     mirror: float = 0.5
     shape: DeformationSettings = DeformationSettings(
@@ -103,6 +109,19 @@ class LesionSettings(StrictModel):
     edge: Literal["smooth"] | SoftEdge = "smooth"
     fading: Literal["none"] | Fading = "none"
     target_above: float = Field(default=0.5, ge=0, lt=1)
+
+    def habit(self, weighting: str | None = None) -> LesionHabit:
+        """Return what holds for scans of a weighting: these settings, and the habit where they say nothing.
+
+        Args:
+            weighting: Such as ``"FLAIR"``; None for a patient with scans of several.
+        """
+        own: dict[str, Any] = {
+            name: getattr(self, name) for name in ("several", "emboli", "stages", "size_power")
+        }
+        return replace(
+            habit_of(weighting), **{name: value for name, value in own.items() if value is not None}
+        )
 
 
 def crop_mask(volume: Volume, name: str) -> LesionMask:
@@ -151,10 +170,24 @@ def load_bank(path: Path) -> list[LesionMask]:
         ]
 
 
-def choose_mask(masks: Sequence[LesionMask], settings: LesionSettings, rng: torch.Generator) -> LesionMask:
-    """Draw one mask, larger ones more often as ``size_power`` says."""
+def choose_mask(
+    masks: Sequence[LesionMask],
+    settings: LesionSettings,
+    rng: torch.Generator,
+    *,
+    weighting: str | None = None,
+) -> LesionMask:
+    """Draw one mask, larger ones more often as ``size_power`` says.
+
+    Args:
+        masks: To choose from.
+        settings: Preferences.
+        rng: Random stream.
+        weighting: Of the scan, for what the settings leave open.
+    """
     low, high = settings.size_limits_ml
-    weights = [min(max(m.volume_ml, low), high) ** settings.size_power for m in masks]
+    power = settings.habit(weighting).size_power
+    weights = [min(max(m.volume_ml, low), high) ** power for m in masks]
     return masks[choice(rng, weights)]
 
 
@@ -288,6 +321,7 @@ def place_lesions(
     settings: LesionSettings,
     rng: torch.Generator,
     stage: Stage | None = None,
+    weighting: str | None = None,
     severity: Tensor | None = None,
 ) -> PlacedLesion:
     """Put given masks, all of one age, into a patient.
@@ -298,9 +332,10 @@ def place_lesions(
         settings: Ranges.
         rng: Random stream.
         stage: Age of the lesions; None draws it.
+        weighting: Of the scan, which says how old lesions are where the settings do not.
         severity: (X, Y, Z) in [0, 1], multiplies the membership; None for 1.
     """
-    drawn = STAGES[choice(rng, list(settings.stages))]
+    drawn = STAGES[choice(rng, list(settings.habit(weighting).stages))]
     stage = stage or drawn
     membership = mni_points.new_zeros(mni_points.shape[1:])
     names = tuple(mask.name for mask in masks)
@@ -326,14 +361,69 @@ def place_lesions(
 
 
 def draw_masks(
-    masks: Sequence[LesionMask], settings: LesionSettings, rng: torch.Generator
+    masks: Sequence[LesionMask],
+    settings: LesionSettings,
+    rng: torch.Generator,
+    *,
+    weighting: str | None = None,
 ) -> list[LesionMask]:
-    """Draw the masks of one patient: none, one or two, each in either hemisphere."""
+    """Draw the masks of one patient: none, one, two, or emboli within one; each in either hemisphere.
+
+    Args:
+        masks: To draw from.
+        settings: Preferences.
+        rng: Random stream.
+        weighting: Of the scan, for what the settings leave open.
+    """
     if chance(rng, settings.absent) or not masks:
         return []
-    count = 2 if chance(rng, settings.several) else 1
-    chosen = [choose_mask(masks, settings, rng) for _ in range(count)]
+    habit = settings.habit(weighting)
+    count = 2 if chance(rng, habit.several) else 1
+    chosen = [choose_mask(masks, settings, rng, weighting=weighting) for _ in range(count)]
+    if habit.emboli and chance(rng, habit.emboli):
+        chosen = [embolic_shower(mask, rng=rng) for mask in chosen]
     return [mask.mirrored() if chance(rng, settings.mirror) else mask for mask in chosen]
+
+
+def embolic_shower(territory: LesionMask, *, rng: torch.Generator) -> LesionMask:
+    """Make small separate lesions where one mask is: emboli that came to rest along the same arteries.
+
+    Args:
+        territory: A mask whose place is that of the emboli; a small one is grown to a reach of 12 mm.
+        rng: Random stream.
+
+    Returns:
+        3 to 20 round parts of 0.03 to 1 ml (numbers and sizes are engineering estimates after Roh et al.,
+        Stroke 31:688, 2000), on the grid of the mask.
+
+    Example:
+        >>> from anystroke.rng import stream
+        >>> territory = blob_lesion(centre=(40.0, 0.0, 10.0), volume_ml=60.0, rng=stream(1, "territory"))
+        >>> 0.05 < embolic_shower(territory, rng=stream(1, "emboli")).volume_ml < 20
+        True
+    """
+    spacing = territory.affine[:3, :3].norm(dim=0).tolist()
+    margin = [math.ceil(12 / size) for size in spacing]
+    reach = torch.nn.functional.pad(territory.mask, [m for size in reversed(margin) for m in (size, size)])
+    if territory.volume_ml < 10:
+        x, y, z = (6 / size for size in spacing)
+        wide = smooth(reach.float(), (x, y, z))
+        reach = wide > 0.1 * wide.max()
+    places = torch.nonzero(reach)
+    parts = torch.zeros_like(reach)
+    axes = [torch.arange(n) * size for n, size in zip(reach.shape, spacing, strict=True)]
+    for _ in range(round(log_uniform(rng, 3, 20))):
+        radius = (0.75 / math.pi * 1000 * log_uniform(rng, 0.03, 1.0)) ** (1 / 3)
+        centre = places[integer(rng, 0, len(places) - 1)].tolist()
+        stretch = [uniform(rng, 0.75, 1.3) for _ in axes]
+        x2, y2, z2 = (
+            ((axis - c * size) / (radius * s)) ** 2
+            for axis, c, size, s in zip(axes, centre, spacing, stretch, strict=True)
+        )
+        parts |= x2[:, None, None] + y2[:, None] + z2 <= 1
+    affine = territory.affine.clone()
+    affine[:3, 3] -= affine[:3, :3] @ torch.tensor(margin, dtype=torch.float64)
+    return crop_mask(Volume(parts[None], affine, 4), f"{territory.name}-emboli")
 
 
 def blob_lesion(

@@ -123,7 +123,9 @@ def simulated_patients(
         generator = generators[stripped]
         for attempt in range(_TRIES):
             rng = stream(seed, "validation", number, attempt)
-            lesions = [choose_mask(masks, plain.lesions, rng)] if number < count else []
+            lesions = []
+            if number < count:
+                lesions = [choose_mask(masks, plain.lesions, rng, weighting=weighting)]
             key = integer(rng, 0, 2**62)
             sample = generator.generate(anatomy, lesions, key=key, stage=stage, weighting=weighting)
             if number >= count or lesion_ml(sample) >= SMALLEST_ML:
