@@ -232,7 +232,7 @@ class RandomContrastGenerator:
             smoothing=contrast.fwhm / math.sqrt(8 * math.log(2)),
             texture=self._texture_scale(contrast.fwhm),
         )
-        image, target = maps.signal(contrast, classes=CLASS_OF_TISSUE)
+        image, target, _change = maps.signal(contrast, classes=CLASS_OF_TISSUE)
         if box is not None:
             target[box][placed.membership > settings.lesions.target_above] = LESION
         shares = None

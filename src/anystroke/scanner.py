@@ -16,8 +16,10 @@ from anystroke.corruption.resolution import (
     AcquiredGrids,
     Profile,
     SliceGrid,
+    acquire,
     at_acquired_resolution,
     encoded_grid,
+    restore,
     slice_grid,
 )
 from anystroke.fields import GridShape, smooth
@@ -69,10 +71,13 @@ class Scan:
     Attributes:
         image: (X, Y, Z), non-negative if the signal was.
         facts: Plain values of what happened: ``snr`` always, the others at times.
+        change: (X, Y, Z), what was asked for changes in it, as far as blur, slices and shading go; None if
+            nothing was.
     """
 
     image: Tensor
     facts: dict[str, Any]
+    change: Tensor | None = None
 
 
 def acquire_scan(
@@ -83,6 +88,7 @@ def acquire_scan(
     weighting: str,
     settings: ScannerSettings,
     key: int,
+    change: Tensor | None = None,
 ) -> Scan:
     """Make a scan of the noise-free signal.
 
@@ -96,17 +102,22 @@ def acquire_scan(
         weighting: Of the protocol.
         settings: What may happen.
         key: Seed.
+        change: (X, Y, Z), a part of the signal to be followed, such as what a lesion changes; is changed.
     """
     if not settings.corrupted:
-        return Scan(signal, {})
+        return Scan(signal, {}, change)
 
     def rng(name: str) -> torch.Generator:
         return stream(key, name, device=signal.device)
 
     shape = (signal.shape[0], signal.shape[1], signal.shape[2])
     image = signal
-    image *= receive_field(shape, strength=settings.receive_strength, rng=rng("receive"))
-    image = smooth(image, uniform(rng("blur"), 0.0, settings.blur))
+    shading = receive_field(shape, strength=settings.receive_strength, rng=rng("receive"))
+    image *= shading
+    blur = uniform(rng("blur"), 0.0, settings.blur)
+    image = smooth(image, blur)
+    if change is not None:
+        change = smooth(change.mul_(shading), blur)
     facts: dict[str, Any] = {"snr": log_uniform(rng("snr"), *settings.snr)}
     reference = white_matter if bool(white_matter.any()) else image > 0
     sd = float((image * reference).sum() / reference.sum().clamp(min=1)) / facts["snr"]
@@ -131,13 +142,15 @@ def acquire_scan(
         return non_central_chi(low, sd=sd, channels=channels, rng=draws)
 
     image = at_acquired_resolution(image, grids, noise=noise)
+    if change is not None:
+        change = restore(acquire(change, grids), grids)
     if chance(draws := rng("spikes"), settings.spikes):
         facts["spikes"] = integer(draws, 1, 3)
         image = spikes(image, [_spike(shape, draws) for _ in range(facts["spikes"])])
     if chance(draws := rng("clipped"), settings.clipped) and float(image.max()) > float(image.min()):
         facts["clipped_above_percentile"] = uniform(draws, 97.0, 99.9)
         image = scale_to_percentiles(image, lower=0.0, upper=facts["clipped_above_percentile"])
-    return Scan(image, facts)
+    return Scan(image, facts, change)
 
 
 def _move(

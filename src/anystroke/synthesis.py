@@ -33,16 +33,17 @@ from anystroke.anatomy.lesions import (
 from anystroke.anatomy.mass_effect import displaced
 from anystroke.anatomy.mixing import TissueField, mix, spread_left
 from anystroke.anatomy.placement import lesion_area, lesion_box, mni_points
+from anystroke.anatomy.visibility import VisibleTruth, visible_truth
 from anystroke.classes import CLASS_OF_TISSUE as CLASS_OF_TISSUE
 from anystroke.classes import CLASSES as CLASSES
 from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.fields import GridShape, apply_separable, linear_matrix
-from anystroke.qmri.patient_maps import Inclusion, PatientMaps
+from anystroke.qmri.patient_maps import Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
-from anystroke.scanner import ScannerSettings, acquire_scan
+from anystroke.scanner import Scan, ScannerSettings, acquire_scan
 
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
 _DRAWN = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
@@ -82,6 +83,8 @@ class SynthesisSettings(ScannerSettings):
         cut: Probability that the field of view ends within the head.
         fat_suppression: Probability, by weighting, that fat gives almost no signal.
         soft_target: Whether samples come with the share that each class has of each voxel.
+        visible_from: The least contrast-to-noise ratio of a lesion that anybody could see, see
+            `visible_truth`.
     """
 
     preset: str = "realistic"
@@ -110,6 +113,7 @@ class SynthesisSettings(ScannerSettings):
     cut: float = 0.15
     fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25})
     soft_target: bool = False
+    visible_from: float = Field(default=1.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,8 @@ class Sample:
         protocol: The acquisition.
         record: Plain values that, with the same anatomies and masks, regenerate the sample.
         shares: (5, X, Y, Z) float32, the share of each of ``CLASSES`` in each voxel, if asked for.
+        unseen: (X, Y, Z) bool, voxels of lesions that nobody could see, see `visible_truth`; None if that is
+            not known. They are lesions in the target.
     """
 
     image: Tensor
@@ -133,6 +139,7 @@ class Sample:
     protocol: Protocol
     record: dict[str, Any]
     shares: Tensor | None = None
+    unseen: Tensor | None = None
 
 
 class Generator:
@@ -280,12 +287,12 @@ class Generator:
         draw = self._draw_tissues(protocol, rng("tissue"))
         inclusions = self._confounders(tissues, grid, rng("confounders"))
         if box is not None:
-            inclusions.append(Inclusion(box, placed.shares))
+            inclusions.append(Inclusion(box, placed.shares, watched=True))
         smoothing, texture = self._draw_texture(rng("smoothing"))
         maps = PatientMaps(
             tissues, grid, draw, inclusions=inclusions, key=key, smoothing=smoothing, texture=texture
         )
-        image, target = self._signal(maps, protocol, shape, scan_rng("transmit"))
+        image, target, change = self._signal(maps, protocol, shape, scan_rng("transmit"))
         shares = None
         if settings.soft_target:
             shares = class_shares(tissues, grid, placed.membership if box is not None else None, box)
@@ -300,9 +307,11 @@ class Generator:
             weighting=protocol.weighting,
             settings=settings,
             key=scan_key,
+            change=change,
         )
+        truth = self._visible(acquired, target, white)
         image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"))
-        self._cut(image, target, shares, scan_rng("cut"))
+        self._cut(image, target, truth.unseen, shares, scan_rng("cut"))
         record = {
             "key": key,
             "scan": scan,
@@ -315,10 +324,24 @@ class Generator:
             "field_strength": field_strength,
             "protocol": protocol.to_dict(),
             "scanner": acquired.facts,
+            "visibility": truth.lesions,
             "settings": settings.model_dump(mode="json"),
         }
         affine = grid_affine(shape, settings.spacing)
-        return Sample(image, target, affine, maps, protocol, record, shares)
+        return Sample(image, target, affine, maps, protocol, record, shares, truth.unseen)
+
+    def _visible(self, scan: Scan, target: Tensor, white: Tensor) -> VisibleTruth:
+        lesion = target == LESION
+        if scan.change is None or not bool(lesion.any()):
+            return VisibleTruth(torch.zeros_like(lesion), [])
+        return visible_truth(
+            lesion,
+            scan.change,
+            scan.image,
+            white & ~lesion,
+            spacing=self.settings.spacing,
+            visible_from=self.settings.visible_from,
+        )
 
     def maps_at(
         self, sample: Sample, field_strength: float, *, ceilings: Mapping[str, float] | None = None
@@ -431,8 +454,7 @@ class Generator:
 
     def _signal(
         self, maps: PatientMaps, protocol: Protocol, shape: GridShape, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Return the noise-free image and the classes, without inclusions."""
+    ) -> Played:
         b1_plus = None
         if self.settings.transmit_field:
             b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng)
@@ -526,11 +548,13 @@ class Generator:
             image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
         return image
 
-    def _cut(self, image: Tensor, target: Tensor, shares: Tensor | None, rng: torch.Generator) -> None:
+    def _cut(
+        self, image: Tensor, target: Tensor, unseen: Tensor, shares: Tensor | None, rng: torch.Generator
+    ) -> None:
         if not chance(rng, self.settings.cut):
             return
         top, bottom = integer(rng, 0, image.shape[2] // 4), integer(rng, 0, image.shape[2] // 4)
-        for array in (image, target):
+        for array in (image, target, unseen):
             array[:, :, :bottom] = 0
             array[:, :, array.shape[2] - top :] = 0
         if shares is not None:

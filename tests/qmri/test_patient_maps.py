@@ -17,7 +17,7 @@ FLAIR = Flair(
     echo_spacing=0.01,
     echo_train_length=16,
 )
-NAMES = (*TISSUES[1:], "acute_infarct")
+NAMES = (*TISSUES[1:], "acute_infarct", "subacute_infarct")
 
 
 def _half_and_half() -> LabelField:
@@ -46,7 +46,7 @@ def _maps(factor: int, *, texture: float = 0.0, inclusions: tuple[Inclusion, ...
 
 
 def test_a_voxel_of_fluid_and_tissue_has_the_mean_of_their_signals() -> None:
-    image, _ = _maps(2).signal(FLAIR)
+    image = _maps(2).signal(FLAIR).image
     white, fluid = image[1, 4, 4], image[-2, 4, 4]
     border = image[5, 4, 4]
     draw = _draw()
@@ -68,8 +68,8 @@ def test_signals_of_fine_voxels_average_to_that_of_the_coarse_one() -> None:
     protocol = TurboSpinEcho(
         weighting="T2w", repetition_time=4.0, echo_time=0.1, echo_spacing=0.01, echo_train_length=12
     )
-    fine, _ = _maps(1).signal(protocol)
-    coarse, _ = _maps(2).signal(protocol)
+    fine = _maps(1).signal(protocol).image
+    coarse = _maps(2).signal(protocol).image
     averaged = torch.nn.functional.avg_pool3d(fine[None], 2)[0]
     # Fluid in a border voxel is the mean of ventricular and sulcal fluid.
     assert torch.allclose(coarse, averaged, rtol=0.08)
@@ -79,14 +79,26 @@ def test_a_partial_lesion_has_the_mean_of_signals_too() -> None:
     box = (slice(1, 4), slice(2, 6), slice(2, 6))
     whole = Inclusion(box, {"acute_infarct": torch.ones(3, 4, 4)})
     half = Inclusion(box, {"acute_infarct": torch.full((3, 4, 4), 0.5)})
-    plain, _ = _maps(2).signal(FLAIR)
-    all_of_it, _ = _maps(2, inclusions=(whole,)).signal(FLAIR)
-    half_of_it, _ = _maps(2, inclusions=(half,)).signal(FLAIR)
+    plain = _maps(2).signal(FLAIR).image
+    all_of_it = _maps(2, inclusions=(whole,)).signal(FLAIR).image
+    half_of_it = _maps(2, inclusions=(half,)).signal(FLAIR).image
     assert torch.allclose(half_of_it, (plain + all_of_it) / 2, rtol=1e-4)
     assert float(all_of_it[2, 3, 3]) > 1.05 * float(plain[2, 3, 3])
     outside = torch.ones_like(plain, dtype=torch.bool)
     outside[box] = False
     assert torch.equal(all_of_it[outside], plain[outside])
+
+
+@pytest.mark.parametrize("way", ["signal", "signal_of_means"])
+def test_what_a_watched_inclusion_changes_is_told(way: str) -> None:
+    box = (slice(1, 4), slice(2, 6), slice(2, 6))
+    old = Inclusion(box, {"subacute_infarct": torch.full((3, 4, 4), 0.4)})
+    lesion = Inclusion(box, {"acute_infarct": torch.full((3, 4, 4), 0.6)}, watched=True)
+    without, _, nothing = getattr(_maps(2, inclusions=(old,)), way)(FLAIR)
+    image, _, change = getattr(_maps(2, inclusions=(old, lesion)), way)(FLAIR)
+    assert nothing is None
+    assert float(change[2, 3, 3]) > 0.02 * float(image[2, 3, 3])
+    assert torch.allclose(change, image.abs() - without.abs(), atol=1e-4 * float(image.max()))
 
 
 def test_a_map_does_not_depend_on_the_others_asked_for() -> None:
@@ -118,11 +130,11 @@ def test_draws_without_a_needed_tissue_are_refused() -> None:
 
 def test_the_signal_of_mean_maps_is_that_of_the_maps() -> None:
     classes = torch.arange(len(TISSUES), dtype=torch.uint8).clamp(max=7)
-    image, winners = _maps(2, texture=0.5).signal_of_means(FLAIR, classes=classes)
+    image, winners, _change = _maps(2, texture=0.5).signal_of_means(FLAIR, classes=classes)
     maps = _maps(2, texture=0.5)
     expected = FLAIR.signal({name: maps[name] for name in FLAIR.needs})
     assert torch.equal(image, expected)
-    of_parts, same = _maps(2, texture=0.5).signal(FLAIR, classes=classes)
+    of_parts, same, _change = _maps(2, texture=0.5).signal(FLAIR, classes=classes)
     assert torch.equal(winners, same)
     # Only a voxel that holds both fluid and tissue tells the two apart.
     different = ((image - of_parts).abs() > 0.02 * of_parts.max()).any(1).any(1)

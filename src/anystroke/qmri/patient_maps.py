@@ -6,7 +6,7 @@ their mean maps: relaxation rates of fluid and tissue differ so much that the la
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -46,10 +46,27 @@ class Inclusion:
     Attributes:
         box: Where on the output grid.
         shares: For tissues of the draw, their shares (X, Y, Z) of the voxels of the box; together at most 1.
+        watched: Whether to tell what it changes in the signal.
     """
 
     box: Box
     shares: Mapping[str, Tensor]
+    watched: bool = False
+
+
+class Played(NamedTuple):
+    """What a protocol makes of a patient.
+
+    Attributes:
+        image: (X, Y, Z) float32, noise-free.
+        winners: (X, Y, Z) uint8, the class that has most of each voxel; inclusions are not seen.
+        change: (X, Y, Z), the image less what it would be without the watched inclusions; None if there are
+            none.
+    """
+
+    image: Tensor
+    winners: Tensor
+    change: Tensor | None
 
 
 class PatientMaps(Mapping[str, Tensor]):
@@ -120,11 +137,14 @@ class PatientMaps(Mapping[str, Tensor]):
         Raises:
             ValueError: If the draw lacks a tissue.
         """
+        return self._copy(draw, self._inclusions)
+
+    def _copy(self, draw: TissueDraw, inclusions: Sequence[Inclusion]) -> "PatientMaps":
         return PatientMaps(
             self._tissues,
             self._grid,
             draw,
-            inclusions=self._inclusions,
+            inclusions=inclusions,
             key=self._key,
             smoothing=self._smoothing,
             texture=self._texture,
@@ -149,26 +169,25 @@ class PatientMaps(Mapping[str, Tensor]):
 
     def signal(
         self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Make the noise-free image.
+    ) -> Played:
+        """Make the noise-free magnitude image.
 
         Args:
             protocol: What is played.
             b1_plus: (X, Y, Z) actual over nominal flip angle.
             classes: (T,) uint8, a class for each of ``TISSUES``.
-
-        Returns:
-            ``(image, winners)``: (X, Y, Z) float32 magnitude, and (X, Y, Z) uint8, the class that has most of
-            each voxel; inclusions are not seen.
         """
         names = protocol.needs
         values, texture, winners = self._mix(names, fluid=True, classes=classes)
         maps, share = values[:-1], values[-1]
         image = self._signal_of_parts(protocol, names, maps, share, b1_plus)
         mean, sd = self._properties(names)
+        change = torch.zeros_like(image) if any(each.watched for each in self._inclusions) else None
         for inclusion in self._inclusions:
             part = None if b1_plus is None else b1_plus[inclusion.box]
             inside = image[inclusion.box]
+            if change is not None and inclusion.watched:
+                change[inclusion.box] -= inside.abs()
             total = torch.stack(list(inclusion.shares.values())).sum(0)
             inside *= 1 - total
             noises = [texture.read(column, inclusion.box) for column in range(len(names))]
@@ -179,11 +198,13 @@ class PatientMaps(Mapping[str, Tensor]):
                     for k, name in enumerate(names)
                 }
                 inside += amount * self._play(protocol, own, part)
-        return image.abs_(), winners
+            if change is not None and inclusion.watched:
+                change[inclusion.box] += inside.abs()
+        return Played(image.abs_(), winners, change)
 
     def signal_of_means(
         self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Played:
         """Make the noise-free image of the mean maps of each voxel, as published systems do.
 
         Args:
@@ -198,7 +219,14 @@ class PatientMaps(Mapping[str, Tensor]):
         image = protocol.signal({name: self._made[name] for name in protocol.needs}, b1_plus=b1_plus)
         tissues = self._tissues.to(self._grid.control.device)
         _, winners = mix(tissues, self._grid, torch.zeros((len(TISSUES), 1)), classes=classes)
-        return image, winners
+        change = None
+        if any(each.watched for each in self._inclusions):
+            others = [each for each in self._inclusions if not each.watched]
+            without = self._copy(self._draw, others)
+            without.make(protocol.needs)
+            healthy = {name: without[name] for name in protocol.needs}
+            change = image.abs() - protocol.signal(healthy, b1_plus=b1_plus).abs()
+        return Played(image, winners, change)
 
     def _signal_of_parts(
         self,
