@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(run: Path) -> No
     before = {key: value.clone() for key, value in trainer.module.state_dict().items()}
     image = torch.full((1, 1, 32, 32, 32), float("nan"))
     with pytest.raises(TrainingError, match="step 0 is nan"):
-        trainer.train_step((image, torch.zeros(1, 32, 32, 32, dtype=torch.uint8)))
+        trainer.train_step(Batch(image, torch.zeros(1, 32, 32, 32, dtype=torch.uint8)))
     assert all(torch.equal(before[key], value) for key, value in trainer.module.state_dict().items())
 
 
@@ -241,7 +241,7 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
         train(_settings(steps=4), run, resume=True)
     [record] = json.loads((run / "step_000002_cases_0.json").read_text())
     sample = regenerate(record, load_anatomies(run / "data" / "anatomies.safetensors"), [sphere_lesion()])
-    image, _ = _batches(_settings(), run, 3)[2]
+    image = _batches(_settings(), run, 3)[2].image
     assert torch.equal(normalise_intensity(sample.image)[None, None], image)
     assert load_model(run / "model")[1].training["steps"] == 2
 
@@ -255,10 +255,10 @@ def test_another_architecture_cannot_be_resumed(run: Path) -> None:
 
 def test_one_case_can_be_learnt_by_heart(run: Path) -> None:
     trainer = Trainer(_settings("small_unet", steps=150, warm_up=5, learning_rate=3e-3), run)
-    image, target = _batches(_settings(), run, 5)[4]
+    image, target, _ = _batches(_settings(), run, 5)[4]
     assert bool((target == 4).any())
     for _ in range(150):
-        trainer.train_step((image, target))
+        trainer.train_step(Batch(image, target))
     trainer.module.eval()
     with torch.no_grad():
         found = trainer.module(image).argmax(1) == 4
