@@ -1,5 +1,4 @@
 import math
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -189,7 +188,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("axes", [(1,), (1, 3), (1, 2, 3)])
-def test_cells_that_are_flipped_with_the_target_still_fit(axes: Sequence[int]) -> None:
+def test_cells_that_are_flipped_with_the_target_still_fit(axes: tuple[int, ...]) -> None:
     target, logits = _two_lesions(), _random()[:1]
     flipped = logits.flip([axis + 1 for axis in axes])
     found = _cost(flipped, target.flip(axes), cells=_cells(target).flip(axes), settings=LESIONS)

@@ -24,11 +24,12 @@ from anystroke.inference.preprocessing import normalise_intensity
 from anystroke.learning import tasks
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.checkpoints import load_model, read_tensors
+from anystroke.learning.losses import LossSettings
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources import sources_of
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
-from anystroke.learning.training import Devices, train
+from anystroke.learning.training import Devices, stream_settings, train
 from anystroke.synthesis import regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
@@ -79,6 +80,25 @@ def test_a_run_leaves_a_model_a_log_and_pictures_and_resumes(run: Path) -> None:
         train(_settings(), run)
     train(_settings(steps=6), run, resume=True)
     assert [step for step, _ in _losses(run)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("loss", [{"lesion_wise": 1.0}, {"false_parts": 0.5}])
+def test_a_run_counts_lesions_and_false_parts_one_by_one(run: Path, loss: dict[str, float]) -> None:
+    plain, settings = _settings("small_unet"), _settings("small_unet")
+    settings = settings.model_copy(update={"loss": LossSettings.model_validate(loss)})
+    assert stream_settings(plain).cells is None
+    cells = stream_settings(settings).cells
+    assert cells is not None
+    assert (cells.lesion, cells.spacing) == (4, 8.0)
+    sources = sources_of(settings, run / "data")
+    [batch] = islice(CaseStream(lambda: sources, stream_settings(settings)), 1)
+    assert batch.cells is not None
+    assert bool((batch.cells[batch.target == 4] > 0).all())
+    assert Trainer(settings, run).train_step(batch) > Trainer(plain, run).train_step(batch)
+    with pytest.raises(ValueError, match="need batches with cells"):
+        Trainer(settings, run).train_step(Batch(batch.image, batch.target))
+    train(settings, run)
+    assert [step for step, _ in _losses(run)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("architecture", ["tiny_unet", "residual_unet"])

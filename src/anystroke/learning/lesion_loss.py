@@ -52,12 +52,12 @@ def parts_loss(
         lesion, seen = target[:, -1].to(probability.dtype), target.sum(1) > 0
     else:
         lesion, seen = (target == logits.shape[1] - 1).to(probability.dtype), target != IGNORED
-    probability = probability * seen
+    near = cells > 0
     cost = probability.new_zeros(len(logits))
     if settings.lesion_wise:
-        cost = cost + settings.lesion_wise * _badly_found(probability, lesion, cells)
+        cost = cost + settings.lesion_wise * _badly_found(probability, lesion, cells, near & seen)
     if settings.false_parts:
-        false = probability.square() * (1 - lesion) * (cells == 0)
+        false = probability.square() * (1 - lesion).masked_fill(near | ~seen, 0)
         cost = cost + settings.false_parts * _false(false, spacing, settings.half_cost_ml)
     packed = reduce(torch.stack([cost.sum(), cost.new_tensor(float(len(cost)))]))
     return packed[0] / packed[1]
@@ -72,25 +72,25 @@ def lesion_probability(logits: Tensor, target: Tensor, partial_labels: str) -> T
         partial_labels: See ``LossSettings``.
     """
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    odds = exact[:, -1] - exact[:, :-1].logsumexp(1)
-    if partial_labels == "first_and_last" and not target.is_floating_point():
-        partial = (target == HEALTHY).flatten(1).any(1).reshape(-1, 1, 1, 1)
-        odds = torch.where(partial, exact[:, -1] - exact[:, 0], odds)
-    return odds.sigmoid()
+    merged = exact.softmax(1)[:, -1]
+    if partial_labels == "merged" or target.is_floating_point():
+        return merged
+    partial = (target == HEALTHY).flatten(1).any(1).reshape(-1, 1, 1, 1)
+    return torch.where(partial, (exact[:, -1] - exact[:, 0]).sigmoid(), merged)
 
 
-def _badly_found(probability: Tensor, lesion: Tensor, cells: Tensor) -> Tensor:
+def _badly_found(probability: Tensor, lesion: Tensor, cells: Tensor, counted: Tensor) -> Tensor:
     """Return the mean over the lesions of each case (B,) of one minus their Dice; 0 without any."""
     size = MOST_CELLS + 1
-    first = torch.arange(len(cells), device=cells.device).reshape(-1, 1, 1, 1) * size
-    place = (cells + first).flatten()
+    where = counted.flatten().nonzero()[:, 0]
+    place = cells.flatten()[where] + where // cells[0].numel() * size
+    inside, found = lesion.flatten()[where], probability.flatten().index_select(0, where)
 
     def summed(values: Tensor) -> Tensor:
-        sums = values.new_zeros(len(cells) * size).index_add(0, place, values.flatten())
+        sums = values.new_zeros(len(cells) * size).index_add(0, place, values)
         return sums.reshape(-1, size)[:, 1:]
 
-    true = summed(lesion)
-    shared, predicted = summed(probability * lesion), summed(probability)
+    true, shared, predicted = summed(inside), summed(found * inside), summed(found)
     dice = (2 * shared + _SMOOTHING) / (predicted + true + _SMOOTHING)
     there = (true > 0).to(dice.dtype)
     return ((1 - dice) * there).sum(1) / there.sum(1).clamp(min=1)
