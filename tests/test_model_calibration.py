@@ -76,6 +76,39 @@ def test_what_was_chosen_goes_into_the_configuration(tmp_path: Path) -> None:
     assert again.log_loss[0] == again.log_loss[1] == found.log_loss[1]
 
 
+def test_what_is_ignored_counts_nowhere() -> None:
+    [patient] = _patients(count=1, healthy=0, seed=1)
+    ignored = torch.zeros_like(patient.truth)
+    ignored[16:] = True
+    seen = Patient(patient.scan, patient.truth & ~ignored, {}, ignored)
+    probability = torch.rand(ignored.shape, generator=torch.Generator().manual_seed(1))
+    half = Patient(patient.scan, patient.truth[:16], {})
+    expected = model_calibration._log_loss(probability[:16], half)
+    assert model_calibration._log_loss(probability, seen) == pytest.approx(expected)
+    apart = probability.clone()
+    apart[15] = 0
+    nothing = apart.masked_fill(ignored, 0)
+    found = model_calibration._judged_masks(apart, seen, 0.064)
+    assert found == model_calibration._judged_masks(nothing, seen, 0.064)
+    assert found != model_calibration._judged_masks(apart, patient, 0.064)
+
+
+def test_patients_with_something_ignored_calibrate_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_ignored(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[Patient]:
+        for patient in _patients(count=count, healthy=healthy, seed=seed):
+            ignored = torch.zeros_like(patient.truth)
+            ignored[16:] = True
+            yield Patient(patient.scan, patient.truth & ~ignored, {}, ignored)
+
+    monkeypatch.setattr(model_calibration, "simulated_patients", half_ignored)
+    found = calibrate(_model(), tmp_path, patients=50)
+    assert found.temperature in (2.0, 2.5, 3.0)
+    assert found.log_loss[1] < found.log_loss[0]
+    assert 0 <= found.false_volume[1] < 32**3 * 0.064 / 2
+
+
 def test_few_patients_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 50 patients to calibrate with, got 49"):
         calibrate(_model(), tmp_path, patients=49)

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +90,8 @@ def calibrate(
 ) -> Calibration:
     """Choose temperature, threshold and smallest certainty, and measure the errors of the volume.
 
-    A fifth of the patients has no lesion. Every fourth patient takes part in choosing the temperature.
+    A fifth of the patients has no lesion. Every fourth patient takes part in choosing the temperature. What
+    is ignored in a patient counts nowhere.
 
     Args:
         model: What to calibrate.
@@ -130,10 +131,12 @@ def calibrate(
         ml = patient.scan.voxel_volume
         probability = predict(patient.scan, model.network, plain).probability
         own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
-        before.append(_judged(own, patient.truth, ml))
-        after.append(_judged_masks(probability.data[0], patient.truth, ml))
+        before.append(_judged(own, patient, ml))
+        after.append(_judged_masks(probability.data[0], patient, ml))
+        if patient.ignored is not None:
+            probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
         for found, threshold in zip(parts, THRESHOLDS, strict=True):
-            mask = Volume(probability.data >= threshold, probability.affine)
+            mask = Volume(patient.judged(probability.data[0] >= threshold)[None], probability.affine)
             found += volumes_of_parts(mask, probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
@@ -174,7 +177,7 @@ def _choose_temperature(
         row = []
         for temperature in tried:
             lesion = (logits / temperature).softmax(0)[config.classes.index("lesion")]
-            row.append(_log_loss(space.to_native(lesion[None]).data[0], patient.truth))
+            row.append(_log_loss(space.to_native(lesion[None]).data[0], patient))
         losses.append(row)
         on_patient("scored", number, len(patients))
     mean = [statistics.fmean(column) for column in zip(*losses, strict=True)]
@@ -183,12 +186,14 @@ def _choose_temperature(
     return tried[mean.index(least)], (round(own, 6), round(least, 6))
 
 
-def _log_loss(probability: Tensor, truth: Tensor) -> float:
-    right = torch.where(truth, probability, 1 - probability).clamp_min(_SMALLEST_PROBABILITY)
+def _log_loss(probability: Tensor, patient: Patient) -> float:
+    right = torch.where(patient.truth, probability, 1 - probability).clamp_min(_SMALLEST_PROBABILITY)
+    if patient.ignored is not None:
+        right = right[~patient.ignored]
     return -float(right.log().mean(dtype=torch.float64))
 
 
-def _judged_masks(probability: Tensor, truth: Tensor, ml: float) -> list[list[tuple[float, float]]]:
+def _judged_masks(probability: Tensor, patient: Patient, ml: float) -> list[list[tuple[float, float]]]:
     """Judge the mask of each threshold and smallest certainty."""
     result = []
     for threshold in THRESHOLDS:
@@ -197,7 +202,7 @@ def _judged_masks(probability: Tensor, truth: Tensor, ml: float) -> list[list[tu
         if count:
             peaks[1:] = ndimage.maximum(probability.numpy(), labels, range(1, count + 1))
         masks = (torch.from_numpy(((peaks >= certain) & (peaks > 0))[labels]) for certain in CERTAINTIES)
-        result.append([_judged(mask, truth, ml) for mask in masks])
+        result.append([_judged(mask, patient, ml) for mask in masks])
     return result
 
 
@@ -208,6 +213,7 @@ def _lesion_errors(parts: Sequence[tuple[float, float, float]], certain: float) 
     return fit_volume_errors([volume for volume, _ in kept], [true for _, true in kept])
 
 
-def _judged(mask: Tensor, truth: Tensor, ml: float) -> tuple[float, float]:
+def _judged(mask: Tensor, patient: Patient, ml: float) -> tuple[float, float]:
     """Return Dice, 1 if there is neither lesion nor mask, and the volume of the mask [ml]."""
-    return dice(mask, truth, empty="perfect"), float(mask.sum()) * ml
+    mask = patient.judged(mask)
+    return dice(mask, patient.truth, empty="perfect"), float(mask.sum()) * ml

@@ -13,7 +13,7 @@ import torch
 from anystroke.anatomy.anatomies import save_anatomies
 from anystroke.anatomy.lesions import save_bank
 from anystroke.config import ConfigError
-from anystroke.learning.case_stream import CaseStream, StreamSettings
+from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.checkpoints import (
     CheckpointError,
     load_config,
@@ -145,7 +145,7 @@ def test_a_step_has_the_gradients_of_the_plain_network(architecture: str, run: P
     trainer = Trainer(settings, run)
     plain = build_network(architecture, 4, seed=settings.seed)
     trainer.task.prepare(plain)
-    trainer.train_step((image, target))
+    trainer.train_step(Batch(image, target))
     output = plain(image)
     loss = estimation_loss(output, target, names=settings.maps, settings=settings.loss, step=0)
     loss.backward()  # type: ignore[no-untyped-call]

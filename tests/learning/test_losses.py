@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.learning.cases import HEALTHY
+from anystroke.learning.cases import HEALTHY, IGNORED
 from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
 from anystroke.rng import stream
 
@@ -182,3 +182,82 @@ def test_shares_shrink_by_averaging_for_deeper_heads() -> None:
 
     deep_supervision([torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)], shares, loss)
     assert torch.allclose(seen[1][0, :, 0, 0, 0], shares[0, :, :2, :2, :2].mean((1, 2, 3)))
+
+
+def _with_ignored(kind: str) -> tuple[Tensor, Tensor]:
+    """Return a target of a kind, and where it is ignored."""
+    hard = torch.randint(0, 3, (2, 4, 4, 4), generator=stream(1, "target"))
+    unseen = torch.rand((2, 4, 4, 4), generator=stream(1, "unseen")) < 0.3
+    if kind == "soft":
+        shares = torch.rand((2, 3, 4, 4, 4), generator=stream(1, "shares")).softmax(1)
+        return shares * ~unseen[:, None], unseen
+    if kind == "healthy":
+        hard[1][hard[1] != 2] = HEALTHY
+    return hard.masked_fill(unseen, IGNORED), unseen
+
+
+LOSSES = (
+    logit_regression,
+    partial(dice_cross_entropy, dice_weights=WEIGHTS),
+    partial(dice_cross_entropy, dice_weights=WEIGHTS, cross_entropy_weights=(1.0, 2.0, 5.0)),
+    partial(dice_cross_entropy, dice_weights=WEIGHTS, partial_labels="first_and_last"),
+)
+
+
+@pytest.mark.parametrize("kind", ["hard", "healthy", "soft"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_what_is_ignored_changes_nothing(loss: Callable[..., Tensor], kind: str) -> None:
+    target, unseen = _with_ignored(kind)
+    logits = torch.randn((2, 3, 4, 4, 4), generator=stream(1, "logits")).requires_grad_()
+    value = loss(logits, target)
+    value.backward()  # type: ignore[no-untyped-call]
+    assert logits.grad is not None
+    everywhere = unseen[:, None].expand_as(logits)
+    assert not bool(logits.grad[everywhere].any())
+    assert bool(logits.grad[~everywhere].any())
+    other = torch.where(everywhere, 9 * logits.detach().flip(1), logits.detach())
+    assert float(loss(other, target)) == float(value.detach())
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_ignoring_is_the_same_as_leaving_voxels_out(loss: Callable[..., Tensor], kind: str) -> None:
+    target, unseen = _with_ignored(kind)
+    logits = torch.randn((2, 3, 4, 4, 4), generator=stream(1, "logits"))
+    kept = logits.movedim(1, -1)[~unseen].T[None, :, :, None, None]
+    if kind == "soft":
+        left = target.movedim(1, -1)[~unseen].T[None, :, :, None, None]
+    else:
+        left = target[~unseen][None, :, None, None]
+    assert float(loss(logits, target)) == pytest.approx(float(loss(kept, left)), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_with_everything_ignored_the_loss_is_zero(loss: Callable[..., Tensor]) -> None:
+    logits = torch.randn((1, 3, 4, 4, 4), generator=stream(1, "logits")).requires_grad_()
+    for target in (torch.full((1, 4, 4, 4), IGNORED), torch.zeros(1, 3, 4, 4, 4)):
+        value = loss(logits, target)
+        value.backward()  # type: ignore[no-untyped-call]
+        assert float(value.detach()) == 0
+        assert logits.grad is not None
+        assert not bool(logits.grad.any())
+
+
+def test_deeper_heads_ignore_what_the_finest_ignores() -> None:
+    hard = _target().repeat(1, 1, 1, 1)
+    hard[0, :, 2:] = IGNORED
+    shares = torch.rand((1, 3, 4, 4, 4), generator=stream(1, "shares")).softmax(1)
+    shares[:, :, :, 2:] = 0
+    shares[:, :, 0, 0, 0] = 0
+    seen: list[Tensor] = []
+
+    def loss(_: Tensor, fitting: Tensor) -> Tensor:
+        seen.append(fitting)
+        return torch.zeros(())
+
+    for target in (hard, shares):
+        deep_supervision([torch.zeros(1, 3, 4, 4, 4), torch.zeros(1, 3, 2, 2, 2)], target, loss)
+    assert bool((seen[1][0, :, 1] == IGNORED).all())
+    assert not bool((seen[1][0, :, 0] == IGNORED).any())
+    assert not bool(seen[3][0, :, :, 1].any())
+    assert torch.allclose(seen[3][0, :, :, 0].sum(0), torch.ones(2, 2))

@@ -28,15 +28,24 @@ def test_a_log_drops_what_comes_after_the_checkpoint_and_what_was_cut_off(tmp_pa
 
 
 def test_the_best_validation_is_remembered_over_a_break(tmp_path: Path) -> None:
-    rows: list[Row] = [{"set": "simulated", "group": "all", "mean_dice": 0.5}]
+    rows: list[Row] = [{"set": "simulated", "group": "all", "score": 0.5}]
     with RunLog(tmp_path, 0) as log:
         assert log.validated(10, rows)
         assert not log.validated(20, rows)
-        assert not log.validated(30, [{"set": "real", "group": "all", "mean_dice": 0.9}])
-    (tmp_path / "validation.csv").write_text("step,set,group,mean_dice\n10,simulated,all,0.5\n")
+        assert not log.validated(30, [{"set": "real", "group": "all", "score": 0.9}])
+    (tmp_path / "validation.csv").write_text("step,set,group,score\n10,simulated,all,0.5\n")
     with RunLog(tmp_path, 20) as log:
         assert not log.validated(30, rows)
-        assert log.validated(40, [{**rows[0], "mean_dice": 0.6}])
+        assert log.validated(40, [{**rows[0], "score": 0.6}])
+
+
+def test_a_run_that_was_begun_without_the_criterion_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "validation.csv").write_text(
+        "step,set,group,mean_dice,score\n10,simulated,all,0.5,\n20,simulated,all,0.5,0.4\n"
+    )
+    with RunLog(tmp_path, 20) as log:
+        assert log.best == pytest.approx(0.4)
+    write_report(tmp_path, parse_recipe(RECIPE))
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:

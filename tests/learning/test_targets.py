@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anystroke.learning.cases import IGNORED
 from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
 from anystroke.synthesis import CLASSES
 
@@ -61,3 +62,18 @@ def test_bad_input_is_refused() -> None:
             make_target(target, None, known, soft=soft)
     with pytest.raises(ValueError, match="among tissues, lesion, published, got 'brain'"):
         make_target(target, None, "brain")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+def test_what_nobody_could_see_is_ignored(scheme: Scheme) -> None:
+    shares = torch.rand((5, 4, 4, 4), generator=torch.Generator().manual_seed(1)).softmax(0)
+    target = shares.argmax(0).to(torch.uint8)
+    unseen = torch.zeros(4, 4, 4, dtype=torch.bool)
+    unseen[1, 2] = True
+    before = target.clone()
+    hard = make_target(target, shares, scheme, unseen=unseen)
+    soft = make_target(target, shares, scheme, soft=True, unseen=unseen)
+    assert torch.equal(hard == IGNORED, unseen)
+    assert torch.equal(hard[~unseen], make_target(target, shares, scheme)[~unseen])
+    assert torch.equal(soft.sum(0) == 0, unseen)
+    assert torch.equal(target, before)

@@ -24,11 +24,12 @@ from anystroke.inference.preprocessing import normalise_intensity
 from anystroke.learning import tasks
 from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.checkpoints import load_model, read_tensors
+from anystroke.learning.losses import LossSettings
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources import sources_of
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
-from anystroke.learning.training import Devices, train
+from anystroke.learning.training import Devices, stream_settings, train
 from anystroke.synthesis import regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
@@ -79,6 +80,25 @@ def test_a_run_leaves_a_model_a_log_and_pictures_and_resumes(run: Path) -> None:
         train(_settings(), run)
     train(_settings(steps=6), run, resume=True)
     assert [step for step, _ in _losses(run)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("loss", [{"lesion_wise": 1.0}, {"false_parts": 0.5}])
+def test_a_run_counts_lesions_and_false_parts_one_by_one(run: Path, loss: dict[str, float]) -> None:
+    plain, settings = _settings("small_unet"), _settings("small_unet")
+    settings = settings.model_copy(update={"loss": LossSettings.model_validate(loss)})
+    assert stream_settings(plain).cells is None
+    cells = stream_settings(settings).cells
+    assert cells is not None
+    assert (cells.lesion, cells.spacing) == (4, 8.0)
+    stream = CaseStream(sources_of(settings, run / "data"), stream_settings(settings))
+    batch = next(each for each in stream if bool((each.target == 4).any()))
+    assert batch.cells is not None
+    assert bool((batch.cells[batch.target == 4] > 0).all())
+    assert Trainer(settings, run).train_step(batch) > Trainer(plain, run).train_step(batch)
+    with pytest.raises(ValueError, match="need batches with cells"):
+        Trainer(settings, run).train_step(Batch(batch.image, batch.target))
+    train(settings, run)
+    assert [step for step, _ in _losses(run)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("architecture", ["tiny_unet", "residual_unet"])
@@ -226,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(run: Path) -> No
     before = {key: value.clone() for key, value in trainer.module.state_dict().items()}
     image = torch.full((1, 1, 32, 32, 32), float("nan"))
     with pytest.raises(TrainingError, match="step 0 is nan"):
-        trainer.train_step((image, torch.zeros(1, 32, 32, 32, dtype=torch.uint8)))
+        trainer.train_step(Batch(image, torch.zeros(1, 32, 32, 32, dtype=torch.uint8)))
     assert all(torch.equal(before[key], value) for key, value in trainer.module.state_dict().items())
 
 
@@ -241,7 +261,7 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
         train(_settings(steps=4), run, resume=True)
     [record] = json.loads((run / "step_000002_cases_0.json").read_text())
     sample = regenerate(record, load_anatomies(run / "data" / "anatomies.safetensors"), [sphere_lesion()])
-    image, _ = _batches(_settings(), run, 3)[2]
+    image = _batches(_settings(), run, 3)[2].image
     assert torch.equal(normalise_intensity(sample.image)[None, None], image)
     assert load_model(run / "model")[1].training["steps"] == 2
 
@@ -255,10 +275,10 @@ def test_another_architecture_cannot_be_resumed(run: Path) -> None:
 
 def test_one_case_can_be_learnt_by_heart(run: Path) -> None:
     trainer = Trainer(_settings("small_unet", steps=150, warm_up=5, learning_rate=3e-3), run)
-    image, target = _batches(_settings(), run, 5)[4]
+    image, target, _ = _batches(_settings(), run, 5)[4]
     assert bool((target == 4).any())
     for _ in range(150):
-        trainer.train_step((image, target))
+        trainer.train_step(Batch(image, target))
     trainer.module.eval()
     with torch.no_grad():
         found = trainer.module(image).argmax(1) == 4

@@ -90,6 +90,59 @@ def test_summaries_keep_lesions_and_healthy_apart() -> None:
     assert math.isnan(float(healthy["median_dice"]))
 
 
+def test_the_score_is_of_dice_and_f1_less_false_volume() -> None:
+    scores = [
+        Score({"set": "simulated", "weighting": "T1w"}, 0.8, 1.0, 9.0, 10.0),
+        Score({"set": "simulated", "weighting": "DWI"}, 0.4, 0.2, 5.0, 2.0),
+        Score({"set": "real"}, 0.4, 0.2, 5.0, 2.0),
+    ]
+    healthy = [
+        Score({"set": "healthy", "weighting": weighting}, math.nan, math.nan, volume, 0.0)
+        for weighting, volume in (("T1w", 0.0), ("DWI", 3.0))
+    ]
+    plain = {(row["set"], row["group"]): row["score"] for row in summarise(scores)}
+    assert plain["simulated", "all"] == pytest.approx((0.6 + 0.6) / 2)
+    rows = {(row["set"], row["group"]): row["score"] for row in summarise([*scores, *healthy])}
+    assert rows["simulated", "all"] == pytest.approx(0.6 - 0.2 * 0.75 / 2)
+    assert rows["simulated", "weighting T1w"] == pytest.approx(0.9 - 0.075)
+    assert rows["real", "all"] == pytest.approx(0.3)
+    assert math.isnan(float(rows["healthy", "all"]))
+
+
+def test_masks_where_nobody_could_see_are_neither_right_nor_false(stand_in: Model) -> None:
+    image = torch.full((48, 48, 48), 100.0)
+    image[:4] = image[-4:] = 0
+    truth, unseen = torch.zeros(2, 48, 48, 48, dtype=torch.bool)
+    truth[20:28, 20:28, 20:28] = True
+    unseen[32:42, 8:18, 32:42] = True
+    image[truth | unseen] = 1000.0
+    affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
+    scan = Volume(image[None], affine)
+    [blamed] = judge(stand_in, [Patient(scan, truth, {"set": "simulated"})])
+    [spared] = judge(stand_in, [Patient(scan, truth, {"set": "simulated"}, unseen)])
+    assert blamed.f1 == pytest.approx(2 / 3)
+    assert spared.f1 == 1
+    assert blamed.volume > 8
+    assert spared.volume == pytest.approx(spared.truth, rel=0.5)
+    assert spared.dice > blamed.dice + 0.2
+
+
+def test_the_rim_of_what_is_ignored_is_no_false_lesion() -> None:
+    truth, unseen = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
+    unseen[2:6, 2:6, 2:6] = True
+    truth[7:9, 2:6, 2:6] = True
+    patient = Patient(Volume(torch.zeros(1, 16, 16, 16), torch.eye(4)), truth, {}, unseen)
+    rim, false, bridge = torch.zeros(3, 16, 16, 16, dtype=torch.bool)
+    rim[2:6, 2:6, 1:6] = True
+    assert not bool(patient.judged(rim).any())
+    false[2:6, 2:6, 5:12] = True
+    assert torch.equal(patient.judged(false), false & ~unseen)
+    bridge[2:9, 2:6, 2:6] = True
+    assert torch.equal(patient.judged(bridge), bridge & ~unseen)
+    empty = torch.zeros_like(rim)
+    assert not bool(patient.judged(empty).any())
+
+
 def test_a_table_forgets_what_a_resumed_run_does_again(tmp_path: Path) -> None:
     path = tmp_path / "validation.csv"
     rows: list[dict[str, str | int | float]] = [{"set": "simulated", "group": "all", "mean_dice": 0.5}]

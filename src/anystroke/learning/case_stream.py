@@ -7,7 +7,7 @@ was broken off.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,11 +16,24 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from anystroke.fields import GridShape
 from anystroke.inference.preprocessing import Normalisation, normalise_intensity
 from anystroke.learning.cases import Case, CaseSource
+from anystroke.learning.cells import CellSettings, lesion_cells
 from anystroke.memory import keep_pages
 from anystroke.rng import choice, stream
 
-Batch = tuple[Tensor, Tensor]
-"""(B, 1, X, Y, Z) float32, normalised; (B, X, Y, Z) uint8 or (B, K, X, Y, Z) float32."""
+
+class Batch(NamedTuple):
+    """What one step learns from.
+
+    Attributes:
+        image: (B, 1, X, Y, Z) float32, normalised.
+        target: (B, X, Y, Z) uint8 or (B, K, X, Y, Z) float32.
+        cells: (B, X, Y, Z) uint8, see `anystroke.learning.cells.lesion_cells`; None where the loss
+            needs none. Whatever flips, turns or crops the target must do the same with it.
+    """
+
+    image: Tensor
+    target: Tensor
+    cells: Tensor | None = None
 
 
 def rotation(shares: Sequence[int]) -> list[int]:
@@ -57,6 +70,7 @@ class StreamSettings:
         seed: Seed of the run.
         batch: Cases of a batch.
         normalisation: How intensities are standardised.
+        cells: How lesions get cells; None for none.
     """
 
     shares: tuple[int, ...]
@@ -65,6 +79,7 @@ class StreamSettings:
     seed: int
     batch: int = 1
     normalisation: Normalisation = "foreground"
+    cells: CellSettings | None = None
 
 
 class CaseStream(IterableDataset[Batch]):
@@ -107,7 +122,11 @@ class CaseStream(IterableDataset[Batch]):
         for number in count(self.first + offset, step):
             cases = self.cases(number)
             images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases])
-            yield images, stack_targets([case.target for case in cases])
+            yield Batch(images, stack_targets([case.target for case in cases]), self._cells(cases))
+
+    def _cells(self, cases: Sequence[Case]) -> Tensor | None:
+        how = self.settings.cells
+        return None if how is None else torch.stack([lesion_cells(case.target, how) for case in cases])
 
     def cases(self, number: int) -> list[Case]:
         """Make the cases of one batch.

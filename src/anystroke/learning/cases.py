@@ -11,6 +11,8 @@ from anystroke.fields import GridShape
 
 HEALTHY = 255
 """Target of a voxel that is no lesion but whose tissue is not known."""
+IGNORED = 254
+"""Target of a voxel that is taught neither as lesion nor as healthy: a lesion that nobody could see."""
 
 _MOST_TRIES = 100
 
@@ -21,8 +23,9 @@ class Case:
 
     Attributes:
         image: (X, Y, Z) float32, not normalised.
-        target: (X, Y, Z) uint8, the number of each voxel's class or ``HEALTHY``; or (K, X, Y, Z) float32, the
-            share of each class in each voxel, or for estimators the maps and the weight of each voxel.
+        target: (X, Y, Z) uint8, the number of each voxel's class, ``HEALTHY`` or ``IGNORED``; or (K, X, Y, Z)
+            float32, the share of each class in each voxel, all of them zero where it is ignored, or for
+            estimators the maps and the weight of each voxel.
         record: Plain values that say what the case was made of.
     """
 

@@ -1,7 +1,8 @@
 """Losses of segmentation networks.
 
 A target is either hard, (B, X, Y, Z) numbers of classes, or soft, (B, K, X, Y, Z) shares of classes. A hard
-target may hold ``HEALTHY``: no lesion, but the tissue is not known. The lesion is the last class.
+target may hold ``HEALTHY``: no lesion, but the tissue is not known; and ``IGNORED``, which counts in no way,
+as does a voxel of a soft target whose shares are all zero. The lesion is the last class.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from anystroke.config import StrictModel
-from anystroke.learning.cases import HEALTHY
+from anystroke.learning.cases import HEALTHY, IGNORED
 
 Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes, differentiably."""
@@ -33,6 +34,13 @@ class LossSettings(StrictModel):
             of all healthy classes ``"merged"``, or, as published, a softmax over the logits
             ``"first_and_last"`` alone.
         l2_steps: The first steps fit the logits to +5 and -5 instead.
+        lesion_wise: Weight of a term in which each connected lesion counts alike, whatever its size, see
+            `anystroke.learning.lesion_loss.parts_loss`.
+        false_parts: Weight of a term in which each false part away from lesions costs about alike; below 1
+            for each case before weighing.
+        half_cost_ml: Volume of a false part that costs half of the most [ml].
+        smallest_lesion_ml: A connected lesion below this does not count on its own [ml].
+        reach_mm: False voxels so close to a lesion are part of its term, those further away false parts [mm].
     """
 
     dice_weights: tuple[float, ...] | None = None
@@ -40,6 +48,16 @@ class LossSettings(StrictModel):
     absent_classes: Literal["left_out", "counted"] = "left_out"
     partial_labels: PartialLabels = "merged"
     l2_steps: int = Field(default=0, ge=0)
+    lesion_wise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    false_parts: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    half_cost_ml: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    smallest_lesion_ml: float = Field(default=0.02, ge=0, allow_inf_nan=False)
+    reach_mm: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+
+    @property
+    def counts_parts(self) -> bool:
+        """Whether lesions or false parts are counted one by one, for which cases carry their cells."""
+        return self.lesion_wise > 0 or self.false_parts > 0
 
     def weights(self, classes: int) -> tuple[float, ...]:
         """Return the Dice weight of each of so many classes."""
@@ -68,7 +86,8 @@ def dice_cross_entropy(
 
     Args:
         logits: (B, K, X, Y, Z).
-        target: (B, X, Y, Z) int64 with numbers of classes or ``HEALTHY``, or (B, K, X, Y, Z) shares.
+        target: (B, X, Y, Z) int64 with numbers of classes, ``HEALTHY`` or ``IGNORED``, or (B, K, X, Y, Z)
+            shares, all zero where a voxel is ignored. With no other voxel the loss is zero.
         dice_weights: One weight per class; zero leaves a class (the background) out.
         cross_entropy_weights: One weight per class; None weighs all voxels alike.
         absent_classes: See ``LossSettings``.
@@ -100,6 +119,7 @@ def dice_cross_entropy(
         kept = slice(None) if bool(partial.all()) else partial
         two = _two_classes(_exact(logits[kept]), partial_labels)
         lesion = (target[kept] == classes - 1).long()
+        lesion[target[kept] == IGNORED] = IGNORED
         entropy, weight, overlap, predicted, true = _sums(two, lesion, balance[[0, classes - 1]])
         padding = logits.new_zeros(classes - 1, dtype=exact)
         groups.append(
@@ -112,9 +132,14 @@ def dice_cross_entropy(
     share = torch.tensor(dice_weights, dtype=exact, device=logits.device)
     if absent_classes == "left_out":
         share = share * (true.detach() > 0)
-    total = share.sum().clamp(min=torch.finfo(torch.float32).tiny)
-    loss: Tensor = packed[0] / packed[1] + ((1 - dice) * share).sum() / total
+    total = _some(share.sum())
+    loss: Tensor = packed[0] / _some(packed[1]) + ((1 - dice) * share).sum() / total
     return loss
+
+
+def _some(weight: Tensor) -> Tensor:
+    """Return a weight that can be divided by, where nothing is seen too."""
+    return weight.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _exact(logits: Tensor) -> Tensor:
@@ -127,6 +152,9 @@ def _sums(log_probability: Tensor, target: Tensor, balance: Tensor) -> tuple[Ten
     if target.is_floating_point():
         weights = target * balance.view(1, -1, 1, 1, 1)
         probability = log_probability.exp()
+        seen = target.sum(1, keepdim=True) > 0
+        if not bool(seen.all()):
+            probability = probability * seen
         dims = (0, 2, 3, 4)
         return (
             -(weights * log_probability).sum(),
@@ -135,9 +163,14 @@ def _sums(log_probability: Tensor, target: Tensor, balance: Tensor) -> tuple[Ten
             probability.sum(dims),
             target.sum(dims),
         )
-    entropy = torch.nn.functional.nll_loss(log_probability, target, weight=balance, reduction="sum")
-    sizes = torch.bincount(target.flatten(), minlength=classes).to(log_probability.dtype)
+    entropy = torch.nn.functional.nll_loss(
+        log_probability, target, weight=balance, ignore_index=IGNORED, reduction="sum"
+    )
+    sizes = torch.bincount(target.flatten(), minlength=classes)[:classes].to(log_probability.dtype)
     probability = log_probability.exp()
+    seen = target != IGNORED
+    if not bool(seen.all()):
+        probability, target = probability * seen[:, None], torch.where(seen, target, 0)
     right = probability.gather(1, target[:, None]).flatten()
     overlap = torch.zeros_like(sizes).index_add(0, target.flatten(), right)
     return entropy, (sizes * balance).sum(), overlap, probability.sum((0, 2, 3, 4)), sizes
@@ -171,6 +204,7 @@ def logit_regression(logits: Tensor, target: Tensor, *, reduce: Reduce = _alone)
     squares = _exact(logits.new_zeros(()))
     total = squares.clone()
     for each, truth in zip(_exact(logits), target, strict=True):
+        seen = truth.sum(0) > 0 if truth.is_floating_point() else truth != IGNORED
         if truth.is_floating_point():
             wanted = truth
         elif bool((truth == HEALTHY).any()):
@@ -178,12 +212,12 @@ def logit_regression(logits: Tensor, target: Tensor, *, reduce: Reduce = _alone)
             lesion = (truth == classes - 1).float()
             wanted = torch.stack([1 - lesion, lesion])
         else:
-            wanted = torch.nn.functional.one_hot(truth, classes).movedim(-1, 0).float()
-        weight = 1 - wanted[0] + 1e-8
+            wanted = torch.nn.functional.one_hot(torch.where(seen, truth, 0), classes).movedim(-1, 0).float()
+        weight = (1 - wanted[0] + 1e-8) * seen
         squares = squares + (weight * (each - 5 * (2 * wanted - 1)).square()).sum()
         total = total + weight.sum() * len(wanted)
     packed = reduce(torch.stack([squares, total]))
-    return packed[0] / packed[1]
+    return packed[0] / _some(packed[1])
 
 
 def deep_supervision(
@@ -211,6 +245,11 @@ def _on_grid(target: Tensor, shape: torch.Size) -> Tensor:
     if target.shape[-3:] == shape:
         return target
     if target.is_floating_point():
-        return torch.nn.functional.adaptive_avg_pool3d(target, (shape[0], shape[1], shape[2]))
+        seen = (target.sum(1, keepdim=True) > 0).to(target.dtype)
+        small = torch.nn.functional.adaptive_avg_pool3d(target, (shape[0], shape[1], shape[2]))
+        if bool(seen.all()):
+            return small
+        share = torch.nn.functional.adaptive_avg_pool3d(seen, (shape[0], shape[1], shape[2]))
+        return torch.where(share >= 0.5, small / share.clamp(min=0.5), 0)
     small = torch.nn.functional.interpolate(target[:, None].float(), shape, mode="nearest")
     return small[:, 0].to(target.dtype)

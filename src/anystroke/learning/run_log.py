@@ -24,6 +24,7 @@ _HEADINGS = {
     "median_dice": "median Dice",
     "mean_dice": "mean Dice",
     "mean_f1": "mean lesion-wise F1",
+    "score": "score",
     "median_volume_error_ml": "median volume error (ml)",
     "mean_accuracy": "1 - relative error",
 }
@@ -39,10 +40,11 @@ class RunLog:
         folder: Run folder.
         done: Steps that were done before.
         active: False in all processes of a run but one; those write nothing.
-        criterion: Column of validations that the best model has most of.
+        criterion: Column of validations that the best model has most of; of a run that was begun without it,
+            the validations so far do not count.
     """
 
-    def __init__(self, folder: Path, done: int, *, active: bool = True, criterion: str = "mean_dice") -> None:
+    def __init__(self, folder: Path, done: int, *, active: bool = True, criterion: str = "score") -> None:
         self.folder = folder
         self.done = done
         self.active = active
@@ -70,7 +72,8 @@ class RunLog:
         for row in rows:
             self._follow(float(row["loss"]))
         for row in read_validation(self.folder):
-            if int(row["step"]) <= self.done and (row["set"], row["group"]) == ("simulated", "all"):
+            whole = (row["set"], row["group"]) == ("simulated", "all")
+            if int(row["step"]) <= self.done and whole and row.get(self.criterion):
                 self.best = max(self.best, float(row[self.criterion]))
         if importlib.util.find_spec("tensorboard") is None:
             log.warning("tensorboard is not installed: the run is logged to log.csv alone")
@@ -155,7 +158,7 @@ def _read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write_report(folder: Path, settings: Recipe, *, criterion: str = "mean_dice") -> Path:
+def write_report(folder: Path, settings: Recipe, *, criterion: str = "score") -> Path:
     """Write ``report.html``: curves, rates, the last validation, the last samples and the recipe.
 
     Args:
@@ -210,7 +213,9 @@ def _curves(
         left.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width} steps")
         left.legend()
     left.set(xlabel="step", ylabel="loss", yscale="log")
-    totals = [row for row in validations if row["group"] == "all" and row["set"] != "healthy"]
+    totals = [
+        row for row in validations if row["group"] == "all" and row["set"] != "healthy" and row.get(criterion)
+    ]
     for of in sorted({row["set"] for row in totals}):
         points = [(int(row["step"]), float(row[criterion])) for row in totals if row["set"] == of]
         right.plot(*zip(*points, strict=True), marker="o", label=f"{of} patients")

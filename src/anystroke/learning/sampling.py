@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, load_bank
 from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.learning.targets import make_target
 from anystroke.memory import keep_pages
 from anystroke.rng import integer, stream
 from anystroke.synthesis import Generator, Sample, SynthesisSettings
@@ -64,7 +65,8 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
         first: Number of the first case.
 
     Yields:
-        ``(image, target)``: (1, X, Y, Z) float32, normalised, and (X, Y, Z) int64.
+        ``(image, target)``: (1, X, Y, Z) float32, normalised, and (X, Y, Z) int64, ``IGNORED`` where a
+        lesion cannot be seen.
     """
 
     def __init__(self, pack: Path, settings: SynthesisSettings, *, seed: int, first: int = 0) -> None:
@@ -131,7 +133,8 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
             start = self.first + batch * self.batch
             for number in range(start, start + self.batch):
                 sample = simulate_case(generator, anatomies, seed=self.seed, number=number)
-                yield normalise_intensity(sample.image)[None], sample.target.long()
+                target = make_target(sample.target, None, "tissues", unseen=getattr(sample, "unseen", None))
+                yield normalise_intensity(sample.image)[None], target.long()
 
 
 def simulate_case(

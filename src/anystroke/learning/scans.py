@@ -16,7 +16,7 @@ from anystroke.learning.augmentation import (
     apply_augmentation,
     draw_augmentation,
 )
-from anystroke.learning.cases import HEALTHY, Case
+from anystroke.learning.cases import HEALTHY, IGNORED, Case
 from anystroke.learning.packed_scans import PackedScan, PackedScans, ScanError, pack_scans
 from anystroke.rng import chance, integer
 
@@ -66,8 +66,8 @@ class ScanCases:
     """
 
     def __init__(self, scans: PackedScans, settings: ScanSettings, *, lesion: int) -> None:
-        if not 0 < lesion < HEALTHY:
-            raise ScanError(f"expected a lesion's class from 1 to {HEALTHY - 1}, got {lesion}")
+        if not 0 < lesion < IGNORED:
+            raise ScanError(f"expected a lesion's class from 1 to {IGNORED - 1}, got {lesion}")
         self.scans = scans.without(settings.held_out)
         self.settings = settings
         self.lesion = lesion

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from anystroke.classes import CLASSES, LESION
+from anystroke.learning.cases import IGNORED
 
 Scheme = Literal["tissues", "lesion", "published"]
 
@@ -35,7 +36,14 @@ def needs_shares(scheme: Scheme, *, soft: bool) -> bool:
     return soft or scheme == "published"
 
 
-def make_target(target: Tensor, shares: Tensor | None, scheme: Scheme, *, soft: bool = False) -> Tensor:
+def make_target(
+    target: Tensor,
+    shares: Tensor | None,
+    scheme: Scheme,
+    *,
+    soft: bool = False,
+    unseen: Tensor | None = None,
+) -> Tensor:
     """Make the target of a scheme from that of the simulator.
 
     The share of partial volume is twice the smaller one of grey and white matter, which lose as much each: so
@@ -46,9 +54,11 @@ def make_target(target: Tensor, shares: Tensor | None, scheme: Scheme, *, soft: 
         shares: (5, X, Y, Z), as in ``Sample.shares``; may be None where `needs_shares` is False.
         scheme: Which classes.
         soft: Give the share of each class instead of the number of one.
+        unseen: (X, Y, Z) bool, where the target is to be ignored; None for nowhere.
 
     Returns:
-        (X, Y, Z) uint8; or, soft, (K, X, Y, Z) float32 that sums to one.
+        (X, Y, Z) uint8, ``IGNORED`` where unseen; or, soft, (K, X, Y, Z) float32 that sums to one, and
+        to zero where unseen.
 
     Raises:
         ValueError: If there is no such scheme, or no shares where they are needed.
@@ -63,6 +73,11 @@ def make_target(target: Tensor, shares: Tensor | None, scheme: Scheme, *, soft: 
     """
     if scheme not in SCHEMES:
         raise ValueError(f"expected a scheme among {', '.join(SCHEMES)}, got {scheme!r}")
+    made = _of_scheme(target, shares, scheme, soft=soft)
+    return made if unseen is None else made.masked_fill(unseen, 0 if soft else IGNORED)
+
+
+def _of_scheme(target: Tensor, shares: Tensor | None, scheme: Scheme, *, soft: bool) -> Tensor:
     if not needs_shares(scheme, soft=soft):
         return target if scheme == "tissues" else (target == LESION).to(torch.uint8)
     if shares is None:

@@ -6,9 +6,11 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from anystroke.learning.cells import CellSettings
 from anystroke.learning.checkpoints import EstimatorConfig, ModelConfig, load_config
 from anystroke.learning.estimated_maps import describe_outputs, start_at_typical
 from anystroke.learning.estimator_recipes import EstimatorSettings, Recipe
+from anystroke.learning.lesion_loss import parts_loss
 from anystroke.learning.losses import deep_supervision, dice_cross_entropy, logit_regression
 from anystroke.learning.perceptual import PerceptualDistance, open_perceptual
 from anystroke.learning.qmri_estimation import estimation_loss
@@ -28,12 +30,21 @@ class Task(Protocol):
     def prepare(self, network: nn.Module) -> None:
         """Change the initial weights of a network that starts from nothing."""
 
-    def loss(self, heads: Sequence[Tensor], target: Tensor, *, step: int, reduce: Reduce) -> Tensor:
+    def loss(
+        self,
+        heads: Sequence[Tensor],
+        target: Tensor,
+        *,
+        cells: Tensor | None = None,
+        step: int,
+        reduce: Reduce,
+    ) -> Tensor:
         """Return the loss of one batch.
 
         Args:
             heads: What the network puts out, the finest first.
             target: Of the batch.
+            cells: Of the batch, if its loss counts lesions one by one.
             step: Number of the step, from 0.
             reduce: Sums over the processes of a distributed run.
         """
@@ -61,7 +72,15 @@ class Segmentation:
     def prepare(self, network: nn.Module) -> None:
         """Leave a new network as it is."""
 
-    def loss(self, heads: Sequence[Tensor], target: Tensor, *, step: int, reduce: Reduce) -> Tensor:
+    def loss(
+        self,
+        heads: Sequence[Tensor],
+        target: Tensor,
+        *,
+        cells: Tensor | None = None,
+        step: int,
+        reduce: Reduce,
+    ) -> Tensor:
         """Return the loss of one batch, see `Task`."""
         settings = self.settings.loss
         if not target.is_floating_point():
@@ -76,7 +95,25 @@ class Segmentation:
             partial_labels=settings.partial_labels,
             reduce=reduce,
         )
-        return deep_supervision(heads, target, one)
+        total = deep_supervision(heads, target, one)
+        if not settings.counts_parts:
+            return total
+        if cells is None:
+            raise ValueError("loss.lesion_wise and loss.false_parts need batches with cells, got one without")
+        spacing = self.settings.grid.spacing
+        return total + parts_loss(heads[0], target, cells, settings=settings, spacing=spacing, reduce=reduce)
+
+    def cells(self) -> CellSettings | None:
+        """Return how lesions get the cells that the loss needs; None if it needs none."""
+        settings = self.settings.loss
+        if not settings.counts_parts:
+            return None
+        return CellSettings(
+            lesion=len(self.classes) - 1,
+            spacing=self.settings.grid.spacing,
+            smallest=settings.smallest_lesion_ml,
+            reach=settings.reach_mm,
+        )
 
     def config(self, common: Mapping[str, Any]) -> ModelConfig:
         """Return the configuration of the model, calibrated as the one that training started from."""
@@ -115,7 +152,15 @@ class Estimation:
         """Let a new network begin near the typical values of the maps."""
         start_at_typical(network, self.settings.maps)
 
-    def loss(self, heads: Sequence[Tensor], target: Tensor, *, step: int, reduce: Reduce) -> Tensor:
+    def loss(
+        self,
+        heads: Sequence[Tensor],
+        target: Tensor,
+        *,
+        cells: Tensor | None = None,
+        step: int,
+        reduce: Reduce,
+    ) -> Tensor:
         """Return the loss of one batch, see `Task`; deeper heads do not count."""
         if self.perceptual is not None:
             self.perceptual.to(target.device)

@@ -209,7 +209,7 @@ class Trainer:
             "optimiser.learning_rate"
         )
 
-    def _loss(self, image: Tensor, target: Tensor, *, number: int) -> Tensor:
+    def _loss(self, image: Tensor, target: Tensor, cells: Tensor | None = None, *, number: int) -> Tensor:
         image = image.to(self.fabric.device).contiguous(memory_format=self.layout)
         target = target.to(self.fabric.device)
         with torch.random.fork_rng(devices=self._cuda_devices()):
@@ -217,7 +217,8 @@ class Trainer:
             place = (self.step, number, self.fabric.global_rank)
             torch.manual_seed(stream(self.settings.seed, "dropout", *place).initial_seed())
             heads: Sequence[Tensor] = self.network(image)
-        return self.task.loss(heads, target, step=self.step, reduce=self._sum_over_processes)
+        cells = None if cells is None else cells.to(self.fabric.device)
+        return self.task.loss(heads, target, cells=cells, step=self.step, reduce=self._sum_over_processes)
 
     def _cuda_devices(self) -> list[int]:
         device = self.fabric.device

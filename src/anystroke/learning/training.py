@@ -33,8 +33,10 @@ from anystroke.learning.run_log import RunLog, write_report
 from anystroke.learning.sheets import map_sheet, predict_lesion, sample_sheet
 from anystroke.learning.simulated import Pack
 from anystroke.learning.sources import pack, sources_of
+from anystroke.learning.tasks import Segmentation
 from anystroke.learning.trainer import LossError, Trainer, TrainingError, make_fabric
 from anystroke.learning.validation import (
+    SCORE,
     Patient,
     append_rows,
     judge,
@@ -148,7 +150,7 @@ def _loop(trainer: Trainer) -> None:
     loader = stream_loader(cases, workers=options.workers, pin_memory=fabric.device.type == "cuda")
     batches: Iterator[Batch] = iter(loader)
     validate = _validation(trainer) if fabric.is_global_zero else None
-    criterion = CRITERION if isinstance(settings, EstimatorSettings) else "mean_dice"
+    criterion = CRITERION if isinstance(settings, EstimatorSettings) else SCORE
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -205,6 +207,7 @@ def _keep_image_range(trainer: Trainer, batches: Iterator[Batch]) -> None:
 
 def stream_settings(settings: Recipe) -> StreamSettings:
     """Return what decides the cases of a recipe."""
+    cells = Segmentation(settings).cells() if isinstance(settings, TrainingSettings) else None
     return StreamSettings(
         shares=tuple(part.share for part in settings.sources),
         shapes=settings.grid.shapes,
@@ -212,6 +215,7 @@ def stream_settings(settings: Recipe) -> StreamSettings:
         seed=settings.seed,
         batch=settings.optimiser.batch,
         normalisation=settings.grid.normalisation,
+        cells=cells,
     )
 
 
@@ -295,7 +299,7 @@ def _keep_records(trainer: Trainer, cases: CaseStream) -> Path:
 
 
 def _sheet(trainer: Trainer, batch: Batch) -> Path:
-    image, target = batch
+    image, target = batch.image, batch.target
     path = trainer.folder / "samples" / f"step_{trainer.step:06d}.png"
     if isinstance(trainer.settings, EstimatorSettings):
         _map_sheet(trainer, trainer.settings, batch, path)
