@@ -30,9 +30,11 @@ from anystroke.rng import integer, stream
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
 from anystroke.volume import Volume
 
-WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI")
+WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 SIZES_ML = ((1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, 1e9))
+CONTRASTS_TO_NOISE = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 1e9))
 LESION = CLASSES.index("lesion")
+VISIBLE_FROM = SynthesisSettings().visible_from
 SEED = 4711
 
 
@@ -57,6 +59,12 @@ def lesion_ml(sample: Sample) -> float:
     return float((sample.target == LESION).sum()) * voxel / 1000
 
 
+def contrast_to_noise(sample: Sample) -> float | None:
+    """Return that of the sample's largest connected lesion; None without one."""
+    found = sample.record["visibility"]
+    return found[0]["contrast_to_noise"] if found else None
+
+
 def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
     """Segment one simulated scan; return the comparison and how far probabilities hold."""
     found = segment(Volume(sample.image[None], sample.affine), model)
@@ -71,6 +79,7 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
         "anatomy": sample.record["anatomy"],
         "lesions": sample.record["lesions"],
         "truth_ml": lesion_ml(sample),
+        "contrast_to_noise": contrast_to_noise(sample),
         "predicted_ml": found.lesion_volume,
         "interval_ml": [found.interval.low, found.interval.high] if found.interval else None,
         "lesion_intervals_ml": [
@@ -108,6 +117,21 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "by_size_ml": {
             f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}": of(
                 lambda row, low=low, high=high: low <= row["truth_ml"] < high
+            )
+            for low, high in SIZES_ML
+        },
+        "by_contrast_to_noise": {
+            f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}": of(
+                lambda row, low=low, high=high: low <= row["contrast_to_noise"] < high
+            )
+            for low, high in CONTRASTS_TO_NOISE
+        },
+        "visible": of(lambda row: row["contrast_to_noise"] >= VISIBLE_FROM),
+        "visible_by_size_ml": {
+            f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}": of(
+                lambda row, low=low, high=high: (
+                    low <= row["truth_ml"] < high and row["contrast_to_noise"] >= VISIBLE_FROM
+                )
             )
             for low, high in SIZES_ML
         },
@@ -176,7 +200,13 @@ def markdown(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|",
     ]
     groups = {"all": found["all"], **found["by_weighting"], **found["by_stage"]}
-    for name, row in {**groups, **{f"{k} ml": v for k, v in found["by_size_ml"].items()}}.items():
+    groups |= {f"{k} ml": v for k, v in found["by_size_ml"].items()}
+    groups |= {f"contrast to noise {k}": v for k, v in found["by_contrast_to_noise"].items()}
+    groups["visible"] = found["visible"]
+    groups |= {f"visible, {k} ml": v for k, v in found["visible_by_size_ml"].items()}
+    for name, row in groups.items():
+        if row["n"] < 2:
+            continue
         lines.append(
             f"| {name} | {row['n']} | {row['median']:.2f} | {row['q1']:.2f}-{row['q3']:.2f} | "
             f"{row['mean_f1']:.2f} | {row['missed']} |"
@@ -186,7 +216,10 @@ def markdown(found: dict[str, Any]) -> str:
         "| scan, stage | n | median Dice | | scan, size | n | median Dice |",
         "|---|---|---|---|---|---|---|",
     ]
-    stages = [f"{k} | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_stage"].items()]
+    stages = [
+        f"{k} | {v['n']} | {v.get('median', float('nan')):.2f}"
+        for k, v in found["by_weighting_and_stage"].items()
+    ]
     sizes = [f"{k} ml | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_size_ml"].items()]
     for left, right in zip_longest(stages, sizes, fillvalue=" | | "):
         lines.append(f"| {left} | | {right} |")
@@ -209,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pack", type=Path, help="data folder of the training run")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--cases", type=int, default=100, help="scans per weighting")
+    parser.add_argument("--cases", type=int, default=80, help="scans per weighting")
     parser.add_argument("--healthy", type=int, default=50, help="scans without lesion")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--picture", type=Path, help="PNG of the reliability")

@@ -43,9 +43,9 @@ def visible_truth(
     """Tell the lesions that can be seen from those that noise and texture hide.
 
     The contrast of a lesion is the median size of what it changes in its voxels. The noise is the spread of
-    the scan's white matter within 12 mm of it (1.4826 times the median absolute deviation, which voxels at the
-    border of other tissues do not move), so it holds noise, texture, artefacts and shading alike. Where there
-    are fewer than 40 voxels of it, the white matter of the whole scan counts.
+    the scan's white matter within 12 mm of it (1.4826 times the median absolute deviation, which voxels at
+    the border of other tissues do not move), so it holds noise, texture, artefacts and shading alike. Where
+    there are fewer than 40 voxels of it, the white matter of the whole scan counts.
 
     Args:
         lesion: (X, Y, Z) bool.

@@ -115,9 +115,7 @@ class SimulatedSource:
             shape,
             f"make the grid larger than that of {self.settings.spacing:g} mm, or move it less",
         )
-        target = make_target(
-            sample.target, sample.shares, self.scheme, soft=self.soft, unseen=getattr(sample, "unseen", None)
-        )
+        target = make_target(sample.target, sample.shares, self.scheme, soft=self.soft, unseen=sample.unseen)
         return Case(sample.image, target, sample.record)
 
     def regenerate(self, record: Mapping[str, Any]) -> Sample:

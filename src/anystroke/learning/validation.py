@@ -114,7 +114,7 @@ def simulated_patients(
     Args:
         anatomies: Each patient is one of them, in turn.
         masks: Lesion masks in MNI space.
-        count: Patients with a lesion of 1 ml or more.
+        count: Patients with a lesion of which 1 ml or more can be seen; what cannot is ignored.
         healthy: Patients without.
         seed: Decides all that is random.
         weightings: Contrasts.
@@ -160,23 +160,26 @@ def simulated_patients(
                 lesions = [choose_mask(masks, plain.lesions, rng, weighting=weighting)]
             key = integer(rng, 0, 2**62)
             sample = generator.generate(anatomy, lesions, key=key, stage=stage, weighting=weighting)
-            if number >= count or lesion_ml(sample) >= SMALLEST_ML:
+            truth = visible_lesion(sample)
+            if number >= count or float(truth.sum()) * spacing**3 / 1000 >= SMALLEST_ML:
                 break
         else:
-            raise ValueError(f"expected masks of {SMALLEST_ML} ml or more, but {_TRIES} draws gave none")
+            raise ValueError(
+                f"expected masks that give {SMALLEST_ML} ml or more to be seen, but {_TRIES} draws gave none"
+            )
         groups = {
             "set": "simulated" if number < count else "healthy",
             "weighting": weighting,
             "stage": stage if number < count else "none",
             "skull": "no" if stripped else "yes",
         }
-        yield Patient(Volume(sample.image[None], sample.affine), sample.target == _LESION, groups)
+        yield Patient(Volume(sample.image[None], sample.affine), truth, groups, sample.unseen)
 
 
-def lesion_ml(sample: Sample) -> float:
-    """Return the volume of a sample's lesion in ml."""
-    voxel = float(torch.linalg.det(sample.affine[:3, :3]).abs())
-    return float((sample.target == _LESION).sum()) * voxel / 1000
+def visible_lesion(sample: Sample) -> Tensor:
+    """Return (X, Y, Z) bool, the lesions of a sample that anybody could see."""
+    lesion = sample.target == _LESION
+    return lesion if sample.unseen is None else lesion & ~sample.unseen
 
 
 def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:
