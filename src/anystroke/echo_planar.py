@@ -28,8 +28,8 @@ class EchoPlanarSettings(StrictModel):
             are corrected for it, or acquired without echo-planar readout.
         gradient_echo: Probability that a T2*-weighted scan of slices is echo-planar.
         echo_spacing: Range of the effective echo spacing [s], drawn log-uniformly: 0.5 to 0.8 ms over an
-            acceleration of 1 to 3. Without acceleration, 0.69 ms at 3 T: M. F. Glasser et al., NeuroImage
-            80:105 (2013).
+            acceleration of 1 to 2. Not accelerated it is 0.58 to 0.78 ms in the Human Connectome Project: M.
+            F. Glasser et al., NeuroImage 80:105 (2013).
         field_of_view: Range along the phase-encoding axis [mm].
         left_right: Probability of phase encoding from left to right instead of front to back.
         first_order_shim: Probability of a linear shim, instead of one of second order.
@@ -42,7 +42,7 @@ class EchoPlanarSettings(StrictModel):
 
     diffusion: float = Field(default=0.96, ge=0, le=1)
     gradient_echo: float = Field(default=0.2, ge=0, le=1)
-    echo_spacing: tuple[float, float] = (0.0002, 0.0007)
+    echo_spacing: tuple[float, float] = (0.00025, 0.0008)
     field_of_view: tuple[float, float] = (210.0, 256.0)
     left_right: float = Field(default=0.07, ge=0, le=1)
     first_order_shim: float = Field(default=0.4, ge=0, le=1)

@@ -120,7 +120,8 @@ def draw_variation(head: CoarseHead, *, rng: torch.Generator) -> HeadVariation:
     """
     cavities = {}
     for name in CAVITIES:
-        present, size = chance(rng, 0.25 if head.whole else 0.93), math.exp(normal(rng, 0.0, 0.2))
+        likely = 0.93 if not head.whole else 0.5 if "mastoid" in name else 0.25
+        present, size = chance(rng, likely), math.exp(normal(rng, 0.0, 0.2))
         if present:
             cavities[name] = size
     filled = uniform(rng, 0.0, 0.45)
