@@ -8,6 +8,7 @@ from anystroke.acquisition.protocols import from_dict, load_preset
 from anystroke.anatomy.deformation import DeformationSettings
 from anystroke.anatomy.mixing import LabelField, spread_left
 from anystroke.classes import CLASS_OF_TISSUE
+from anystroke.echo_planar import EchoPlanarSettings
 from anystroke.rng import stream, uniform
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -135,7 +136,8 @@ def test_regenerating_from_other_sources_is_refused() -> None:
 
 
 def test_a_session_shares_the_patient_and_not_the_protocol() -> None:
-    settings = SETTINGS.model_copy(update={"skull_strip": 0.0})
+    still = EchoPlanarSettings(diffusion=0.0)
+    settings = SETTINGS.model_copy(update={"skull_strip": 0.0, "echo_planar": still})
     generator = Generator(settings, [sphere_lesion()])
     weightings = ["T1w", "T2w", "FLAIR", "DWI"]
     scans = generator.session(ellipsoid_anatomy(), weightings=weightings, rng=stream(8, "session"))

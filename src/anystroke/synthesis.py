@@ -39,6 +39,7 @@ from anystroke.classes import CLASSES as CLASSES
 from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
+from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
 from anystroke.fields import GridShape, apply_separable, linear_matrix
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
@@ -82,6 +83,7 @@ class SynthesisSettings(ScannerSettings):
         defaced: Probability that the face of a whole-head scan was removed or blurred.
         cut: Probability that the field of view ends within the head.
         fat_suppression: Probability, by weighting, that fat gives almost no signal.
+        echo_planar: Distortion of diffusion-weighted scans and others that are echo-planar.
         soft_target: Whether samples come with the share that each class has of each voxel.
         visible_from: The least contrast-to-noise ratio of a lesion that anybody could see, see
             `visible_truth`.
@@ -112,6 +114,7 @@ class SynthesisSettings(ScannerSettings):
     defaced: float = 0.1
     cut: float = 0.15
     fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25})
+    echo_planar: EchoPlanarSettings = EchoPlanarSettings()
     soft_target: bool = False
     visible_from: float = Field(default=1.0, ge=0)
 
@@ -299,6 +302,19 @@ class Generator:
         white = target == CLASSES.index("white_matter")
         if box is not None:
             target[box][placed.membership > settings.lesions.target_above] = LESION
+        echo_planar = draw_echo_planar(
+            protocol,
+            anatomy,
+            grid,
+            factor=self._coarse_factor,
+            settings=settings.echo_planar if settings.corrupted else None,
+            patient=rng("susceptibility"),
+            scan=scan_rng("echo_planar"),
+        )
+        if echo_planar.distortion is not None:
+            image, target = echo_planar.image(image), echo_planar.labels(target)
+            change = None if change is None else echo_planar.image(change)
+            shares, white = echo_planar.shares(shares), target == CLASSES.index("white_matter")
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
         acquired = acquire_scan(
             image,
@@ -310,7 +326,7 @@ class Generator:
             change=change,
         )
         truth = self._visible(acquired, target, white)
-        image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"))
+        image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"), echo_planar)
         self._cut(image, target, truth.unseen, shares, scan_rng("cut"))
         record = {
             "key": key,
@@ -323,7 +339,7 @@ class Generator:
             "shown_on": shown_on,
             "field_strength": field_strength,
             "protocol": protocol.to_dict(),
-            "scanner": acquired.facts,
+            "scanner": acquired.facts | echo_planar.facts,
             "visibility": truth.lesions,
             "settings": settings.model_dump(mode="json"),
         }
@@ -514,6 +530,7 @@ class Generator:
         tissues: TissueField,
         grid: SamplingGrid,
         rng: torch.Generator,
+        echo_planar: EchoPlanarScan,
     ) -> Tensor:
         """Take away the skull at times; or the face, or the noise in air."""
         settings = self.settings
@@ -522,7 +539,7 @@ class Generator:
         factor = self._coarse_factor
         coarse, spacing = grid.coarse(factor), settings.spacing * factor
         if strip or defaced:
-            brain = lesion_area(tissues, coarse, spacing, ventricles=True)
+            brain = echo_planar.moved(lesion_area(tissues, coarse, spacing, ventricles=True), factor)
         if strip:
             smoothing = uniform(rng, 1.6, 4.0)
             keep = brain_mask(
@@ -544,7 +561,7 @@ class Generator:
             else:
                 image = blur_face(image, face, spacing=settings.spacing, smoothing=uniform(rng, 4.0, 10.0))
         if clear:
-            head = mix(tissues, coarse, tissue_groups(TISSUES[1:]))[0][0]
+            head = echo_planar.moved(mix(tissues, coarse, tissue_groups(TISSUES[1:]))[0][0], factor)
             image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
         return image
 
