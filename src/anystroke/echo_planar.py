@@ -18,6 +18,7 @@ from anystroke.rng import chance, log_uniform, uniform
 
 _COARSE_MM = 4.0
 _LARGEST_SHIFT_MM = 60.0
+_NO_SIGNAL = 0.1
 
 
 class EchoPlanarSettings(StrictModel):
@@ -27,7 +28,7 @@ class EchoPlanarSettings(StrictModel):
         diffusion: Probability that a diffusion-weighted scan, its b = 0 image or its ADC is distorted; some
             are corrected for it, or acquired without echo-planar readout.
         gradient_echo: Probability that a T2*-weighted scan of slices is echo-planar.
-        echo_spacing: Range of the effective echo spacing [s], drawn log-uniformly: 0.5 to 0.8 ms over an
+        echo_spacing: Range of the effective echo spacing [s], drawn log-uniformly: 0.5 to 0.7 ms over an
             acceleration of 1 to 2. Not accelerated it is 0.58 to 0.78 ms in the Human Connectome Project: M.
             F. Glasser et al., NeuroImage 80:105 (2013).
         field_of_view: Range along the phase-encoding axis [mm].
@@ -42,7 +43,7 @@ class EchoPlanarSettings(StrictModel):
 
     diffusion: float = Field(default=0.96, ge=0, le=1)
     gradient_echo: float = Field(default=0.2, ge=0, le=1)
-    echo_spacing: tuple[float, float] = (0.00025, 0.0008)
+    echo_spacing: tuple[float, float] = (0.00025, 0.0007)
     field_of_view: tuple[float, float] = (210.0, 256.0)
     left_right: float = Field(default=0.07, ge=0, le=1)
     first_order_shim: float = Field(default=0.4, ge=0, le=1)
@@ -76,13 +77,18 @@ class EchoPlanarScan:
         """Return the shares of classes (C, X, Y, Z) that are seen; where nothing came to lie is the first."""
         if shares is None or self.distortion is None:
             return shares
-        moved = self.distortion.moved(shares)
-        moved[0] += (1 - moved.sum(0)).clamp_(min=0)
-        return moved.div_(moved.sum(0))
+        moved = torch.empty_like(shares)
+        moved[1:] = self.distortion.moved(shares[1:], 1 - (1 - _NO_SIGNAL) * shares[0])
+        torch.sub(1.0, moved[1:].sum(0), out=moved[0])
+        return moved.clamp_(min=0)
 
     def moved(self, values: Tensor, factor: int) -> Tensor:
-        """Return where values (X, Y, Z) are seen, in voxels that hold ``factor`` of the image's each way."""
-        return values if self.distortion is None else self.distortion.coarse(factor).moved(values[None])[0]
+        """Return where a mask (X, Y, Z) is seen, in voxels that hold ``factor`` of the image's each way."""
+        if self.distortion is None:
+            return values
+        # Air that comes to lie over the head hides nothing.
+        weight = _NO_SIGNAL + (1 - _NO_SIGNAL) * values
+        return self.distortion.coarse(factor).moved(values[None], weight)[0]
 
 
 def draw_echo_planar(

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anystroke.corruption.echo_planar_loops import carry_planes, push_planes
+from anystroke.corruption.echo_planar_loops import BACKGROUND_COUNTS, carry_planes, push_planes
 from anystroke.corruption.limits import check_axis, check_same_shape
 from anystroke.fields import GridShape, apply_separable, linear_matrix
 from anystroke.threads import in_threads
@@ -75,6 +75,8 @@ class EchoPlanar:
     def labels(self, labels: Tensor) -> Tensor:
         """Move labels with the image: each voxel gets that of which most came to lie in it, 0 if none did.
 
+        Label 0 counts less than half, for air that comes to lie over the head hides nothing.
+
         Args:
             labels: (X, Y, Z) uint8.
 
@@ -89,25 +91,29 @@ class EchoPlanar:
         else:
             most = torch.zeros(lines.shape, device=lines.device)
             for y, place, share in self._pieces(lines.shape, lines.device):
+                share = share * torch.where(lines[:, y : y + 1] > 0, 1.0, float(BACKGROUND_COUNTS))
                 held = most.gather(1, place)
                 better = share > held
                 most.scatter_(1, place, torch.where(better, share, held))
                 out.scatter_(1, place, torch.where(better, lines[:, y : y + 1], out.gather(1, place)))
         return out.movedim(1, self.axis).contiguous()
 
-    def moved(self, values: Tensor) -> Tensor:
+    def moved(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """Move values with the image, without piling them up: the mean of what came to lie in a voxel.
 
         Args:
             values: (C, X, Y, Z), such as the shares of classes or a brain mask.
+            weight: (X, Y, Z), how much each voxel counts in that mean, such as less where it has no signal;
+                all alike if None.
 
         Returns:
             (C, X, Y, Z); 0 where nothing came to lie.
         """
-        held = self._push(torch.ones_like(values[0]))
+        weight = torch.ones_like(values[0]) if weight is None else weight
+        held = self._push(weight)
         empty = held <= 1e-3
         held[empty] = 1.0
-        result = torch.stack([self._push(each) for each in values])
+        result = torch.stack([self._push(each * weight) for each in values])
         return result.div_(held).mul_(~empty)
 
     def coarse(self, factor: int) -> "EchoPlanar":

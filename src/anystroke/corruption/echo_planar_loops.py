@@ -4,6 +4,9 @@
 import numba
 import numpy as np
 
+BACKGROUND_COUNTS = np.float32(0.4)
+"""What a voxel of label 0 counts against others of the same extent."""
+
 
 @numba.njit(nogil=True, cache=True)
 def _coarse_rows(field, along_x, along_z, x, rows):
@@ -98,6 +101,8 @@ def carry_planes(labels, geometry, out, planes):
                 for place in range(max(first, 0), min(last, ny - 1) + 1):
                     covered = min(high, np.float32(place + 1)) - max(low, np.float32(place))
                     share = covered / width if last > first else np.float32(1)
+                    if line[z] == 0:
+                        share *= BACKGROUND_COUNTS
                     if share > most[place, z]:
                         most[place, z] = share
                         result[place, z] = line[z]
