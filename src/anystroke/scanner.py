@@ -1,5 +1,6 @@
 """What scanner and patient do to the noise-free signal, drawn at random as settings say."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import receive_field
+from anystroke.corruption.coils import slice_gains, surface_coil_field
 from anystroke.corruption.intensity import scale_to_percentiles
 from anystroke.corruption.kspace import Pose, Spike, Window, ghosting, rigid_motion, spikes
 from anystroke.corruption.noise import non_central_chi
@@ -25,6 +27,7 @@ from anystroke.corruption.resolution import (
 from anystroke.fields import GridShape, smooth
 from anystroke.rng import chance, choice, integer, log_uniform, stream, uniform
 
+_COMPUTED = ("ADC", "UNIT1")
 _WINDOWS: tuple[Window | None, ...] = (None, "tukey", "hamming")
 _PROFILES: tuple[Profile, ...] = ("box", "trapezoid", "gaussian")
 
@@ -36,6 +39,10 @@ class ScannerSettings(StrictModel):
         corrupted: Whether anything of what follows happens; False leaves the signal as it is.
         blur: Largest point-spread SD in voxels.
         receive_strength: Largest SD of the receive field's logarithm.
+        surface_coils: Probability that the shading of an array of coils on the head was not corrected.
+        coil_strength: Largest exponent of that shading; 1 for what the loops see.
+        uneven_slices: Probability that thick slices are not equally bright, as their interleaves were.
+        slice_strength: Largest SD of the gains of the interleaves.
         snr: Range of the signal-to-noise ratio of white matter, drawn log-uniformly: its mean signal over the
             noise SD of one channel.
         several_channels: Probability of root-sum-of-squares (non-central chi) instead of Rician noise.
@@ -52,6 +59,10 @@ class ScannerSettings(StrictModel):
     corrupted: bool = True
     blur: float = Field(default=0.5, ge=0)
     receive_strength: float = Field(default=0.15, ge=0)
+    surface_coils: float = Field(default=0.25, ge=0, le=1)
+    coil_strength: float = Field(default=0.8, ge=0, le=1)
+    uneven_slices: float = Field(default=0.25, ge=0, le=1)
+    slice_strength: float = Field(default=0.06, ge=0)
     snr: tuple[float, float] = (12.0, 80.0)
     several_channels: float = Field(default=0.2, ge=0, le=1)
     thick_slices: float = Field(default=0.5, ge=0, le=1)
@@ -112,13 +123,17 @@ def acquire_scan(
 
     shape = (signal.shape[0], signal.shape[1], signal.shape[2])
     image = signal
+    facts: dict[str, Any] = {}
     shading = receive_field(shape, strength=settings.receive_strength, rng=rng("receive"))
+    if weighting not in _COMPUTED and chance(draws := rng("coils"), settings.surface_coils):
+        facts["coil_shading"] = uniform(draws, 0.0, settings.coil_strength)
+        shading *= surface_coil_field(shape, spacing=spacing, strength=facts["coil_shading"], rng=draws)
     image *= shading
     blur = uniform(rng("blur"), 0.0, settings.blur)
     image = smooth(image, blur)
     if change is not None:
         change = smooth(change.mul_(shading), blur)
-    facts: dict[str, Any] = {"snr": log_uniform(rng("snr"), *settings.snr)}
+    facts["snr"] = log_uniform(rng("snr"), *settings.snr)
     reference = white_matter if bool(white_matter.any()) else image > 0
     sd = float((image * reference).sum() / reference.sum().clamp(min=1)) / facts["snr"]
 
@@ -138,7 +153,11 @@ def acquire_scan(
     if channels > 1:
         facts["channels"] = channels
 
+    uneven = _slices_differ(weighting, settings, rng("slices"), facts)
+
     def noise(low: Tensor) -> Tensor:
+        if uneven is not None:
+            low = uneven(low)
         return non_central_chi(low, sd=sd, channels=channels, rng=draws)
 
     image = at_acquired_resolution(image, grids, noise=noise)
@@ -151,6 +170,23 @@ def acquire_scan(
         facts["clipped_above_percentile"] = uniform(draws, 97.0, 99.9)
         image = scale_to_percentiles(image, lower=0.0, upper=facts["clipped_above_percentile"])
     return Scan(image, facts, change)
+
+
+def _slices_differ(
+    weighting: str, settings: ScannerSettings, rng: torch.Generator, facts: dict[str, Any]
+) -> Callable[[Tensor], Tensor] | None:
+    """Return what scales the slices of the acquired image, if there are any and they differ."""
+    axis = facts.get("slice_axis")
+    if axis is None or weighting in _COMPUTED or not chance(rng, settings.uneven_slices):
+        return None
+    strength, interleaves = uniform(rng, 0.0, settings.slice_strength), choice(rng, [0.0, 0.3, 0.5, 0.2])
+    facts |= {"slice_gain_sd": strength, "interleaves": interleaves}
+
+    def scale(low: Tensor) -> Tensor:
+        gains = slice_gains(low.shape[axis], interleaves=interleaves, strength=strength, rng=rng)
+        return low * gains.reshape([-1 if k == axis else 1 for k in range(3)])
+
+    return scale
 
 
 def _move(

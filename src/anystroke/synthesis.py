@@ -40,8 +40,10 @@ from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
-from anystroke.fields import GridShape, apply_separable, linear_matrix
-from anystroke.qmri.patient_maps import Inclusion, PatientMaps, Played
+from anystroke.fields import GridShape
+from anystroke.fields import refine as _refine
+from anystroke.healthy import HealthySettings, Where, draw_exchanges, draw_pouch, draw_structures, include
+from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
 from anystroke.scanner import Scan, ScannerSettings, acquire_scan
@@ -78,6 +80,7 @@ class SynthesisSettings(ScannerSettings):
         lacunes: Probability of old lacunes, which are no lesion either.
         microbleeds: Probability of microbleeds, likewise.
         mass_effect: Probability that a lesion pushes what is around it away, or if chronic, pulls it in.
+        healthy: What healthy scans show too and networks take for lesions.
         skull_strip: Probability that nothing but the brain is left.
         clear_air: Probability that air is exactly zero in a whole-head scan.
         defaced: Probability that the face of a whole-head scan was removed or blurred.
@@ -109,6 +112,7 @@ class SynthesisSettings(ScannerSettings):
     lacunes: float = 0.15
     microbleeds: float = 0.1
     mass_effect: float = 0.15
+    healthy: HealthySettings = HealthySettings()
     skull_strip: float = 0.3
     clear_air: float = 0.3
     defaced: float = 0.1
@@ -287,15 +291,23 @@ class Generator:
         placed, box, grid = self.place(
             anatomy, tissues, grid, lesions, rng("lesion"), stage=stage, weighting=shown_on
         )
-        draw = self._draw_tissues(protocol, rng("tissue"))
-        inclusions = self._confounders(tissues, grid, rng("confounders"))
+        draw, fat_left = self._draw_tissues(protocol, rng("tissue"))
+        where = Where(anatomy, tissues, grid, settings.spacing, self._coarse_factor)
+        inclusions = [
+            *draw_structures(where, settings.healthy, rng("bright structures")),
+            *draw_pouch(where, settings.healthy, rng("pouch")),
+            *self._confounders(where, rng("confounders")),
+        ]
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares, watched=True))
         smoothing, texture = self._draw_texture(rng("smoothing"))
         maps = PatientMaps(
             tissues, grid, draw, inclusions=inclusions, key=key, smoothing=smoothing, texture=texture
         )
-        image, target, change = self._signal(maps, protocol, shape, scan_rng("transmit"))
+        exchanges = draw_exchanges(
+            where, protocol, settings.healthy, scan_rng("exchanges"), fat_left=fat_left
+        )
+        image, target, change = self._signal(maps, protocol, shape, scan_rng("transmit"), exchanges)
         shares = None
         if settings.soft_target:
             shares = class_shares(tissues, grid, placed.membership if box is not None else None, box)
@@ -469,15 +481,21 @@ class Generator:
         return fwhm / math.sqrt(8 * math.log(2)), settings.texture * left
 
     def _signal(
-        self, maps: PatientMaps, protocol: Protocol, shape: GridShape, rng: torch.Generator
+        self,
+        maps: PatientMaps,
+        protocol: Protocol,
+        shape: GridShape,
+        rng: torch.Generator,
+        exchanges: Sequence[Exchange] = (),
     ) -> Played:
         b1_plus = None
         if self.settings.transmit_field:
             b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng)
-        signal = maps.signal if self.settings.partial_volume == "signals" else maps.signal_of_means
-        return signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
+        if self.settings.partial_volume == "maps":
+            return maps.signal_of_means(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
+        return maps.signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
 
-    def _confounders(self, tissues: TissueField, grid: SamplingGrid, rng: torch.Generator) -> list[Inclusion]:
+    def _confounders(self, where: Where, rng: torch.Generator) -> list[Inclusion]:
         settings = self.settings
         present = [
             float(chance(rng, each))
@@ -485,34 +503,23 @@ class Generator:
         ]
         if not any(present):
             return []
-        factor = self._coarse_factor
-        deep = ("thalamus", "caudate", "putamen", "pallidum")
-        shares, _ = mix(
-            tissues, grid.coarse(factor), tissue_groups(("white_matter",), deep, ("ventricular_csf",))
-        )
         drawn = draw_confounders(
-            *shares.unbind(),
-            spacing=settings.spacing * factor,
+            *where.shares[1:].unbind(),
+            spacing=settings.spacing * where.factor,
             leukoaraiosis=present[0],
             lacunes=present[1],
             microbleeds=present[2],
             rng=rng,
         )
-        found = sum(drawn.values(), torch.zeros_like(shares[0])) > 0
-        if not bool(found.any()):
-            return []
-        coarse_box, box = _boxes(found, factor, grid.shape)
-        size = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
-        return [
-            Inclusion(box, {name: _refine(share[coarse_box], size, factor) for name, share in drawn.items()})
-        ]
+        return include(where, drawn)
 
     @property
     def _coarse_factor(self) -> int:
         """How many voxels make one in which what is smooth is computed."""
         return max(round(self.settings.smooth_spacing / self.settings.spacing), 1)
 
-    def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
+    def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> tuple[TissueDraw, float]:
+        """Return the properties of the tissues, and what is left of the signal of fat."""
         draw = self.priors.sample(
             rng, _DRAWN, field_strength=protocol.field_strength, spread=self.settings.prior_spread
         )
@@ -521,7 +528,8 @@ class Generator:
             for row in _FAT_ROWS:
                 draw.mean[row, 0] *= remaining
                 draw.sd[row, 0] *= remaining
-        return draw
+            return draw, remaining
+        return draw, 1.0
 
     def _strip(
         self,
@@ -622,22 +630,3 @@ def regenerate(
     if sample.record != {**record, "settings": settings.model_dump(mode="json")}:
         raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
     return sample
-
-
-def _refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:
-    """Interpolate a field on a grid ``factor`` times finer."""
-    if factor == 1:
-        return field
-    x, y, z = (linear_matrix(n, m, factor) for n, m in zip(shape, field.shape, strict=True))
-    return apply_separable(field, (x, y, z))
-
-
-def _boxes(found: Tensor, factor: int, shape: GridShape) -> tuple[Box, Box]:
-    """Return the box of a coarse mask's voxels, and the same on the fine grid."""
-    places = torch.nonzero(found)
-    spans = list(zip(places.amin(0).tolist(), (places.amax(0) + 1).tolist(), strict=True))
-    x, y, z = (slice(first, last) for first, last in spans)
-    fine = [
-        slice(first * factor, min(last * factor, n)) for (first, last), n in zip(spans, shape, strict=True)
-    ]
-    return (x, y, z), (fine[0], fine[1], fine[2])

@@ -11,13 +11,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.deformation import Box, SamplingGrid
-from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.deformation import Box, SamplingGrid, boxes_of
+from anystroke.anatomy.labels import TISSUES, tissue_groups
 from anystroke.anatomy.mixing import Texture, TissueField, mix, texture_tile
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import integer, stream, uniform
 
 _LARGEST_TILE = 64
+_NODES = 33
 _FLUIDS = ("ventricular_csf", "sulcal_csf")
 _LARGEST_SMOOTHING = 1.4
 
@@ -67,6 +68,23 @@ class Played(NamedTuple):
     image: Tensor
     winners: Tensor
     change: Tensor | None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Part of some tissues that gives another signal than the protocol's own, such as fluid that flowed in.
+
+    Attributes:
+        tissues: Healthy tissues; inclusions are not changed.
+        amount: (X, Y, Z) on the output grid, the part of these tissues that does, in [0, 1].
+        protocol: Gives that signal; None for no signal at all.
+        density: Proton density of that part over that of the tissue.
+    """
+
+    tissues: tuple[str, ...]
+    amount: Tensor
+    protocol: SignalModel | None
+    density: float = 1.0
 
 
 class PatientMaps(Mapping[str, Tensor]):
@@ -168,7 +186,12 @@ class PatientMaps(Mapping[str, Tensor]):
             torch.maximum(self._made["r2star"], self._made["r2"], out=self._made["r2star"])
 
     def signal(
-        self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
+        self,
+        protocol: SignalModel,
+        *,
+        b1_plus: Tensor | None = None,
+        classes: Tensor | None = None,
+        exchanges: Sequence[Exchange] = (),
     ) -> Played:
         """Make the noise-free magnitude image.
 
@@ -176,11 +199,17 @@ class PatientMaps(Mapping[str, Tensor]):
             protocol: What is played.
             b1_plus: (X, Y, Z) actual over nominal flip angle.
             classes: (T,) uint8, a class for each of ``TISSUES``.
+            exchanges: Parts of tissues that give another signal.
+
+        Raises:
+            ValueError: If there are exchanges, but signed signals of the protocol do not add up.
         """
         names = protocol.needs
         values, texture, winners = self._mix(names, fluid=True, classes=classes)
         maps, share = values[:-1], values[-1]
         image = self._signal_of_parts(protocol, names, maps, share, b1_plus)
+        for exchange in exchanges:
+            self._exchange(image, exchange, protocol, share, b1_plus)
         mean, sd = self._properties(names)
         change = torch.zeros_like(image) if any(each.watched for each in self._inclusions) else None
         for inclusion in self._inclusions:
@@ -255,6 +284,51 @@ class PatientMaps(Mapping[str, Tensor]):
             voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
         return image
 
+    def _exchange(
+        self,
+        image: Tensor,
+        exchange: Exchange,
+        protocol: SignalModel,
+        fluid: Tensor,
+        b1_plus: Tensor | None,
+    ) -> None:
+        """Add what the exchanged part of each voxel gives more or less than the protocol's own signal."""
+        if not protocol.additive:
+            raise ValueError("expected a protocol whose signals add up; leave the exchanges out for this one")
+        part = fluid * exchange.amount if set(exchange.tissues) == set(_FLUIDS) else self._part(exchange)
+        part = part.reshape(-1)
+        places = torch.nonzero(part > 1e-3)[:, 0]
+        if not len(places):
+            return
+        nodes, here = _nodes(None if b1_plus is None else b1_plus.reshape(-1)[places])
+        change = -self._of_means(protocol, exchange.tissues, nodes)
+        if exchange.protocol is not None:
+            change += exchange.density * self._of_means(exchange.protocol, exchange.tissues, nodes)
+        first = here.long().clamp_(max=max(len(change) - 2, 0))
+        steps = torch.diff(change, append=change[-1:])
+        image.view(-1)[places] += (change[first] + steps[first] * (here - first)) * part[places]
+
+    def _of_means(self, protocol: SignalModel, tissues: Sequence[str], b1_plus: Tensor) -> Tensor:
+        """Return the signed signal of the mean of some tissues, (N,) for as many flip angles."""
+        rows = [self._draw.names.index(tissue) for tissue in tissues]
+        values = self._properties(protocol.needs)[0][rows].mean(0).to(b1_plus)
+        maps = {
+            name: value.expand(len(b1_plus)).contiguous()
+            for name, value in zip(protocol.needs, values, strict=True)
+        }
+        return self._play(protocol, maps, b1_plus)
+
+    def _part(self, exchange: Exchange) -> Tensor:
+        """Return the share of each voxel that is exchanged, made where anything is."""
+        part = torch.zeros_like(exchange.amount)
+        some = exchange.amount > 1e-3
+        if bool(some.any()):
+            _, box = boxes_of(some, 1, self._grid.shape)
+            tissues = self._tissues.to(part.device)
+            shares, _ = mix(tissues, self._grid.crop(box), tissue_groups(exchange.tissues))
+            part[box] = shares[0].mul_(exchange.amount[box])
+        return part
+
     def _play(self, protocol: SignalModel, maps: dict[str, Tensor], b1_plus: Tensor | None) -> Tensor:
         # Parts of a voxel add up with their sign, before the magnitude is taken.
         return protocol.signal(maps, b1_plus=b1_plus, signed=protocol.additive)
@@ -316,3 +390,12 @@ class PatientMaps(Mapping[str, Tensor]):
             added = torch.tensordot(mean[rows, column].to(shares), shares, dims=1)
             spread = torch.tensordot(sd[rows, column].to(shares), shares, dims=1)
             inside.mul_(rest).add_(added).addcmul_(spread, noise).clamp_(min=0)
+
+
+def _nodes(b1_plus: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return a few flip angles, and where between them each voxel's lies: so smooth are signals in it."""
+    if b1_plus is None:
+        return torch.ones(1), torch.zeros(1)
+    low, high = b1_plus.aminmax()
+    nodes = torch.linspace(float(low), float(high), _NODES, device=b1_plus.device)
+    return nodes, (b1_plus - low) / (high - low).clamp(min=1e-6) * (_NODES - 1)
