@@ -117,7 +117,9 @@ class SynthesisSettings(ScannerSettings):
     clear_air: float = 0.3
     defaced: float = 0.1
     cut: float = 0.15
-    fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25})
+    fat_suppression: dict[str, float] = Field(
+        default={"DWI": 1.0, "ADC": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25}
+    )
     echo_planar: EchoPlanarSettings = EchoPlanarSettings()
     soft_target: bool = False
     visible_from: float = Field(default=1.0, ge=0)
@@ -307,7 +309,9 @@ class Generator:
         exchanges = draw_exchanges(
             where, protocol, settings.healthy, scan_rng("exchanges"), fat_left=fat_left
         )
-        image, target, change = self._signal(maps, protocol, shape, scan_rng("transmit"), exchanges)
+        played = self._signals(maps, protocol, shape, scan_rng("transmit"), exchanges)
+        target = played[0].winners
+        images, changes = [each.image for each in played], [each.change for each in played]
         shares = None
         if settings.soft_target:
             shares = class_shares(tissues, grid, placed.membership if box is not None else None, box)
@@ -324,18 +328,19 @@ class Generator:
             scan=scan_rng("echo_planar"),
         )
         if echo_planar.distortion is not None:
-            image, target = echo_planar.image(image), echo_planar.labels(target)
-            change = None if change is None else echo_planar.image(change)
+            images, target = [echo_planar.image(image) for image in images], echo_planar.labels(target)
+            changes = [None if each is None else echo_planar.image(each) for each in changes]
             shares, white = echo_planar.shares(shares), target == CLASSES.index("white_matter")
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
         acquired = acquire_scan(
-            image,
+            images,
             white,
             spacing=settings.spacing,
             weighting=protocol.weighting,
             settings=settings,
             key=scan_key,
-            change=change,
+            b_value=getattr(protocol, "b_value", 0.0),
+            change=[each for each in changes if each is not None],
         )
         truth = self._visible(acquired, target, white)
         image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"), echo_planar)
@@ -480,20 +485,25 @@ class Generator:
         left = 1.0 if settings.rescale_texture else spread_left(fwhm)
         return fwhm / math.sqrt(8 * math.log(2)), settings.texture * left
 
-    def _signal(
+    def _signals(
         self,
         maps: PatientMaps,
         protocol: Protocol,
         shape: GridShape,
         rng: torch.Generator,
         exchanges: Sequence[Exchange] = (),
-    ) -> Played:
-        b1_plus = None
-        if self.settings.transmit_field:
+    ) -> list[Played]:
+        """Return the noise-free images that are measured."""
+        settings, b1_plus = self.settings, None
+        if settings.transmit_field:
             b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng)
-        if self.settings.partial_volume == "maps":
-            return maps.signal_of_means(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
-        return maps.signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
+        computed = settings.corrupted and settings.diffusion.computed
+        played = protocol.measured if computed else (protocol,)
+        if settings.partial_volume == "maps":
+            return [maps.signal_of_means(each, b1_plus=b1_plus, classes=CLASS_OF_TISSUE) for each in played]
+        if len(played) > 1:
+            exchanges = ()
+        return maps.signals(played, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
 
     def _confounders(self, where: Where, rng: torch.Generator) -> list[Inclusion]:
         settings = self.settings

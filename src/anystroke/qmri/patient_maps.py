@@ -204,21 +204,51 @@ class PatientMaps(Mapping[str, Tensor]):
         Raises:
             ValueError: If there are exchanges, but signed signals of the protocol do not add up.
         """
-        names = protocol.needs
+        return self.signals([protocol], b1_plus=b1_plus, classes=classes, exchanges=exchanges)[0]
+
+    def signals(
+        self,
+        protocols: Sequence[SignalModel],
+        *,
+        b1_plus: Tensor | None = None,
+        classes: Tensor | None = None,
+        exchanges: Sequence[Exchange] = (),
+    ) -> list[Played]:
+        """Make the noise-free images of several protocols at once, which costs little more than one.
+
+        Args:
+            protocols: What is played; all need the same maps.
+            b1_plus: As in `signal`.
+            classes: As in `signal`.
+            exchanges: As in `signal`.
+
+        Returns:
+            For each protocol what `signal` gives.
+
+        Raises:
+            ValueError: If protocols need different maps.
+        """
+        names = protocols[0].needs
+        if other := [protocol.needs for protocol in protocols if protocol.needs != names]:
+            raise ValueError(f"expected protocols that need the same maps, got {names} and {other[0]}")
         values, texture, winners = self._mix(names, fluid=True, classes=classes)
-        maps, share = values[:-1], values[-1]
-        image = self._signal_of_parts(protocol, names, maps, share, b1_plus)
-        for exchange in exchanges:
-            self._exchange(image, exchange, protocol, share, b1_plus)
+        share = values[-1]
+        images = self._signals_of_parts(protocols, values[:-1], share, b1_plus)
+        for protocol, image in zip(protocols, images, strict=True):
+            for exchange in exchanges:
+                self._exchange(image, exchange, protocol, share, b1_plus)
         mean, sd = self._properties(names)
-        change = torch.zeros_like(image) if any(each.watched for each in self._inclusions) else None
+        watched = any(each.watched for each in self._inclusions)
+        changes = [torch.zeros_like(image) for image in images] if watched else []
         for inclusion in self._inclusions:
             part = None if b1_plus is None else b1_plus[inclusion.box]
-            inside = image[inclusion.box]
-            if change is not None and inclusion.watched:
-                change[inclusion.box] -= inside.abs()
+            insides = [image[inclusion.box] for image in images]
+            if inclusion.watched:
+                for change, inside in zip(changes, insides, strict=True):
+                    change[inclusion.box] -= inside.abs()
             total = torch.stack(list(inclusion.shares.values())).sum(0)
-            inside *= 1 - total
+            for inside in insides:
+                inside *= 1 - total
             noises = [texture.read(column, inclusion.box) for column in range(len(names))]
             for tissue, amount in inclusion.shares.items():
                 row = self._draw.names.index(tissue)
@@ -226,10 +256,13 @@ class PatientMaps(Mapping[str, Tensor]):
                     name: (float(mean[row, k]) + float(sd[row, k]) * noises[k]).clamp_(min=0)
                     for k, name in enumerate(names)
                 }
-                inside += amount * self._play(protocol, own, part)
-            if change is not None and inclusion.watched:
-                change[inclusion.box] += inside.abs()
-        return Played(image.abs_(), winners, change)
+                for inside, protocol in zip(insides, protocols, strict=True):
+                    inside += amount * self._play(protocol, own, part)
+            if inclusion.watched:
+                for change, inside in zip(changes, insides, strict=True):
+                    change[inclusion.box] += inside.abs()
+        followed: Sequence[Tensor | None] = changes or [None] * len(images)
+        return [Played(image.abs_(), winners, change) for image, change in zip(images, followed, strict=True)]
 
     def signal_of_means(
         self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
@@ -257,15 +290,11 @@ class PatientMaps(Mapping[str, Tensor]):
             change = image.abs() - protocol.signal(healthy, b1_plus=b1_plus).abs()
         return Played(image, winners, change)
 
-    def _signal_of_parts(
-        self,
-        protocol: SignalModel,
-        names: Sequence[str],
-        maps: Tensor,
-        share: Tensor,
-        b1_plus: Tensor | None,
-    ) -> Tensor:
-        """Add the signals of fluid and of the rest where a voxel has both."""
+    def _signals_of_parts(
+        self, protocols: Sequence[SignalModel], maps: Tensor, share: Tensor, b1_plus: Tensor | None
+    ) -> list[Tensor]:
+        """Add the signals of fluid and of the rest where a voxel has both; ``maps`` are changed."""
+        names = protocols[0].needs
         flat, amount = maps.reshape(len(names), -1), share.reshape(-1)
         border = torch.nonzero((amount > 1e-4) & (amount < 1 - 1e-4))[:, 0]
         rows = [self._draw.names.index(tissue) for tissue in _FLUIDS]
@@ -273,16 +302,18 @@ class PatientMaps(Mapping[str, Tensor]):
         amount = amount[border]
         rest = flat[:, border].addcmul_(fluid[:, None], amount, value=-1).div_(1 - amount).clamp_(min=0)
         flat[:, border] = rest
-        image = self._play(protocol, dict(zip(names, maps, strict=True)), b1_plus)
-        if len(border):
-            own = {
-                name: value.expand(len(border)).contiguous() for name, value in zip(names, fluid, strict=True)
-            }
-            part = None if b1_plus is None else b1_plus.reshape(-1)[border]
-            of_fluid = self._play(protocol, own, part)
-            voxels = image.view(-1)
-            voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
-        return image
+        of_rest = dict(zip(names, maps, strict=True))
+        own = {name: value.expand(len(border)).contiguous() for name, value in zip(names, fluid, strict=True)}
+        part = None if b1_plus is None else b1_plus.reshape(-1)[border]
+        images = []
+        for protocol in protocols:
+            image = self._play(protocol, of_rest, b1_plus)
+            if len(border):
+                of_fluid = self._play(protocol, own, part)
+                voxels = image.view(-1)
+                voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
+            images.append(image)
+        return images
 
     def _exchange(
         self,
