@@ -62,17 +62,27 @@ def _draw(anatomy: Anatomy, weighting: str, **changes: object) -> EchoPlanarScan
 def test_echo_planar_scans_are_distorted_and_the_others_are_not(weighting: str) -> None:
     anatomy = ellipsoid_anatomy()
     scan = _draw(anatomy, weighting)
-    distortion = scan.distortion
-    assert (distortion is not None) == (weighting != "T2starw" or "SWI" not in _protocol(weighting).name)
-    if distortion is not None:
-        assert distortion.computed == (weighting == "ADC")
-        assert (distortion.kept is not None) == (weighting == "T2starw")
-        assert "echo_spacing" in scan.facts
+    assert scan.distortion is not None
+    slices = _protocol(weighting).dimensions == 2
+    assert bool(scan.distortion.displacement.any()) == ("echo_spacing" in scan.facts) == slices
+    assert scan.distortion.computed == (weighting == "ADC")
+    assert (scan.distortion.kept is not None) == (weighting == "T2starw")
     for other in ("T1w", "T2w", "FLAIR"):
         still = _draw(anatomy, other, diffusion=0.0)
         image = torch.rand(24, 24, 24)
         assert still == EchoPlanarScan()
         assert still.image(image) is still.moved(image, 1) is image
+
+
+def test_gradient_echoes_without_echo_planar_readout_only_lose_signal() -> None:
+    anatomy = ellipsoid_anatomy()
+    scan = _draw(anatomy, "T2starw", gradient_echo=0.0)
+    image = torch.rand(24, 24, 24)
+    left = scan.image(image)
+    assert bool((left <= image + 1e-6).all())
+    assert float(left.sum()) < float(image.sum())
+    assert "echo_spacing" not in scan.facts
+    assert _draw(anatomy, "T2starw", gradient_echo=0.0, drop_out=0.0) == EchoPlanarScan()
 
 
 def test_a_cropped_grid_sees_the_field_of_the_whole_head() -> None:
