@@ -88,12 +88,13 @@ class EchoPlanarScan:
         return moved.clamp_(min=0)
 
     def moved(self, values: Tensor, factor: int) -> Tensor:
-        """Return where a mask (X, Y, Z) is seen, in voxels that hold ``factor`` of the image's each way."""
+        """Return where a mask (X, Y, Z) is seen, in voxels that hold ``factor`` of the image's each way.
+
+        Only what is above a half is seen, as 1.
+        """
         if self.distortion is None:
             return values
-        # Air that comes to lie over the head hides nothing.
-        weight = _NO_SIGNAL + (1 - _NO_SIGNAL) * values
-        return self.distortion.coarse(factor).moved(values[None], weight)[0]
+        return self.distortion.coarse(factor).labels((values > 0.5).to(torch.uint8)).to(values)
 
 
 def draw_echo_planar(
