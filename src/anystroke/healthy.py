@@ -17,7 +17,7 @@ from anystroke.acquisition.protocols import (
     TurboSpinEcho,
 )
 from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
-from anystroke.anatomy.confounders import LACUNE, WHITE_MATTER_HYPERINTENSITY
+from anystroke.anatomy.confounders import LACUNE, WHITE_MATTER_HYPERINTENSITY, draw_confounders
 from anystroke.anatomy.deformation import Box, SamplingGrid, boxes_of
 from anystroke.anatomy.fluid_flow import inflow_share, void_share
 from anystroke.anatomy.labels import tissue_groups
@@ -33,7 +33,7 @@ from anystroke.anatomy.places import Place, place_weights, uneven
 from anystroke.config import StrictModel
 from anystroke.fields import refine
 from anystroke.qmri.patient_maps import Exchange, Inclusion
-from anystroke.rng import chance, uniform
+from anystroke.rng import chance, stream, uniform
 
 _FLUIDS = ("ventricular_csf", "sulcal_csf")
 _FATS = ("fat", "bone_marrow")
@@ -128,6 +128,43 @@ class Where:
         ends = zip(self.points, low, high, strict=True)
         inside = torch.stack([(axis > a) & (axis < b) for axis, a, b in ends]).all(0)
         return boxes_of(inside, self.coarse, self.grid.shape)[1] if bool(inside.any()) else None
+
+
+def draw_inclusions(
+    where: Where,
+    settings: HealthySettings,
+    *,
+    leukoaraiosis: float,
+    lacunes: float,
+    microbleeds: float,
+    key: int,
+) -> list[Inclusion]:
+    """Draw all that is in a brain beside its tissues and is no lesion, each kind from its own stream.
+
+    Args:
+        where: The patient on the scan's grid.
+        settings: How often there are bright structures and pouches.
+        leukoaraiosis: Probability of white matter hyperintensities.
+        lacunes: Probability of old lacunes.
+        microbleeds: Probability of microbleeds.
+        key: Of the patient.
+    """
+    device = where.grid.control.device
+    found = draw_structures(where, settings, stream(key, "bright structures", device=device))
+    found += draw_pouch(where, settings, stream(key, "pouch", device=device))
+    rng = stream(key, "confounders", device=device)
+    present = [float(chance(rng, each)) for each in (leukoaraiosis, lacunes, microbleeds)]
+    if any(present):
+        drawn = draw_confounders(
+            *where.shares[1:].unbind(),
+            spacing=where.spacing * where.factor,
+            leukoaraiosis=present[0],
+            lacunes=present[1],
+            microbleeds=present[2],
+            rng=rng,
+        )
+        found += include(where, drawn)
+    return found
 
 
 def draw_structures(where: Where, settings: HealthySettings, rng: torch.Generator) -> list[Inclusion]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anystroke.acquisition.protocols import Preset, Protocol, load_preset
 from anystroke.anatomy.anatomies import Anatomy, anatomy_called
-from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY, draw_confounders
+from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY
 from anystroke.anatomy.deformation import (
     Box,
     DeformationSettings,
@@ -42,7 +42,7 @@ from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
 from anystroke.fields import GridShape
 from anystroke.fields import refine as _refine
-from anystroke.healthy import HealthySettings, Where, draw_exchanges, draw_pouch, draw_structures, include
+from anystroke.healthy import HealthySettings, Where, draw_exchanges, draw_inclusions
 from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
@@ -295,11 +295,14 @@ class Generator:
         )
         draw, fat_left = self._draw_tissues(protocol, rng("tissue"))
         where = Where(anatomy, tissues, grid, settings.spacing, self._coarse_factor)
-        inclusions = [
-            *draw_structures(where, settings.healthy, rng("bright structures")),
-            *draw_pouch(where, settings.healthy, rng("pouch")),
-            *self._confounders(where, rng("confounders")),
-        ]
+        inclusions = draw_inclusions(
+            where,
+            settings.healthy,
+            leukoaraiosis=settings.leukoaraiosis,
+            lacunes=settings.lacunes,
+            microbleeds=settings.microbleeds,
+            key=key,
+        )
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares, watched=True))
         smoothing, texture = self._draw_texture(rng("smoothing"))
@@ -504,24 +507,6 @@ class Generator:
         if len(played) > 1:
             exchanges = ()
         return maps.signals(played, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
-
-    def _confounders(self, where: Where, rng: torch.Generator) -> list[Inclusion]:
-        settings = self.settings
-        present = [
-            float(chance(rng, each))
-            for each in (settings.leukoaraiosis, settings.lacunes, settings.microbleeds)
-        ]
-        if not any(present):
-            return []
-        drawn = draw_confounders(
-            *where.shares[1:].unbind(),
-            spacing=settings.spacing * where.factor,
-            leukoaraiosis=present[0],
-            lacunes=present[1],
-            microbleeds=present[2],
-            rng=rng,
-        )
-        return include(where, drawn)
 
     @property
     def _coarse_factor(self) -> int:

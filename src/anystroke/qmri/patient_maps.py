@@ -326,18 +326,27 @@ class PatientMaps(Mapping[str, Tensor]):
         """Add what the exchanged part of each voxel gives more or less than the protocol's own signal."""
         if not protocol.additive:
             raise ValueError("expected a protocol whose signals add up; leave the exchanges out for this one")
-        part = fluid * exchange.amount if set(exchange.tissues) == set(_FLUIDS) else self._part(exchange)
-        part = part.reshape(-1)
-        places = torch.nonzero(part > 1e-3)[:, 0]
-        if not len(places):
+        some = exchange.amount > 1e-3
+        if not bool(some.any()):
             return
-        nodes, here = _nodes(None if b1_plus is None else b1_plus.reshape(-1)[places])
+        _, box = boxes_of(some, 1, self._grid.shape)
+        if set(exchange.tissues) == set(_FLUIDS):
+            share = fluid[box]
+        else:
+            tissues = self._tissues.to(image.device)
+            share = mix(tissues, self._grid.crop(box), tissue_groups(exchange.tissues))[0][0]
+        part = share * exchange.amount[box]
+        places = torch.nonzero(part > 1e-3, as_tuple=True)
+        if not len(places[0]):
+            return
+        nodes, here = _nodes(None if b1_plus is None else b1_plus[box][places], image.device)
         change = -self._of_means(protocol, exchange.tissues, nodes)
         if exchange.protocol is not None:
             change += exchange.density * self._of_means(exchange.protocol, exchange.tissues, nodes)
         first = here.long().clamp_(max=max(len(change) - 2, 0))
         steps = torch.diff(change, append=change[-1:])
-        image.view(-1)[places] += (change[first] + steps[first] * (here - first)) * part[places]
+        inside = image[box]
+        inside[places] += (change[first] + steps[first] * (here - first)) * part[places]
 
     def _of_means(self, protocol: SignalModel, tissues: Sequence[str], b1_plus: Tensor) -> Tensor:
         """Return the signed signal of the mean of some tissues, (N,) for as many flip angles."""
@@ -348,17 +357,6 @@ class PatientMaps(Mapping[str, Tensor]):
             for name, value in zip(protocol.needs, values, strict=True)
         }
         return self._play(protocol, maps, b1_plus)
-
-    def _part(self, exchange: Exchange) -> Tensor:
-        """Return the share of each voxel that is exchanged, made where anything is."""
-        part = torch.zeros_like(exchange.amount)
-        some = exchange.amount > 1e-3
-        if bool(some.any()):
-            _, box = boxes_of(some, 1, self._grid.shape)
-            tissues = self._tissues.to(part.device)
-            shares, _ = mix(tissues, self._grid.crop(box), tissue_groups(exchange.tissues))
-            part[box] = shares[0].mul_(exchange.amount[box])
-        return part
 
     def _play(self, protocol: SignalModel, maps: dict[str, Tensor], b1_plus: Tensor | None) -> Tensor:
         # Parts of a voxel add up with their sign, before the magnitude is taken.
@@ -423,10 +421,10 @@ class PatientMaps(Mapping[str, Tensor]):
             inside.mul_(rest).add_(added).addcmul_(spread, noise).clamp_(min=0)
 
 
-def _nodes(b1_plus: Tensor | None) -> tuple[Tensor, Tensor]:
+def _nodes(b1_plus: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return a few flip angles, and where between them each voxel's lies: so smooth are signals in it."""
     if b1_plus is None:
-        return torch.ones(1), torch.zeros(1)
+        return torch.ones(1, device=device), torch.zeros(1, device=device)
     low, high = b1_plus.aminmax()
     nodes = torch.linspace(float(low), float(high), _NODES, device=b1_plus.device)
     return nodes, (b1_plus - low) / (high - low).clamp(min=1e-6) * (_NODES - 1)
