@@ -19,7 +19,7 @@ from anystroke.learning.case_stream import CaseStream
 from anystroke.learning.checkpoints import load_config, save_config
 from anystroke.learning.recipes import TrainingSettings, load_recipe
 from anystroke.learning.sources import sources_of
-from anystroke.learning.training import RANGE_CASES, stream_settings
+from anystroke.learning.supply import RANGE_CASES, stream_settings
 
 
 def measure(settings: TrainingSettings, data: Path, count: int) -> Iterator[dict[str, float]]:
