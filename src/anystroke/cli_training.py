@@ -26,7 +26,8 @@ _Minutes = Annotated[
     float | None,
     typer.Option(
         help="Be done, with everything written, in so long; the learning rate falls with the time left.",
-        show_default="the recipe's, or none: all steps",
+        min=0,
+        show_default="the recipe's; 0: all steps",
     ),
 ]
 _Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]

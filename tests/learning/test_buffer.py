@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,10 +11,10 @@ from anystroke.rng import stream
 
 CPU = torch.device("cpu")
 SHAPE = (6, 5, 4)
-UNCHANGED = {"mirror": False, "scale": 0.0, "shift": 0.0, "gamma": 0.0, "noise": 0.0}
+UNCHANGED: dict[str, Any] = {"mirror": False, "scale": 0.0, "shift": 0.0, "gamma": 0.0, "noise": 0.0}
 
 
-def _buffer(seed: int = 1, **settings: float) -> Buffer:
+def _buffer(seed: int = 1, **settings: Any) -> Buffer:
     return Buffer(BufferSettings.model_validate(settings), CPU, seed=seed)
 
 

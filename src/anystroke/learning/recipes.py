@@ -152,7 +152,7 @@ class OptimiserSettings(StrictModel):
     Attributes:
         steps: Number of optimiser steps; does not count by the clock.
         minutes: By the clock: everything is done and written so many minutes after the call; warm-up and
-            decay of the learning rate follow the time that is left.
+            decay of the learning rate follow the time that is left. 0 trains by steps.
         batch: Cases per forward pass and process.
         accumulate: Forward passes per step.
         learning_rate: Peak of AdamW's learning rate.
@@ -169,7 +169,7 @@ class OptimiserSettings(StrictModel):
     """
 
     steps: int = Field(default=10_000, gt=0)
-    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    minutes: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     batch: int = Field(default=1, gt=0)
     accumulate: int = Field(default=1, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)

@@ -141,7 +141,7 @@ class Estimation:
         self.settings = settings
         self.perceptual: PerceptualDistance | None = None
         options = settings.optimiser
-        past_l2 = options.minutes is not None or options.steps > settings.loss.l2_steps
+        past_l2 = options.minutes > 0 or options.steps > settings.loss.l2_steps
         if settings.loss.perceptual and past_l2:
             self.perceptual = open_perceptual(settings.loss.features)
 

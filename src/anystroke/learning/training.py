@@ -104,7 +104,7 @@ def train(
         CheckpointError: A model or the checkpoint is damaged.
     """
     minutes = settings.optimiser.minutes
-    clock = None if minutes is None else Clock(60 * minutes, started=started)
+    clock = Clock(60 * minutes, started=started) if minutes else None
     state = folder / "state.safetensors"
     fabric = (devices or Devices()).fabric(settings)
     if fabric.is_global_zero and state.exists() and not resume:
