@@ -88,6 +88,8 @@ class Loop:
                 if last or trainer.step % every == 0:
                     self._validation(record)
                     trainer.fabric.barrier()
+            if end:
+                self.supply.close()
             if end and self.writes and trainer.step > self.first:
                 self._save()
         self._finish(end)

@@ -1,6 +1,7 @@
 """Where the batches of a run come from: straight from the stream of cases, or out of a buffer of them."""
 
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -125,6 +126,12 @@ class Supply:
         batch = self.settings.optimiser.batch
         for images, *_ in itertools.islice(self.batches, -(-count // batch)):
             yield from images[:, 0]
+
+    def close(self) -> None:
+        """Let the worker processes end, each after its case, while this process does something else."""
+        held = [self.batches]
+        self.batches = iter(())
+        threading.Thread(target=held.clear, name="anystroke-closing").start()
 
     def _measure(self, image: Tensor) -> None:
         """Keep the features of an image, of the first few and for a small share of the time."""
