@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-LEAVING = 2.0
+LEAVING = 4.0
 """Seconds that worker processes and the interpreter take to end (engineering estimate)."""
 
 _SAFETY = 1.5
@@ -25,14 +25,14 @@ class Clock:
         started: What it showed at the call; by default now.
 
     Example:
-        >>> shown = iter([0.0, 10.0, 10.0, 52.0])
+        >>> shown = iter([0.0, 10.0, 10.0, 50.0])
         >>> clock = Clock(100.0, now=lambda: next(shown))
         >>> clock.begin()
         >>> clock.saved(4.0)
         >>> clock.look()
         >>> clock.look()
         >>> round(clock.left, 2), clock.over
-        (0.49, False)
+        (0.5, False)
     """
 
     def __init__(

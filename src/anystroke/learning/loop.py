@@ -246,10 +246,10 @@ def _detail(trainer: Trainer, record: RunLog) -> str:
 
 
 def _sheet(trainer: Trainer, batch: Batch) -> Path:
-    image, target = batch[0][:_SHEET_CASES], batch[1][:_SHEET_CASES].cpu()
+    image, target = batch.image[:_SHEET_CASES], batch.target[:_SHEET_CASES].cpu()
     path = trainer.folder / "samples" / f"step_{trainer.step:06d}.png"
     if isinstance(trainer.settings, EstimatorSettings):
-        _map_sheet(trainer, trainer.settings, (image, target), path)
+        _map_sheet(trainer, trainer.settings, Batch(image, target), path)
         return path
     probability = predict_lesion(trainer.module, image.to(trainer.fabric.device))
     image = image.cpu()
@@ -264,7 +264,7 @@ def _sheet(trainer: Trainer, batch: Batch) -> Path:
 
 
 def _map_sheet(trainer: Trainer, settings: EstimatorSettings, batch: Batch, path: Path) -> None:
-    image, target = batch[0][:1], batch[1][0]
+    image, target = batch.image[:1], batch.target[0]
     trainer.module.eval()
     with torch.no_grad():
         output = trainer.module(image.to(trainer.fabric.device)).float().cpu()

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -17,6 +17,7 @@ from anystroke.learning.clock import Clock
 from anystroke.learning.estimator_recipes import Recipe
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.sources import sources_of
+from anystroke.learning.tasks import Segmentation
 
 RANGE_CASES = 200
 """Cases whose images tell what those of a training are like."""
@@ -26,6 +27,7 @@ _FEATURES_SHARE = 0.02
 
 def stream_settings(settings: Recipe) -> StreamSettings:
     """Return what decides the cases of a recipe."""
+    cells = Segmentation(settings).cells() if isinstance(settings, TrainingSettings) else None
     return StreamSettings(
         shares=tuple(part.share for part in settings.sources),
         shapes=settings.grid.shapes,
@@ -33,6 +35,7 @@ def stream_settings(settings: Recipe) -> StreamSettings:
         seed=settings.seed,
         batch=1 if settings.buffer else settings.optimiser.batch,
         normalisation=settings.grid.normalisation,
+        cells=cells,
     )
 
 
@@ -108,12 +111,12 @@ class Supply:
                 return None
             case = next(self.batches)
             self._measure(case[0][0, 0])
-            self.buffer.put(self.made, [part[0] for part in case])
+            self.buffer.put(self.made, [part[0] for part in case if part is not None])
         self._numbers = []
         batches = []
         for number in range(options.accumulate):
             batch, cases = self.buffer.draw(options.batch, step, number, self.fabric.global_rank)
-            batches.append(cast(Batch, batch))
+            batches.append(Batch(*batch))
             self._numbers += cases
         return batches
 
