@@ -4,15 +4,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.patient_files import lesion_volume, patient_target, staged, write_scans
+from anystroke.echo_planar import EchoPlanarSettings
+from anystroke.patient_files import lesion_volume, patient_target, scan_targets, staged, write_scans
 from anystroke.rng import stream
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 
 @pytest.fixture(scope="module")
 def scans() -> list[Sample]:
-    generator = Generator(SynthesisSettings(spacing=4.0, shapes=((32, 40, 32),), cut=0.0))
+    return _session(0.0)
+
+
+def _session(distorted: float) -> list[Sample]:
+    looks = SynthesisSettings(
+        spacing=4.0,
+        shapes=((32, 40, 32),),
+        cut=0.0,
+        echo_planar=EchoPlanarSettings(diffusion=distorted, echo_spacing=(7e-4, 8e-4)),
+    )
+    generator = Generator(looks)
     rng = stream(1, "scans")
     return generator.session(ellipsoid_anatomy(), [sphere_lesion()], weightings=["T1w", "DWI"], rng=rng)
 
@@ -25,6 +37,24 @@ def test_scans_of_a_session_have_one_truth(scans: list[Sample]) -> None:
     parts = [replace(scan, target=part) for scan, part in zip(scans, (top, bottom), strict=True)]
     assert torch.equal(patient_target(parts), scans[0].target)
     assert not torch.equal(top, scans[0].target)
+
+
+def test_a_distorted_scan_has_a_truth_of_its_own(tmp_path: Path) -> None:
+    still, distorted = _session(1.0)
+    assert not torch.equal(still.target, distorted.target)
+    targets = scan_targets([still, distorted])
+    assert torch.equal(targets[0], still.target)
+    assert torch.equal(targets[1], distorted.target)
+    rows = write_scans([still, distorted], tmp_path, "sim-1")
+    assert [row["mask"] for row in rows] == [
+        "sim-1_label-L_mask.nii.gz",
+        "sim-1_label-L_desc-dwi_mask.nii.gz",
+    ]
+    for row, scan in zip(rows, (still, distorted), strict=True):
+        written = Volume.load(tmp_path / row["segmentation"], dtype=torch.uint8)
+        assert torch.equal(written.data[0], scan.target)
+    (alone,) = write_scans([distorted], tmp_path, "sim-2")
+    assert alone["mask"] == "sim-2_label-L_mask.nii.gz"
 
 
 def test_scans_of_two_patients_have_none(scans: list[Sample]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from anystroke.files import atomic_path
-from anystroke.patient_files import lesion_volume, patient_target, scan_facts, staged, table_row, write_json
+from anystroke.patient_files import lesion_volume, scan_facts, scan_targets, staged, table_row, write_json
 from anystroke.synthesis import CLASSES, Sample
 from anystroke.volume import Volume
 
@@ -75,7 +75,7 @@ def write_case(
     Example:
         >>> write_case([t1w, flair], Path("Dataset501_Stroke"), "sim-0001")  # doctest: +SKIP
     """
-    target, affine = patient_target(scans), scans[0].affine
+    target, affine = scan_targets(scans)[0], scans[0].affine
     labels = target if all_classes else target == CLASSES.index("lesion")
     label_file = f"{LABELS}/{case}{ENDING}"
     images = [f"{IMAGES}/{case}_{channel:04d}{ENDING}" for channel in range(len(scans))]

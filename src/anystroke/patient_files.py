@@ -1,4 +1,4 @@
-"""Files of one simulated patient: scans, one truth for all of them, sidecars, rows of the table."""
+"""Files of one simulated patient: scans, their truth, sidecars, rows of the table."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ MAP_FILES = {
 
 
 def patient_target(scans: Sequence[Sample]) -> Tensor:
-    """Give the one truth of a patient's scans: what at least one of them shows.
+    """Give the one truth of a patient's undistorted scans: what at least one of them shows.
 
     The scans have the same voxels and the same patient; they differ in where the field of view ends.
 
@@ -62,6 +62,29 @@ def patient_target(scans: Sequence[Sample]) -> Tensor:
             raise ValueError("expected scans of one patient, but their tissues differ; use Generator.session")
         target = torch.maximum(target, scan.target)
     return target
+
+
+def scan_targets(scans: Sequence[Sample]) -> list[Tensor]:
+    """Give the truth of each scan of a patient.
+
+    Scans without distortion share one. Echo-planar scans show everything in other places, each its own.
+
+    Args:
+        scans: Those of one session.
+
+    Returns:
+        For each scan uint8 (X, Y, Z), numbers of ``CLASSES``.
+
+    Raises:
+        ValueError: As `patient_target`.
+    """
+    still = [scan for scan in scans if not _is_distorted(scan)]
+    shared = patient_target(still) if still or not scans else None
+    return [scan.target if shared is None or _is_distorted(scan) else shared for scan in scans]
+
+
+def _is_distorted(scan: Sample) -> bool:
+    return "phase_encoding_axis" in scan.record.get("scanner", {})
 
 
 def scan_facts(sample: Sample, lesion_ml: float) -> dict[str, Any]:
@@ -102,7 +125,8 @@ def write_scans(
 ) -> list[dict[str, str]]:
     """Write the scans of one patient the BIDS way, in place of earlier ones of the name.
 
-    Each scan has an image and a sidecar; the patient has one lesion mask and one map of tissue classes.
+    Each scan has an image and a sidecar; the patient has one lesion mask and one map of tissue classes. Of
+    several scans those that are distorted have their own, called ``desc-`` and the scan's suffix.
 
     Args:
         scans: Those of one session, no two of the same weighting.
@@ -126,15 +150,22 @@ def write_scans(
         raise ValueError(
             f"expected one scan of each weighting, got {', '.join(images)}; leave out the doubles"
         )
-    target, affine = patient_target(scans), scans[0].affine
-    mask, segmentation = f"{stem}_label-L_mask.nii.gz", f"{stem}_dseg.nii.gz"
-    lesion_ml = lesion_volume(target, affine)
+    targets, affine = scan_targets(scans), scans[0].affine
+    own = [
+        f"_desc-{image.rpartition('_')[2]}" if _is_distorted(scan) and len(scans) > 1 else ""
+        for image, scan in zip(images, scans, strict=True)
+    ]
+    masks = [f"{stem}_label-L{desc}_mask.nii.gz" for desc in own]
+    segmentations = [f"{stem}{desc}_dseg.nii.gz" for desc in own]
+    volumes = [lesion_volume(target, affine) for target in targets]
     with staged(folder) as staging:
-        for image, scan in zip(images, scans, strict=True):
+        for image, scan, lesion_ml in zip(images, scans, volumes, strict=True):
             Volume(scan.image[None], affine).save(staging / f"{image}.nii.gz")
             write_json(staging / f"{image}.json", scan_facts(scan, lesion_ml))
-        Volume((target == CLASSES.index("lesion"))[None], affine).save(staging / mask)
-        Volume(target[None], affine).save(staging / segmentation, dtype=torch.uint8)
+        truths = dict(zip(zip(masks, segmentations, strict=True), targets, strict=True))
+        for (mask, segmentation), target in truths.items():
+            Volume((target == CLASSES.index("lesion"))[None], affine).save(staging / mask)
+            Volume(target[None], affine).save(staging / segmentation, dtype=torch.uint8)
         (staging / f"{stem}_dseg.tsv").write_text(class_table(), encoding="utf-8")
         for name, (suffix, units, description) in MAP_FILES.items() if maps else ():
             Volume(scans[0].maps[name][None], affine).save(staging / f"{stem}_{suffix}.nii.gz")
@@ -144,7 +175,9 @@ def write_scans(
             write_json(staging / f"{stem}_{suffix}.json", facts)
     return [
         table_row(scan, stem, f"{image}.nii.gz", mask, segmentation, lesion_ml)
-        for image, scan in zip(images, scans, strict=True)
+        for scan, image, mask, segmentation, lesion_ml in zip(
+            scans, images, masks, segmentations, volumes, strict=True
+        )
     ]
 
 
