@@ -103,6 +103,7 @@ def draw_echo_planar(
     grid: SamplingGrid,
     *,
     factor: int,
+    computed: bool = False,
     settings: EchoPlanarSettings | None,
     patient: torch.Generator,
     scan: torch.Generator,
@@ -114,6 +115,7 @@ def draw_echo_planar(
         anatomy: The patient.
         grid: Output voxels.
         factor: Voxels, along each axis, of the coarser images that are to be distorted too.
+        computed: Whether images are maps, such as the ADC, not the images that one is computed of.
         settings: What may happen; None for nothing.
         patient: Random stream of what stays the same between a patient's scans.
         scan: Random stream of the scan.
@@ -159,9 +161,7 @@ def draw_echo_planar(
     )
     hertz *= readout["phase_encoding_sign"] * shift
     displacement = hertz.clamp_(-_LARGEST_SHIFT_MM, _LARGEST_SHIFT_MM) / spacing
-    distortion = EchoPlanar(
-        displacement, factor, axis, kept, readout["nyquist_ghost"], computed=protocol.weighting == "ADC"
-    )
+    distortion = EchoPlanar(displacement, factor, axis, kept, readout["nyquist_ghost"], computed=computed)
     return EchoPlanarScan(distortion, facts | readout)
 
 
