@@ -52,6 +52,7 @@ def _draw(anatomy: Anatomy, weighting: str, **changes: object) -> EchoPlanarScan
         anatomy,
         still_grid((24, 24, 24), _grid(anatomy)),
         factor=1,
+        computed=weighting == "ADC",
         settings=settings,
         patient=stream(1, "patient"),
         scan=stream(1, "scan"),
@@ -163,6 +164,21 @@ def test_scans_of_a_session_share_the_field() -> None:
     )
     facts = [scan.record["scanner"] for scan in scans]
     assert facts[0]["field_direction"] == facts[1]["field_direction"]
+
+
+@pytest.mark.parametrize("computed", [True, False])
+def test_the_adc_is_moved_and_not_piled_up(computed: bool) -> None:
+    diffusion = SETTINGS.diffusion.model_copy(update={"computed": computed})
+    common = {"weighting": "ADC", "snr": (400.0, 401.0), "receive_strength": 0.0, "diffusion": diffusion}
+    means = []
+    for probability in (0.0, 1.0):
+        still = SETTINGS.echo_planar.model_copy(update={"diffusion": probability})
+        settings = SETTINGS.model_copy(update={**common, "echo_planar": still})
+        sample = Generator(settings)(ellipsoid_anatomy(), rng=stream(4, "adc"))
+        white = sample.image[sample.target == CLASSES.index("white_matter")]
+        means.append(torch.quantile(white, torch.tensor([0.05, 0.5, 0.95])))
+    assert float(means[1][1]) == pytest.approx(float(means[0][1]), rel=0.03)
+    assert float(means[1][2]) < 1.35 * float(means[0][2])
 
 
 def test_a_skull_stripped_scan_keeps_the_brain_that_is_seen() -> None:

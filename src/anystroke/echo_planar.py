@@ -103,6 +103,7 @@ def draw_echo_planar(
     grid: SamplingGrid,
     *,
     factor: int,
+    computed: bool = False,
     settings: EchoPlanarSettings | None,
     patient: torch.Generator,
     scan: torch.Generator,
@@ -114,6 +115,7 @@ def draw_echo_planar(
         anatomy: The patient.
         grid: Output voxels.
         factor: Voxels, along each axis, of the coarser images that are to be distorted too.
+        computed: Whether images are maps, such as the ADC, not the images that one is computed of.
         settings: What may happen; None for nothing.
         patient: Random stream of what stays the same between a patient's scans.
         scan: Random stream of the scan.
@@ -130,15 +132,7 @@ def draw_echo_planar(
         return EchoPlanarScan()
     spacing = float(torch.linalg.det(grid.affine[:3, :3]).abs()) ** (1 / 3)
     factor *= max(round(_COARSE_MM / (spacing * factor)), 1)
-    head = coarse_head(anatomy)
-    variation = draw_variation(head, rng=patient)
-    order = 1 if chance(scan, settings.first_order_shim) else 2
-    offsets = settings.shim_error * torch.randn(9, generator=scan, device=scan.device)
-    hertz = shimmed_on_grid(
-        head, head_field(head, variation), grid.coarse(factor), order=order, offsets=offsets
-    )
-    hertz *= PROTON_HZ_PER_TESLA * 1e-6 * protocol.field_strength
-    facts: dict[str, Any] = {"field_direction": list(variation.direction), "shim_order": order}
+    hertz, facts = _draw_field(protocol, anatomy, grid.coarse(factor), settings, patient=patient, scan=scan)
     kept = None
     if not _is_diffusion(protocol):
         facts["drop_out_slice_thickness"] = _slice_thickness(protocol, settings, scan)
@@ -159,10 +153,27 @@ def draw_echo_planar(
     )
     hertz *= readout["phase_encoding_sign"] * shift
     displacement = hertz.clamp_(-_LARGEST_SHIFT_MM, _LARGEST_SHIFT_MM) / spacing
-    distortion = EchoPlanar(
-        displacement, factor, axis, kept, readout["nyquist_ghost"], computed=protocol.weighting == "ADC"
-    )
+    distortion = EchoPlanar(displacement, factor, axis, kept, readout["nyquist_ghost"], computed=computed)
     return EchoPlanarScan(distortion, facts | readout)
+
+
+def _draw_field(
+    protocol: Protocol,
+    anatomy: Anatomy,
+    grid: SamplingGrid,
+    settings: EchoPlanarSettings,
+    *,
+    patient: torch.Generator,
+    scan: torch.Generator,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return the shimmed field on a grid [Hz], and facts."""
+    head = coarse_head(anatomy)
+    variation = draw_variation(head, rng=patient)
+    order = 1 if chance(scan, settings.first_order_shim) else 2
+    offsets = settings.shim_error * torch.randn(9, generator=scan, device=scan.device)
+    ppm = shimmed_on_grid(head, head_field(head, variation), grid, order=order, offsets=offsets)
+    hertz = ppm * (PROTON_HZ_PER_TESLA * 1e-6 * protocol.field_strength)
+    return hertz, {"field_direction": list(variation.direction), "shim_order": order}
 
 
 def _draw_readout(settings: EchoPlanarSettings, rng: torch.Generator) -> dict[str, Any]:

@@ -328,6 +328,7 @@ class Generator:
             anatomy,
             grid,
             factor=self._coarse_factor,
+            computed=protocol.weighting == "ADC" and len(images) == 1,
             settings=settings.echo_planar if settings.corrupted else None,
             patient=rng("susceptibility"),
             scan=scan_rng("echo_planar"),
