@@ -17,7 +17,6 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 
 from anystroke.anatomy.deformation import SamplingGrid, sample_at
@@ -53,8 +52,10 @@ class LabelField:
     def marked(self) -> Tensor:
         """The labels padded with zeros, the highest bit set where all 26 neighbours have the same label."""
         array = np.pad(self.labels.cpu().numpy(), PAD)
-        uniform = minimum_filter(array, 3) == maximum_filter(array, 3)
-        return torch.from_numpy(array | (uniform.astype(np.uint8) << 7)).contiguous()
+        uniform = np.ones(array.shape, dtype=bool)
+        for axis in range(3):
+            _keep_alike(array, uniform, axis)
+        return torch.from_numpy(array | (uniform.view(np.uint8) << 7))
 
     def to(self, device: torch.device | str) -> "LabelField":
         """Return the field on a device."""
@@ -215,6 +216,16 @@ def spread_left(fwhm: int) -> float:
     kernel = torch.exp(-4 * math.log(2) * (offset / fwhm) ** 2)
     kernel /= kernel.sum()
     return math.pow(float(kernel.square().sum()), 1.5)
+
+
+def _keep_alike(array: Array, alike: NDArray[np.bool_], axis: int) -> None:
+    """Unmark voxels that differ from a neighbour along an axis, or one of whose neighbours is not marked."""
+    labels, marks = np.moveaxis(array, axis, 0), np.moveaxis(alike, axis, 0)
+    same = labels[1:] == labels[:-1]
+    before = marks.copy()
+    for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+        marks[here] &= same
+        marks[here] &= before[there]
 
 
 def _run(

@@ -11,6 +11,7 @@ import torch
 from anystroke import random_contrasts, synthesis
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, load_bank
+from anystroke.anatomy.mixing import LabelField
 from anystroke.fields import GridShape
 from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
@@ -47,6 +48,18 @@ def load_pack(folder: Path) -> Pack:
 @lru_cache(maxsize=4)
 def _load_pack(folder: Path) -> Pack:
     return Pack(load_anatomies(folder / "anatomies.safetensors"), load_bank(folder / "lesions.safetensors"))
+
+
+def read_ahead(folder: Path) -> None:
+    """Read the packed anatomies of a folder, if it has them, before other processes are forked from this one.
+
+    Args:
+        folder: As for `load_pack`.
+    """
+    if (folder / "anatomies.safetensors").exists() and (folder / "lesions.safetensors").exists():
+        for anatomy in load_pack(folder).anatomies:
+            if isinstance(anatomy.tissues, LabelField):
+                _ = anatomy.tissues.marked
 
 
 class SimulatedSource:

@@ -32,7 +32,7 @@ from anystroke.learning.recipes import SimulatedPart, TrainingSettings
 from anystroke.learning.run_log import RunLog, write_report
 from anystroke.learning.sheets import map_sheet, predict_lesion, sample_sheet
 from anystroke.learning.simulated import Pack
-from anystroke.learning.sources import pack, sources_of
+from anystroke.learning.sources import pack_showing_progress, sources_of
 from anystroke.learning.tasks import Segmentation
 from anystroke.learning.trainer import LossError, Trainer, TrainingError, make_fabric
 from anystroke.learning.validation import (
@@ -125,7 +125,7 @@ def train(settings: Recipe, folder: Path, *, resume: bool = False, devices: Devi
 def _run(settings: Recipe, folder: Path, fabric: Fabric, *, resume: bool) -> None:
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        split = pack(settings, folder / "data", on_item=lambda name: log.info("packed %s", name))
+        split = pack_showing_progress(settings, folder / "data")
         _write_json(folder / "split.json", split)
     fabric.barrier()
     trainer = Trainer(settings, folder, fabric)
