@@ -117,8 +117,8 @@ def pack_anatomy(anatomy: Anatomy, source: str = "") -> PackEntry:
         source: Names the input that it was made from.
     """
     tissues = anatomy.tissues
-    hard = isinstance(tissues, LabelField)
-    array = tissues.labels if isinstance(tissues, LabelField) else (tissues.shares * 255).round()
+    hard = not isinstance(tissues, ShareField)
+    array = (tissues.shares * 255).round() if isinstance(tissues, ShareField) else tissues.labels
     facts = {"hard": hard, "affine": tissues.affine.tolist(), "to_mni": anatomy.to_mni.tolist()}
     return PackEntry(anatomy.name, PackedTensor.of(array.to(torch.uint8)), facts, source)
 
