@@ -13,8 +13,7 @@ from anystroke.anatomy.cropping import filled_box
 from anystroke.anatomy.labels import SYNTHSEG, _dilate, clean, to_tissues
 from anystroke.anatomy.lesions import LesionMask, load_bank, pack_mask, save_bank, unpack_mask
 from anystroke.anatomy.mixing import LabelField, ShareField
-from anystroke.anatomy.packs import PackedTensor
-from anystroke.datasets import DatasetError
+from anystroke.anatomy.packs import PackedTensor, PackError
 from anystroke.rng import stream
 from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -70,10 +69,10 @@ def test_anatomies_come_back(tmp_path: Path) -> None:
 def test_a_pack_of_another_version_is_refused(tmp_path: Path) -> None:
     old = tmp_path / "lesions.safetensors"
     save_file({"0.mask": torch.ones(1)}, old, metadata={"names": json.dumps(["a"])})
-    with pytest.raises(DatasetError, match=r"packed by another; delete the folder .* again"):
+    with pytest.raises(PackError, match=r"packed by another; delete the folder .* again"):
         load_bank(old)
     save_bank([sphere_lesion()], tmp_path / "masks.safetensors")
-    with pytest.raises(DatasetError, match="expected anatomies"):
+    with pytest.raises(PackError, match="expected anatomies"):
         load_anatomies(tmp_path / "masks.safetensors")
 
 

@@ -141,7 +141,7 @@ def load_anatomies(path: Path) -> list[Anatomy]:
     """Read what ``save_anatomies`` wrote.
 
     Raises:
-        DatasetError: If the file is of another version or was made for other tissues; the message says how to
+        PackError: If the file is of another version or was made for other tissues; the message says how to
             pack again.
     """
     return [unpack_anatomy(entry) for entry in read_pack(path, kind="anatomies", about=PACKED_FOR)]

@@ -200,7 +200,7 @@ def load_bank(path: Path) -> list[LesionMask]:
     """Read what ``save_bank`` wrote; each mask is unpacked when it is used.
 
     Raises:
-        DatasetError: If the file is of another version; the message says how to pack again.
+        PackError: If the file is of another version; the message says how to pack again.
     """
     return [unpack_mask(entry) for entry in read_pack(path, kind="lesions")]
 

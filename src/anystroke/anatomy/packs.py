@@ -18,12 +18,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anystroke.datasets import DatasetError
 from anystroke.files import atomic_path
 
 Kind = Literal["anatomies", "lesions"]
 
 _FORMAT = "2"
+
+
+class PackError(ValueError):
+    """A pack that this version cannot read; the message says how to pack again."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +125,13 @@ def read_pack(path: Path, *, kind: Kind, about: str = "") -> list[PackEntry]:
 
     Raises:
         OSError: If the file is missing.
-        DatasetError: If it is of another format or kind, or written for something else.
+        PackError: If it is of another format or kind, or written for something else.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         written = tuple(metadata.get(key) for key in ("format", "kind", "about"))
         if written != (_FORMAT, kind, about):
-            raise DatasetError(
+            raise PackError(
                 f"expected {kind} as this version of anystroke packs them in {path}, but it was packed by "
                 f"another; delete the folder {path.parent} (or take a new run folder) and run "
                 "'anystroke train' again, which packs anew"

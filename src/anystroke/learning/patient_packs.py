@@ -16,7 +16,7 @@ from anystroke.anatomy.labels import SYNTHSEG
 from anystroke.anatomy.lesions import load_mask, pack_mask, unpack_mask
 from anystroke.anatomy.made_up_lesions import blob_bank
 from anystroke.anatomy.mni import mni_anatomy
-from anystroke.anatomy.packs import PackEntry, read_pack, write_pack
+from anystroke.anatomy.packs import PackEntry, PackError, read_pack, write_pack
 from anystroke.anatomy.registration import stored_registration
 from anystroke.bids import image_stem
 from anystroke.datasets import DatasetError, images_in, is_held_out
@@ -181,9 +181,12 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 def _read(name: str, path: Path) -> list[PackEntry]:
-    if "lesions" in name:
-        return read_pack(path, kind="lesions")
-    return read_pack(path, kind="anatomies", about=PACKED_FOR)
+    try:
+        if "lesions" in name:
+            return read_pack(path, kind="lesions")
+        return read_pack(path, kind="anatomies", about=PACKED_FOR)
+    except PackError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _write(name: str, entries: Sequence[PackEntry], path: Path) -> None:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from anystroke.fields import GridShape
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.augmentation import AugmentationSettings, augment
-from anystroke.learning.cases import Case, CaseSource
+from anystroke.learning.cases import Case, CaseSource, scan_of
 from anystroke.learning.estimation_cases import MeasuredMapSource, SimulatedMapSource
 from anystroke.learning.estimator_recipes import EstimatorPart, EstimatorSettings, Recipe
 from anystroke.learning.maps import MapCases, MapSettings
@@ -119,9 +119,16 @@ class _Augmented:
     spacing: float
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        made = self.source.case(shape, rng=rng)
-        changes = stream(rng.initial_seed(), "augmentation")
-        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=changes)
+        seed = rng.initial_seed()
+        return self._changed(self.source.case(shape, rng=rng), stream(seed, "augmentation"))
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        seed = rng.initial_seed()
+        made = scan_of(self.source, shape, number, rng=rng)
+        return self._changed(made, stream(seed, "augmentation", *([number] if number else [])))
+
+    def _changed(self, made: Case, rng: torch.Generator) -> Case:
+        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=rng)
         return Case(image, target, made.record)
 
 

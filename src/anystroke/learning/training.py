@@ -216,6 +216,7 @@ def stream_settings(settings: Recipe) -> StreamSettings:
         batch=settings.optimiser.batch,
         normalisation=settings.grid.normalisation,
         cells=cells,
+        contrasts=settings.contrasts if isinstance(settings, TrainingSettings) else 1,
     )
 
 
