@@ -1,6 +1,6 @@
 """Measure what the images of a training are like, and write that into a model's configuration.
 
-    python benchmarks/image_range.py recipes/default.toml runs/default/data src/anystroke/weights/default
+    python benchmarks/image_range.py recipes/whole-heads.toml runs/default/data src/anystroke/weights/default
 
 For models of a training that did not do so at its end; the cases are those that would have followed.
 """
@@ -19,7 +19,7 @@ from anystroke.learning.case_stream import CaseStream
 from anystroke.learning.checkpoints import load_config, save_config
 from anystroke.learning.recipes import TrainingSettings, load_recipe
 from anystroke.learning.sources import sources_of
-from anystroke.learning.training import RANGE_CASES, stream_settings
+from anystroke.learning.supply import RANGE_CASES, stream_settings
 
 
 def measure(settings: TrainingSettings, data: Path, count: int) -> Iterator[dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,11 @@ def test_train_hands_the_recipe_over(
 ) -> None:
     calls: list[tuple[TrainingSettings, Path, bool]] = []
 
-    def remember(settings: TrainingSettings, folder: Path, *, resume: bool, devices: Devices) -> Path:
+    def remember(
+        settings: TrainingSettings, folder: Path, *, resume: bool, devices: Devices, started: float
+    ) -> Path:
+        assert started <= time.monotonic()
+        assert settings.optimiser.minutes == 9
         assert devices == Devices("cpu", 2, None)
         calls.append((settings, folder, resume))
         return folder / "model"
@@ -206,6 +211,8 @@ def test_train_hands_the_recipe_over(
                 "-o",
                 str(out),
                 "--resume",
+                "--minutes",
+                "9",
                 "--accelerator",
                 "cpu",
                 "--devices",

@@ -20,6 +20,7 @@ from anystroke.corruption.resolution import at_acquired_resolution, slice_grid
 from anystroke.evaluation.tables import Cell, read_rows, write_table
 from anystroke.fields import GridShape
 from anystroke.files import atomic_path
+from anystroke.healthy import NOTHING
 from anystroke.rng import chance, integer, stream, uniform
 from anystroke.simulation import open_anatomy
 from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
@@ -200,7 +201,7 @@ def simulate(anatomy: Anatomy, condition: Condition, design: Design, number: int
         ),
         mass_effect=0, cut=0, defaced=0, clear_air=0, skull_strip=float(condition.head == "brain"),
         snr=(_NOISELESS, _NOISELESS), several_channels=0, thick_slices=0, few_lines=0, motion=0, ghosts=0,
-        spikes=0, clipped=0,
+        spikes=0, clipped=0, surface_coils=0, uneven_slices=0, healthy=NOTHING,
     )  # fmt: skip
     sample = Generator(settings).generate(
         anatomy, lesions, key=key, stage=condition.stage, weighting=condition.sequence

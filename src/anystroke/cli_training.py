@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,14 @@ _Override = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
 ]
+_Minutes = Annotated[
+    float | None,
+    typer.Option(
+        help="Be done, with everything written, in so long; the learning rate falls with the time left.",
+        min=0,
+        show_default="the recipe's; 0: all steps",
+    ),
+]
 _Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
 _Devices = Annotated[
     str, typer.Option(metavar="N", help="Processes on this machine; auto: all GPUs, or one on the CPU.")
@@ -35,6 +44,7 @@ def train(
     output: _Output,
     resume: _Resume = False,
     override: _Override = None,
+    minutes: _Minutes = None,
     accelerator: _Accelerator = "auto",
     devices: _Devices = "auto",
     nodes: _Nodes = None,
@@ -46,18 +56,22 @@ def train(
     task = "qmri"), checkpoints, a log, validations, pictures and a report. A run that was killed goes on with
     --resume as if nothing had happened. torchrun and Slurm start it on many devices without a change.
 
-    Example: anystroke train recipes/default.toml -o run --override optimiser.steps=2000
+    Where time is limited (a queue, a notebook, a rented GPU), --minutes 9 trains by the clock; a second call
+    with --resume --minutes 9 goes on for as long again. On SIGTERM a run writes a checkpoint and stops.
+
+    Example: anystroke train recipes/default.toml -o run --minutes 9
     """
+    started = time.monotonic()
     check_folder(output)
     chosen = _chosen_devices(accelerator, devices, nodes)
     from anystroke.config import ConfigError
     from anystroke.learning.estimator_recipes import load_any_recipe
 
     try:
-        settings = load_any_recipe(recipe, override)
+        settings = load_any_recipe(recipe, _with_minutes(override, minutes))
     except ConfigError as error:
         raise ArgumentError(str(error)) from error
-    return _run(settings, output, resume=resume, devices=chosen)
+    return _run(settings, output, resume=resume, devices=chosen, started=started)
 
 
 def finetune(
@@ -76,6 +90,7 @@ def finetune(
     ] = 1,
     resume: _Resume = False,
     override: _Override = None,
+    minutes: _Minutes = None,
     accelerator: _Accelerator = "auto",
     devices: _Devices = "auto",
     nodes: _Nodes = None,
@@ -85,6 +100,7 @@ def finetune(
 
     Example: anystroke finetune my_bids_folder -o my_model --override optimiser.steps=500
     """
+    started = time.monotonic()
     check_folder(output)
     chosen = _chosen_devices(accelerator, devices, nodes)
     from anystroke.config import ConfigError
@@ -92,10 +108,12 @@ def finetune(
     from anystroke.learning.finetuning import finetuning_recipe
 
     try:
-        settings = finetuning_recipe(data, model=model, simulated=simulated, overrides=override or [])
+        settings = finetuning_recipe(
+            data, model=model, simulated=simulated, overrides=_with_minutes(override, minutes)
+        )
     except (ConfigError, CheckpointError) as error:
         raise ArgumentError(str(error)) from error
-    return _run(settings, output, resume=resume, devices=chosen)
+    return _run(settings, output, resume=resume, devices=chosen, started=started)
 
 
 def calibrate(
@@ -180,14 +198,18 @@ def _calibrate_estimator(model: Path, data: Path, heads: int, seed: int) -> int:
     return OK
 
 
-def _run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices") -> int:
+def _with_minutes(override: list[str] | None, minutes: float | None) -> list[str]:
+    return [*(override or []), *([] if minutes is None else [f"optimiser.minutes={minutes}"])]
+
+
+def _run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices", started: float) -> int:
     from anystroke.learning.training import train as run_recipe
     from anystroke.memory import keep_pages
 
     keep_pages()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("anystroke").setLevel(logging.INFO)
-    model = run_recipe(settings, output, resume=resume, devices=devices)
+    model = run_recipe(settings, output, resume=resume, devices=devices, started=started)
     ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
     if int(next(ranks, "0")) == 0:
         typer.echo(f"model: {model}")

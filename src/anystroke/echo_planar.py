@@ -18,6 +18,9 @@ from anystroke.rng import chance, log_uniform, uniform
 
 _COARSE_MM = 4.0
 _LARGEST_SHIFT_MM = 60.0
+_NO_SIGNAL = 0.1
+_WHOLE_HEAD_MM = 150.0
+_PARTITION_OVER_SLICE = 1 / 3
 
 
 class EchoPlanarSettings(StrictModel):
@@ -27,7 +30,8 @@ class EchoPlanarSettings(StrictModel):
         diffusion: Probability that a diffusion-weighted scan, its b = 0 image or its ADC is distorted; some
             are corrected for it, or acquired without echo-planar readout.
         gradient_echo: Probability that a T2*-weighted scan of slices is echo-planar.
-        echo_spacing: Range of the effective echo spacing [s], drawn log-uniformly: 0.5 to 0.8 ms over an
+        drop_out: Probability that other T2*-weighted scans lose signal where the field varies across slices.
+        echo_spacing: Range of the effective echo spacing [s], drawn log-uniformly: 0.5 to 0.7 ms over an
             acceleration of 1 to 2. Not accelerated it is 0.58 to 0.78 ms in the Human Connectome Project: M.
             F. Glasser et al., NeuroImage 80:105 (2013).
         field_of_view: Range along the phase-encoding axis [mm].
@@ -37,12 +41,14 @@ class EchoPlanarSettings(StrictModel):
         ghosts: Probability of a Nyquist ghost.
         largest_ghost: Its largest amplitude relative to the image; a few percent after correction: M. H.
             Buonocore and L. Gao, Magn Reson Med 38:89 (1997).
-        slice_thickness: Range in mm, for the drop-out of gradient echoes.
+        slice_thickness: Range in mm, for the drop-out of gradient echoes; partitions of a volume are a third
+            of it.
     """
 
     diffusion: float = Field(default=0.96, ge=0, le=1)
     gradient_echo: float = Field(default=0.2, ge=0, le=1)
-    echo_spacing: tuple[float, float] = (0.00025, 0.0008)
+    drop_out: float = Field(default=0.9, ge=0, le=1)
+    echo_spacing: tuple[float, float] = (0.00025, 0.0007)
     field_of_view: tuple[float, float] = (210.0, 256.0)
     left_right: float = Field(default=0.07, ge=0, le=1)
     first_order_shim: float = Field(default=0.4, ge=0, le=1)
@@ -76,13 +82,19 @@ class EchoPlanarScan:
         """Return the shares of classes (C, X, Y, Z) that are seen; where nothing came to lie is the first."""
         if shares is None or self.distortion is None:
             return shares
-        moved = self.distortion.moved(shares)
-        moved[0] += (1 - moved.sum(0)).clamp_(min=0)
-        return moved.div_(moved.sum(0))
+        moved = torch.empty_like(shares)
+        moved[1:] = self.distortion.moved(shares[1:], 1 - (1 - _NO_SIGNAL) * shares[0])
+        torch.sub(1.0, moved[1:].sum(0), out=moved[0])
+        return moved.clamp_(min=0)
 
     def moved(self, values: Tensor, factor: int) -> Tensor:
-        """Return where values (X, Y, Z) are seen, in voxels that hold ``factor`` of the image's each way."""
-        return values if self.distortion is None else self.distortion.coarse(factor).moved(values[None])[0]
+        """Return where a mask (X, Y, Z) is seen, in voxels that hold ``factor`` of the image's each way.
+
+        Only what is above a half is seen, as 1.
+        """
+        if self.distortion is None:
+            return values
+        return self.distortion.coarse(factor).labels((values > 0.5).to(torch.uint8)).to(values)
 
 
 def draw_echo_planar(
@@ -107,54 +119,77 @@ def draw_echo_planar(
         scan: Random stream of the scan.
 
     Returns:
-        Without distortion if the scan is not echo-planar, or free of it.
+        Without distortion if the scan is not echo-planar, or free of it. Other gradient echoes have a
+        distortion without displacement, whose signal drops out.
     """
-    if settings is None or not chance(scan, _probability(protocol, settings)):
+    if settings is None:
+        return EchoPlanarScan()
+    echo_planar = chance(scan, _probability(protocol, settings))
+    drops = chance(scan, settings.drop_out) and _is_gradient_echo(protocol)
+    if not echo_planar and not drops:
         return EchoPlanarScan()
     spacing = float(torch.linalg.det(grid.affine[:3, :3]).abs()) ** (1 / 3)
+    factor *= max(round(_COARSE_MM / (spacing * factor)), 1)
     head = coarse_head(anatomy)
     variation = draw_variation(head, rng=patient)
     order = 1 if chance(scan, settings.first_order_shim) else 2
     offsets = settings.shim_error * torch.randn(9, generator=scan, device=scan.device)
-    factor *= max(round(_COARSE_MM / (spacing * factor)), 1)
     hertz = shimmed_on_grid(
         head, head_field(head, variation), grid.coarse(factor), order=order, offsets=offsets
     )
     hertz *= PROTON_HZ_PER_TESLA * 1e-6 * protocol.field_strength
-    axis = 0 if chance(scan, settings.left_right) else 1
-    echo_spacing = log_uniform(scan, *settings.echo_spacing)
-    field_of_view = uniform(scan, *settings.field_of_view)
-    sign = 1.0 if chance(scan, 0.5) else -1.0
-    millimetres = shift_per_hertz(echo_spacing=echo_spacing, field_of_view=field_of_view)
-    shift = (hertz * (sign * millimetres)).clamp_(-_LARGEST_SHIFT_MM, _LARGEST_SHIFT_MM)
-    ghost = uniform(scan, 0.0, settings.largest_ghost) if chance(scan, settings.ghosts) else 0.0
-    thickness = uniform(scan, *settings.slice_thickness)
-    facts: dict[str, Any] = {
-        "echo_spacing": echo_spacing,
-        "phase_encoding_axis": axis,
-        "phase_encoding_field_of_view": field_of_view,
-        "phase_encoding_sign": sign,
-        "shim_order": order,
-        "field_direction": list(variation.direction),
-        "nyquist_ghost": ghost,
-    }
+    facts: dict[str, Any] = {"field_direction": list(variation.direction), "shim_order": order}
     kept = None
     if not _is_diffusion(protocol):
-        facts["echo_planar_slice_thickness"] = thickness
-        slope = gradient_across(hertz, spacing=spacing * factor, axis=2)
-        kept = dephasing(slope, echo_time=float(protocol.to_dict()["echo_time"]), thickness=thickness)
-    distortion = EchoPlanar(
-        (shift / spacing).contiguous(), factor, axis, kept, ghost, computed=protocol.weighting == "ADC"
+        facts["drop_out_slice_thickness"] = _slice_thickness(protocol, settings, scan)
+        kept = dephasing(
+            gradient_across(hertz, spacing=spacing * factor, axis=2),
+            echo_time=float(protocol.to_dict()["echo_time"]),
+            thickness=facts["drop_out_slice_thickness"],
+        )
+    if not echo_planar:
+        still = EchoPlanar(torch.zeros_like(hertz), factor, kept=kept)
+        return EchoPlanarScan(still, facts)
+    readout = _draw_readout(settings, scan)
+    axis = readout["phase_encoding_axis"]
+    if grid.shape[axis] * spacing < _WHOLE_HEAD_MM:
+        readout["nyquist_ghost"] = 0.0
+    shift = shift_per_hertz(
+        echo_spacing=readout["echo_spacing"], field_of_view=readout["phase_encoding_field_of_view"]
     )
-    return EchoPlanarScan(distortion, facts)
+    hertz *= readout["phase_encoding_sign"] * shift
+    displacement = hertz.clamp_(-_LARGEST_SHIFT_MM, _LARGEST_SHIFT_MM) / spacing
+    distortion = EchoPlanar(
+        displacement, factor, axis, kept, readout["nyquist_ghost"], computed=protocol.weighting == "ADC"
+    )
+    return EchoPlanarScan(distortion, facts | readout)
+
+
+def _draw_readout(settings: EchoPlanarSettings, rng: torch.Generator) -> dict[str, Any]:
+    ghost = chance(rng, settings.ghosts)
+    return {
+        "echo_spacing": log_uniform(rng, *settings.echo_spacing),
+        "phase_encoding_axis": 0 if chance(rng, settings.left_right) else 1,
+        "phase_encoding_field_of_view": uniform(rng, *settings.field_of_view),
+        "phase_encoding_sign": 1.0 if chance(rng, 0.5) else -1.0,
+        "nyquist_ghost": uniform(rng, 0.0, settings.largest_ghost) if ghost else 0.0,
+    }
 
 
 def _is_diffusion(protocol: Protocol) -> bool:
     return "b_value" in protocol.to_dict()
 
 
+def _is_gradient_echo(protocol: Protocol) -> bool:
+    return protocol.weighting == "T2starw" and "echo_time" in protocol.to_dict()
+
+
+def _slice_thickness(protocol: Protocol, settings: EchoPlanarSettings, rng: torch.Generator) -> float:
+    thickness = uniform(rng, *settings.slice_thickness)
+    return thickness if protocol.dimensions == 2 else thickness * _PARTITION_OVER_SLICE
+
+
 def _probability(protocol: Protocol, settings: EchoPlanarSettings) -> float:
     if _is_diffusion(protocol):
         return settings.diffusion
-    slices = protocol.weighting == "T2starw" and protocol.dimensions == 2
-    return settings.gradient_echo if slices else 0.0
+    return settings.gradient_echo if _is_gradient_echo(protocol) and protocol.dimensions == 2 else 0.0

@@ -107,6 +107,14 @@ def linear_matrix(n_out: int, n_in: int, factor: int) -> Tensor:
     return matrix.float()
 
 
+def refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:
+    """Interpolate a field (X, Y, Z) on a grid ``factor`` times finer, of a given shape."""
+    if factor == 1:
+        return field
+    x, y, z = (linear_matrix(n, m, factor) for n, m in zip(shape, field.shape, strict=True))
+    return apply_separable(field, (x, y, z))
+
+
 @lru_cache(maxsize=256)
 def gaussian_matrix(n: int, sigma: float) -> Tensor:
     """Return the (n, n) matrix that smooths with a Gaussian of ``sigma`` voxels; rows sum to one."""

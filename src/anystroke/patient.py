@@ -11,6 +11,7 @@ from anystroke.anatomy.lesions import PlacedLesion
 from anystroke.anatomy.mixing import TissueField
 from anystroke.anatomy.placement import lesion_area
 from anystroke.fields import GridShape
+from anystroke.healthy import Where
 from anystroke.qmri.patient_maps import Inclusion
 
 
@@ -20,10 +21,8 @@ class Patient:
 
     Attributes:
         key: Decides all that is random.
-        anatomy: Before any deformation.
         shape: Output voxels.
-        grid: Where they are in the anatomy.
-        tissues: Read on that grid where their labels are hard.
+        where: Anatomy and grid; tissues are read on that grid where their labels are hard.
         placed: Lesions within the box.
         box: Outside of it is no lesion; None if there is none on the grid.
         inclusions: Confounders and lesions.
@@ -33,10 +32,8 @@ class Patient:
     """
 
     key: int
-    anatomy: Anatomy
     shape: GridShape
-    grid: SamplingGrid
-    tissues: TissueField
+    where: Where
     placed: PlacedLesion
     box: Box | None
     inclusions: tuple[Inclusion, ...]
@@ -44,6 +41,21 @@ class Patient:
     shown_on: str
     tiles: dict[str, Tensor] = field(default_factory=dict)
     _brains: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The anatomy, before any deformation."""
+        return self.where.anatomy
+
+    @property
+    def tissues(self) -> TissueField:
+        """What it is made of."""
+        return self.where.tissues
+
+    @property
+    def grid(self) -> SamplingGrid:
+        """Where output voxels are in the anatomy."""
+        return self.where.grid
 
     @property
     def device(self) -> torch.device:

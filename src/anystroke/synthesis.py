@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anystroke.acquisition.protocols import Preset, Protocol, load_preset
 from anystroke.anatomy.anatomies import Anatomy, anatomy_called
-from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY, draw_confounders
+from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY
 from anystroke.anatomy.deformation import (
     Box,
     DeformationSettings,
@@ -40,9 +40,11 @@ from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
 from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
 from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
-from anystroke.fields import GridShape, apply_separable, linear_matrix
+from anystroke.fields import GridShape
+from anystroke.fields import refine as _refine
+from anystroke.healthy import HealthySettings, Where, draw_exchanges, draw_inclusions
 from anystroke.patient import Patient
-from anystroke.qmri.patient_maps import Inclusion, PatientMaps, Played
+from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
 from anystroke.scanner import Scan, ScannerSettings, acquire_scan
@@ -80,6 +82,7 @@ class SynthesisSettings(ScannerSettings):
         lacunes: Probability of old lacunes, which are no lesion either.
         microbleeds: Probability of microbleeds, likewise.
         mass_effect: Probability that a lesion pushes what is around it away, or if chronic, pulls it in.
+        healthy: What healthy scans show too and networks take for lesions.
         skull_strip: Probability that nothing but the brain is left.
         clear_air: Probability that air is exactly zero in a whole-head scan.
         defaced: Probability that the face of a whole-head scan was removed or blurred.
@@ -111,11 +114,14 @@ class SynthesisSettings(ScannerSettings):
     lacunes: float = 0.15
     microbleeds: float = 0.1
     mass_effect: float = 0.15
+    healthy: HealthySettings = HealthySettings()
     skull_strip: float = 0.3
     clear_air: float = 0.3
     defaced: float = 0.1
     cut: float = 0.15
-    fat_suppression: dict[str, float] = Field(default={"DWI": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25})
+    fat_suppression: dict[str, float] = Field(
+        default={"DWI": 1.0, "ADC": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25}
+    )
     echo_planar: EchoPlanarSettings = EchoPlanarSettings()
     soft_target: bool = False
     visible_from: float = Field(default=1.0, ge=0)
@@ -338,11 +344,19 @@ class Generator:
             anatomy, tissues, grid, lesions, rng("lesion"), stage=stage, weighting=shown_on
         )
         tissues = read_once(tissues, grid)
-        inclusions = self._confounders(tissues, grid, rng("confounders"))
+        where = Where(anatomy, tissues, grid, settings.spacing, self._coarse_factor)
+        inclusions = draw_inclusions(
+            where,
+            settings.healthy,
+            leukoaraiosis=settings.leukoaraiosis,
+            lacunes=settings.lacunes,
+            microbleeds=settings.microbleeds,
+            key=key,
+        )
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares, watched=True))
         return Patient(
-            key, anatomy, shape, grid, tissues, placed, box, tuple(inclusions), drawn, shown_on
+            key, shape, where, placed, box, tuple(inclusions), drawn, shown_on
         )  # fmt: skip
 
     def scan(
@@ -374,18 +388,24 @@ class Generator:
         protocol = self.preset.sample(
             scan_rng("protocol"), weighting=weighting, field_strength=field_strength
         )
+        draw, fat_left = self._draw_tissues(protocol, rng("tissue"))
         smoothing, texture = self._draw_texture(rng("smoothing"))
         maps = PatientMaps(
             tissues,
             grid,
-            self._draw_tissues(protocol, rng("tissue")),
+            draw,
             inclusions=patient.inclusions,
             key=key,
             smoothing=smoothing,
             texture=texture,
             tiles=patient.tiles,
         )
-        image, target, change = self._signal(maps, protocol, patient.shape, scan_rng("transmit"))
+        exchanges = draw_exchanges(
+            patient.where, protocol, settings.healthy, scan_rng("exchanges"), fat_left=fat_left
+        )
+        played = self._signals(maps, protocol, patient.shape, scan_rng("transmit"), exchanges)
+        target = played[0].winners
+        images, changes = [each.image for each in played], [each.change for each in played]
         shares = None
         if settings.soft_target:
             shares = class_shares(tissues, grid, patient.membership, patient.box)
@@ -402,18 +422,19 @@ class Generator:
             scan=scan_rng("echo_planar"),
         )
         if echo_planar.distortion is not None:
-            image, target = echo_planar.image(image), echo_planar.labels(target)
-            change = None if change is None else echo_planar.image(change)
+            images, target = [echo_planar.image(image) for image in images], echo_planar.labels(target)
+            changes = [None if each is None else echo_planar.image(each) for each in changes]
             shares, white = echo_planar.shares(shares), target == CLASSES.index("white_matter")
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
         acquired = acquire_scan(
-            image,
+            images,
             white,
             spacing=settings.spacing,
             weighting=protocol.weighting,
             settings=settings,
             key=scan_key,
-            change=change,
+            b_value=getattr(protocol, "b_value", 0.0),
+            change=[each for each in changes if each is not None],
         )
         truth = self._visible(acquired, target, white)
         image = self._strip(acquired.image, patient, scan_rng("strip"), echo_planar)
@@ -558,51 +579,33 @@ class Generator:
         left = 1.0 if settings.rescale_texture else spread_left(fwhm)
         return fwhm / math.sqrt(8 * math.log(2)), settings.texture * left
 
-    def _signal(
-        self, maps: PatientMaps, protocol: Protocol, shape: GridShape, rng: torch.Generator
-    ) -> Played:
-        b1_plus = None
-        if self.settings.transmit_field:
+    def _signals(
+        self,
+        maps: PatientMaps,
+        protocol: Protocol,
+        shape: GridShape,
+        rng: torch.Generator,
+        exchanges: Sequence[Exchange] = (),
+    ) -> list[Played]:
+        """Return the noise-free images that are measured."""
+        settings, b1_plus = self.settings, None
+        if settings.transmit_field:
             b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng)
-        signal = maps.signal if self.settings.partial_volume == "signals" else maps.signal_of_means
-        return signal(protocol, b1_plus=b1_plus, classes=CLASS_OF_TISSUE)
-
-    def _confounders(self, tissues: TissueField, grid: SamplingGrid, rng: torch.Generator) -> list[Inclusion]:
-        settings = self.settings
-        present = [
-            float(chance(rng, each))
-            for each in (settings.leukoaraiosis, settings.lacunes, settings.microbleeds)
-        ]
-        if not any(present):
-            return []
-        factor = self._coarse_factor
-        deep = ("thalamus", "caudate", "putamen", "pallidum")
-        shares, _ = mix(
-            tissues, grid.coarse(factor), tissue_groups(("white_matter",), deep, ("ventricular_csf",))
-        )
-        drawn = draw_confounders(
-            *shares.unbind(),
-            spacing=settings.spacing * factor,
-            leukoaraiosis=present[0],
-            lacunes=present[1],
-            microbleeds=present[2],
-            rng=rng,
-        )
-        found = sum(drawn.values(), torch.zeros_like(shares[0])) > 0
-        if not bool(found.any()):
-            return []
-        coarse_box, box = _boxes(found, factor, grid.shape)
-        size = (box[0].stop - box[0].start, box[1].stop - box[1].start, box[2].stop - box[2].start)
-        return [
-            Inclusion(box, {name: _refine(share[coarse_box], size, factor) for name, share in drawn.items()})
-        ]
+        computed = settings.corrupted and settings.diffusion.computed
+        played = protocol.measured if computed else (protocol,)
+        if settings.partial_volume == "maps":
+            return [maps.signal_of_means(each, b1_plus=b1_plus, classes=CLASS_OF_TISSUE) for each in played]
+        if len(played) > 1:
+            exchanges = ()
+        return maps.signals(played, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
 
     @property
     def _coarse_factor(self) -> int:
         """How many voxels make one in which what is smooth is computed."""
         return max(round(self.settings.smooth_spacing / self.settings.spacing), 1)
 
-    def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> TissueDraw:
+    def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> tuple[TissueDraw, float]:
+        """Return the properties of the tissues, and what is left of the signal of fat."""
         draw = self.priors.sample(
             rng, _DRAWN, field_strength=protocol.field_strength, spread=self.settings.prior_spread
         )
@@ -611,7 +614,8 @@ class Generator:
             for row in _FAT_ROWS:
                 draw.mean[row, 0] *= remaining
                 draw.sd[row, 0] *= remaining
-        return draw
+            return draw, remaining
+        return draw, 1.0
 
     def _strip(
         self,
@@ -711,22 +715,3 @@ def regenerate(
     if sample.record != {**record, "settings": settings.model_dump(mode="json")}:
         raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
     return sample
-
-
-def _refine(field: Tensor, shape: GridShape, factor: int) -> Tensor:
-    """Interpolate a field on a grid ``factor`` times finer."""
-    if factor == 1:
-        return field
-    x, y, z = (linear_matrix(n, m, factor) for n, m in zip(shape, field.shape, strict=True))
-    return apply_separable(field, (x, y, z))
-
-
-def _boxes(found: Tensor, factor: int, shape: GridShape) -> tuple[Box, Box]:
-    """Return the box of a coarse mask's voxels, and the same on the fine grid."""
-    places = torch.nonzero(found)
-    spans = list(zip(places.amin(0).tolist(), (places.amax(0) + 1).tolist(), strict=True))
-    x, y, z = (slice(first, last) for first, last in spans)
-    fine = [
-        slice(first * factor, min(last * factor, n)) for (first, last), n in zip(spans, shape, strict=True)
-    ]
-    return (x, y, z), (fine[0], fine[1], fine[2])

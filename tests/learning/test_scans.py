@@ -11,7 +11,7 @@ from anystroke.config import ConfigError, validate
 from anystroke.grids import keep_volume
 from anystroke.labelled_scans import LabelledScan, LabelledScanError
 from anystroke.learning.augmentation import BASELINE, TAIL
-from anystroke.learning.cases import HEALTHY
+from anystroke.learning.cases import HEALTHY, IGNORED
 from anystroke.learning.scans import (
     PackedScans,
     ScanCases,
@@ -219,8 +219,8 @@ def test_settings_take_the_name_of_a_preset() -> None:
 
 
 def test_a_class_that_means_something_else_is_refused(packed: PackedScans) -> None:
-    for lesion in (0, HEALTHY):
-        with pytest.raises(ScanError, match=f"class from 1 to 254, got {lesion}"):
+    for lesion in (0, IGNORED, HEALTHY):
+        with pytest.raises(ScanError, match=f"class from 1 to 253, got {lesion}"):
             ScanCases(packed, ScanSettings(), lesion=lesion)
 
 

@@ -28,8 +28,9 @@ from anystroke.learning.losses import LossSettings
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources import sources_of
+from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
-from anystroke.learning.training import Devices, stream_settings, train
+from anystroke.learning.training import Devices, train
 from anystroke.synthesis import regenerate
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -134,6 +134,14 @@ class Protocol(ABC):
         """Why no scanner can play the sequence; empty if one can, as with all but published variants."""
         return ""
 
+    @property
+    def measured(self) -> "tuple[Protocol, ...]":
+        """The protocols of the images that are measured: itself, or those that the scanner computes it of.
+
+        All of them need the same maps.
+        """
+        return (self,)
+
     @abstractmethod
     def _check(self) -> None:
         """Raise ``TimingError`` if the sequence cannot be played."""

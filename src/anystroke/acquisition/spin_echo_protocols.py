@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -258,6 +258,25 @@ class AdcMap(Protocol):
     def additive(self) -> bool:
         """Whether the signed signals of the parts of a voxel add up to that of the voxel."""
         return False
+
+    @property
+    def measured(self) -> tuple[Protocol, ...]:
+        """The protocols of the two images without and with diffusion weighting.
+
+        Example:
+            >>> low, high = AdcMap(repetition_time=4.0, echo_time=0.08, b_value=1000.0).measured
+            >>> low.b_value, high.b_value
+            (0.0, 1000.0)
+        """
+        image = DiffusionWeighted(
+            field_strength=self.field_strength,
+            dimensions=self.dimensions,
+            name=self.name,
+            repetition_time=self.repetition_time,
+            echo_time=self.echo_time,
+            b_value=self.b_value,
+        )
+        return replace(image, weighting="T2w", b_value=0.0), image
 
     def _check(self) -> None:
         timing.check_spin_echo(**self._parameters())

@@ -40,7 +40,7 @@ def white_matter_hyperintensities(
     if volume_ml < 0:
         raise ValueError(f"expected a volume of 0 ml or more, got {volume_ml}")
     result = torch.zeros_like(white_matter)
-    box = _box(white_matter > 0.5, math.ceil(6 / spacing))
+    box = box_around(white_matter > 0.5, math.ceil(6 / spacing))
     if volume_ml == 0 or box is None:
         return result
     white, fluid = white_matter[box].contiguous(), ventricles[box]
@@ -62,7 +62,7 @@ def white_matter_hyperintensities(
     return result
 
 
-def _box(mask: Tensor, margin: int) -> Box | None:
+def box_around(mask: Tensor, margin: int) -> Box | None:
     """Return the smallest box that holds a mask and a margin, None if the mask is empty."""
     plane = mask.any(0)
     some = (mask.flatten(1).any(1), plane.any(1), plane.any(0))

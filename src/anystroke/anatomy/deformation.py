@@ -122,6 +122,18 @@ def _pool_rows(matrix: Tensor, factor: int) -> Tensor:
     return padded.reshape(groups, factor, matrix.shape[1]).mean(1)
 
 
+def boxes_of(found: Tensor, factor: int, shape: GridShape) -> tuple[Box, Box]:
+    """Return the box of a coarse mask's voxels, and the same on the grid that is ``factor`` times finer."""
+    plane = found.any(0)
+    lines = [torch.nonzero(line).flatten() for line in (found.flatten(1).any(1), plane.any(1), plane.any(0))]
+    spans = [(int(line[0]), int(line[-1]) + 1) for line in lines]
+    x, y, z = (slice(first, last) for first, last in spans)
+    fine = [
+        slice(first * factor, min(last * factor, n)) for (first, last), n in zip(spans, shape, strict=True)
+    ]
+    return (x, y, z), (fine[0], fine[1], fine[2])
+
+
 def still_grid(shape: GridShape, linear: Tensor) -> SamplingGrid:
     """Return a grid without displacement.
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anystroke.corruption.echo_planar_loops import carry_planes, push_planes
+from anystroke.corruption.echo_planar_loops import HALF, carry_planes, push_planes
 from anystroke.corruption.limits import check_axis, check_same_shape
 from anystroke.fields import GridShape, apply_separable, linear_matrix
 from anystroke.threads import in_threads
@@ -73,7 +73,10 @@ class EchoPlanar:
         return pushed
 
     def labels(self, labels: Tensor) -> Tensor:
-        """Move labels with the image: each voxel gets that of which most came to lie in it, 0 if none did.
+        """Move labels with the image: each voxel gets that of which most came to lie in it.
+
+        Label 0 is where the others cover less than half of a voxel: air that comes to lie over the head hides
+        nothing.
 
         Args:
             labels: (X, Y, Z) uint8.
@@ -87,27 +90,25 @@ class EchoPlanar:
         if lines.device.type == "cpu":
             _run(carry_planes, lines, self._geometry(lines.shape), out)
         else:
-            most = torch.zeros(lines.shape, device=lines.device)
-            for y, place, share in self._pieces(lines.shape, lines.device):
-                held = most.gather(1, place)
-                better = share > held
-                most.scatter_(1, place, torch.where(better, share, held))
-                out.scatter_(1, place, torch.where(better, lines[:, y : y + 1], out.gather(1, place)))
+            self._carry(lines, out)
         return out.movedim(1, self.axis).contiguous()
 
-    def moved(self, values: Tensor) -> Tensor:
+    def moved(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
         """Move values with the image, without piling them up: the mean of what came to lie in a voxel.
 
         Args:
             values: (C, X, Y, Z), such as the shares of classes or a brain mask.
+            weight: (X, Y, Z), how much each voxel counts in that mean, such as less where it has no signal;
+                all alike if None.
 
         Returns:
             (C, X, Y, Z); 0 where nothing came to lie.
         """
-        held = self._push(torch.ones_like(values[0]))
+        weight = torch.ones_like(values[0]) if weight is None else weight
+        held = self._push(weight)
         empty = held <= 1e-3
         held[empty] = 1.0
-        result = torch.stack([self._push(each) for each in values])
+        result = torch.stack([self._push(each * weight) for each in values])
         return result.div_(held).mul_(~empty)
 
     def coarse(self, factor: int) -> "EchoPlanar":
@@ -137,9 +138,21 @@ class EchoPlanar:
         if lines.device.type == "cpu":
             _run(push_planes, lines, self._geometry(lines.shape), out)
         else:
-            for y, place, share in self._pieces(lines.shape, lines.device):
+            for y, place, share, _ in self._pieces(lines.shape, lines.device):
                 out.scatter_add_(1, place, share * lines[:, y : y + 1])
         return out.movedim(1, self.axis).contiguous()
+
+    def _carry(self, lines: Tensor, out: Tensor) -> None:
+        most, cover = torch.zeros(lines.shape).to(lines.device), torch.zeros(lines.shape).to(lines.device)
+        for y, place, share, covered in self._pieces(lines.shape, lines.device):
+            label = lines[:, y : y + 1]
+            share = share * (label > 0)
+            held = most.gather(1, place)
+            better = share > held
+            most.scatter_(1, place, torch.where(better, share, held))
+            out.scatter_(1, place, torch.where(better, label, out.gather(1, place)))
+            cover.scatter_add_(1, place, covered * (label > 0))
+        out *= cover >= float(HALF)
 
     def _check(self, image: Tensor) -> None:
         expected = tuple(-(-n // self.factor) for n in image.shape)
@@ -162,9 +175,10 @@ class EchoPlanar:
         taps, weights = _smooth_taps(shape[1], field.shape[1], self.factor, edges=True)
         return tuple(part.numpy() for part in (field, *along, taps, weights))
 
-    def _pieces(self, shape: torch.Size, device: torch.device) -> list[tuple[int, Tensor, Tensor]]:
-        """Return, line by line, places (X, 1, Z) of the voxels that each voxel reaches, and its share there.
+    def _pieces(self, shape: torch.Size, device: torch.device) -> list[tuple[int, Tensor, Tensor, Tensor]]:
+        """Return, line by line, where each voxel of it comes to lie.
 
+        That is the line, (X, 1, Z) of places reached, the voxel's share there, and what it covers of them.
         Voxels of one line never meet, so that sums are the same each time.
         """
         field = self.displacement.movedim(self.axis, 1).to(device)
@@ -187,8 +201,8 @@ class EchoPlanar:
                 place = first + step
                 covered = torch.minimum(high, place + 1) - torch.maximum(low, place)
                 share = torch.where(first == last, float(step == 0), covered / width)
-                share = share * ((place <= last) & (place >= 0) & (place < shape[1]))
-                pieces.append((y, place.long().clamp(0, shape[1] - 1), share))
+                inside = (place <= last) & (place >= 0) & (place < shape[1])
+                pieces.append((y, place.long().clamp(0, shape[1] - 1), share * inside, covered * inside))
         return pieces
 
 

@@ -4,6 +4,9 @@
 import numba
 import numpy as np
 
+HALF = np.float32(0.4999)
+"""Half of a voxel, less what rounding may take."""
+
 
 @numba.njit(nogil=True, cache=True)
 def _coarse_rows(field, along_x, along_z, x, rows):
@@ -68,7 +71,7 @@ def push_planes(image, geometry, out, planes):
 
 @numba.njit(nogil=True, cache=True)
 def carry_planes(labels, geometry, out, planes):
-    """Give each voxel the label of which most came to lie in it, 0 where nothing did.
+    """Give each voxel the label of which most came to lie in it, 0 where labels cover less than half of it.
 
     Args:
         labels: (X, Y, Z) uint8.
@@ -81,15 +84,19 @@ def carry_planes(labels, geometry, out, planes):
     rows = np.empty((field.shape[1], nz), dtype=np.float32)
     edges = np.empty((2, nz), dtype=np.float32)
     most = np.empty((ny, nz), dtype=np.float32)
+    cover = np.empty((ny, nz), dtype=np.float32)
     for x in range(planes[0], planes[1]):
         _coarse_rows(field, along_x, along_z, x, rows)
         _edge(rows, taps, weights, 0, edges[0])
         result = out[x]
         most[:] = 0
+        cover[:] = 0
         for y in range(ny):
             lower, upper, line = edges[y % 2], edges[(y + 1) % 2], labels[x, y]
             _edge(rows, taps, weights, y + 1, upper)
             for z in range(nz):
+                if line[z] == 0:
+                    continue
                 low, high = min(lower[z], upper[z]), max(lower[z], upper[z])
                 if high <= 0 or low >= ny:
                     continue
@@ -98,6 +105,11 @@ def carry_planes(labels, geometry, out, planes):
                 for place in range(max(first, 0), min(last, ny - 1) + 1):
                     covered = min(high, np.float32(place + 1)) - max(low, np.float32(place))
                     share = covered / width if last > first else np.float32(1)
+                    cover[place, z] += covered
                     if share > most[place, z]:
                         most[place, z] = share
                         result[place, z] = line[z]
+        for y in range(ny):
+            for z in range(nz):
+                if cover[y, z] < HALF:
+                    result[y, z] = 0

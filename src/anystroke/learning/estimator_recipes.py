@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from anystroke.acquisition.protocols import load_preset
 from anystroke.config import StrictModel, apply_overrides, validate
+from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.estimated_maps import DEFAULT_MAPS, check_maps
 from anystroke.learning.estimation_cases import MapTargetSettings
 from anystroke.learning.qmri_estimation import EstimationLossSettings
@@ -57,6 +58,7 @@ class EstimatorSettings(StrictModel):
         target: What it should find.
         loss: What is minimised.
         optimiser: How.
+        buffer: Cases that are kept on the device and seen several times; none without it.
         validation: What the run is judged on.
     """
 
@@ -73,6 +75,7 @@ class EstimatorSettings(StrictModel):
     target: MapTargetSettings = MapTargetSettings()
     loss: EstimationLossSettings = EstimationLossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
+    buffer: BufferSettings | None = None
     validation: EstimatorValidationSettings = EstimatorValidationSettings()
 
     @field_validator("maps")

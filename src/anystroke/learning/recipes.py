@@ -10,6 +10,7 @@ from anystroke.config import ConfigError, StrictModel, apply_overrides, read_tom
 from anystroke.fields import GridShape
 from anystroke.inference.preprocessing import Normalisation
 from anystroke.learning.augmentation import PRESETS, AugmentationSettings
+from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.losses import LossSettings
 from anystroke.learning.maps import MapSettings
 from anystroke.learning.networks import ARCHITECTURES
@@ -149,13 +150,16 @@ class OptimiserSettings(StrictModel):
     """How the network is fitted.
 
     Attributes:
-        steps: Number of optimiser steps.
+        steps: Number of optimiser steps; does not count by the clock.
+        minutes: By the clock: everything is done and written so many minutes after the call; warm-up and
+            decay of the learning rate follow the time that is left. 0 trains by steps.
         batch: Cases per forward pass and process.
         accumulate: Forward passes per step.
         learning_rate: Peak of AdamW's learning rate.
         weight_decay: Of AdamW.
         warm_up: Steps over which the rate rises from zero.
-        power: The rate falls as (1 - step / steps) to this power.
+        warm_up_share: By the clock: share of the time over which it does.
+        power: The rate falls as (1 - step / steps), or the share of the time that is left, to this power.
         clip: Largest gradient norm.
         ema: Decay of the averaged weights, which are the ones that are kept; 0 keeps the last.
         precision: ``"auto"`` is bfloat16 where the device computes it fast.
@@ -165,11 +169,13 @@ class OptimiserSettings(StrictModel):
     """
 
     steps: int = Field(default=10_000, gt=0)
+    minutes: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     batch: int = Field(default=1, gt=0)
     accumulate: int = Field(default=1, gt=0)
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warm_up: int = Field(default=200, ge=0)
+    warm_up_share: float = Field(default=0.02, ge=0, lt=1)
     power: float = Field(default=0.9, ge=0)
     clip: float = Field(default=12.0, gt=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
@@ -229,6 +235,7 @@ class TrainingSettings(StrictModel):
             among the weightings that show lesions of the patient's age.
         loss: What is minimised.
         optimiser: How.
+        buffer: Cases that are kept on the device and seen several times; none without it.
         validation: What the run is judged on.
     """
 
@@ -244,6 +251,7 @@ class TrainingSettings(StrictModel):
     contrasts: int = Field(default=1, ge=1, le=16)
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
+    buffer: BufferSettings | None = None
     validation: ValidationSettings = ValidationSettings()
 
     @field_validator("sources")

@@ -140,7 +140,9 @@ class Estimation:
     def __init__(self, settings: EstimatorSettings) -> None:
         self.settings = settings
         self.perceptual: PerceptualDistance | None = None
-        if settings.loss.perceptual and settings.optimiser.steps > settings.loss.l2_steps:
+        options = settings.optimiser
+        past_l2 = options.minutes > 0 or options.steps > settings.loss.l2_steps
+        if settings.loss.perceptual and past_l2:
             self.perceptual = open_perceptual(settings.loss.features)
 
     @property

@@ -1,6 +1,7 @@
 """State of one training run, and the one step that changes it."""
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from anystroke.learning.checkpoints import (
     task_of_model,
     write_atomically,
 )
+from anystroke.learning.clock import rate_by_time
 from anystroke.learning.estimator_recipes import Recipe
 from anystroke.learning.interpolating_unet import DetailedUNet, InterpolatingUNet
 from anystroke.learning.networks import DivisibleUNet, build_network
@@ -127,6 +129,12 @@ class Trainer:
         folder: Run folder; the checkpoints go there.
         fabric: Where to compute; this process alone if None.
 
+    Attributes:
+        step: Steps done.
+        made: Cases per process that buffers took, for the next buffer to go on from.
+        left: By the clock, the share of the time that is left; None where steps count.
+        calls: What was done in each call by the clock or with a buffer, in plain values.
+
     Raises:
         CheckpointError: The model that training starts from is missing or damaged.
         TrainingError: Nothing of it fits the architecture, or its channels cannot be taken.
@@ -161,11 +169,17 @@ class Trainer:
         )
         self.network, self.optimiser = self.fabric.setup(_Heads(self.module), optimiser)
         self.step = 0
+        self.made = 0
+        self.left: float | None = None
+        self.calls: list[dict[str, Any]] = []
 
     @property
     def learning_rate(self) -> float:
         """The rate of the current step."""
         options = self.settings.optimiser
+        if self.left is not None:
+            share = rate_by_time(self.left, warm_up=options.warm_up_share, power=options.power)
+            return options.learning_rate * share
         remaining = max(1 - self.step / options.steps, 0.0)
         warm = min((self.step + 1) / max(options.warm_up, 1), 1.0)
         return options.learning_rate * warm * math.pow(remaining, options.power)
@@ -245,6 +259,10 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         tensors |= state_to_tensors("optimiser", self.optimiser.state_dict()["state"])
         facts = {"step": str(self.step), "recipe": recipe_digest(self.settings)}
+        if self.settings.buffer:
+            facts["made"] = str(self.made)
+        if self.calls:
+            facts["calls"] = json.dumps(self.calls)
         write_atomically(self.folder / "state.safetensors", tensors, facts)
         self.export(self.folder / "model")
 
@@ -269,7 +287,8 @@ class Trainer:
             "normalisation": self.settings.grid.normalisation,
             "training": {
                 "steps": self.step,
-                "planned_steps": self.settings.optimiser.steps,
+                "planned_steps": None if self.settings.optimiser.minutes else self.settings.optimiser.steps,
+                **({"calls": self.calls} if self.calls else {}),
                 "seed": self.settings.seed,
                 "parameters": parameter_count(self.module),
                 "start_from": self.settings.start_from,
@@ -327,6 +346,9 @@ class Trainer:
             moments.setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         self.step = int(metadata["step"])
+        options = self.settings.optimiser
+        self.made = int(metadata.get("made", self.step * options.accumulate * options.batch))
+        self.calls = json.loads(metadata.get("calls", "[]"))
 
 
 def _channels_last(network: torch.nn.Module) -> None:
@@ -352,8 +374,11 @@ def _check_shapes(settings: Recipe, divisor: int) -> None:
 
 
 def recipe_digest(settings: Recipe) -> str:
-    """Return a fingerprint of a recipe, whatever its number of workers and the time of its checkpoints."""
-    data = settings.model_dump(mode="json", exclude={"optimiser": {"workers", "checkpoint_every"}})
+    """Return a fingerprint of a recipe, whatever its workers, its time and the time of its checkpoints."""
+    apart = {"workers", "checkpoint_every", "minutes", "warm_up_share"}
+    data = settings.model_dump(mode="json", exclude={"optimiser": apart})
+    if settings.buffer is None:
+        del data["buffer"]
     return hashlib.sha256(repr(data).encode()).hexdigest()
 
 

@@ -11,13 +11,14 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.deformation import Box, SamplingGrid
-from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.deformation import Box, SamplingGrid, boxes_of
+from anystroke.anatomy.labels import TISSUES, tissue_groups
 from anystroke.anatomy.mixing import Texture, TissueField, mix, texture_tile
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import integer, stream, uniform
 
 _LARGEST_TILE = 64
+_NODES = 33
 _FLUIDS = ("ventricular_csf", "sulcal_csf")
 _LARGEST_SMOOTHING = 1.4
 
@@ -67,6 +68,23 @@ class Played(NamedTuple):
     image: Tensor
     winners: Tensor
     change: Tensor | None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Part of some tissues that gives another signal than the protocol's own, such as fluid that flowed in.
+
+    Attributes:
+        tissues: Healthy tissues; inclusions are not changed.
+        amount: (X, Y, Z) on the output grid, the part of these tissues that does, in [0, 1].
+        protocol: Gives that signal; None for no signal at all.
+        density: Proton density of that part over that of the tissue.
+    """
+
+    tissues: tuple[str, ...]
+    amount: Tensor
+    protocol: SignalModel | None
+    density: float = 1.0
 
 
 class PatientMaps(Mapping[str, Tensor]):
@@ -172,7 +190,12 @@ class PatientMaps(Mapping[str, Tensor]):
             torch.maximum(self._made["r2star"], self._made["r2"], out=self._made["r2star"])
 
     def signal(
-        self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
+        self,
+        protocol: SignalModel,
+        *,
+        b1_plus: Tensor | None = None,
+        classes: Tensor | None = None,
+        exchanges: Sequence[Exchange] = (),
     ) -> Played:
         """Make the noise-free magnitude image.
 
@@ -180,20 +203,56 @@ class PatientMaps(Mapping[str, Tensor]):
             protocol: What is played.
             b1_plus: (X, Y, Z) actual over nominal flip angle.
             classes: (T,) uint8, a class for each of ``TISSUES``.
+            exchanges: Parts of tissues that give another signal.
+
+        Raises:
+            ValueError: If there are exchanges, but signed signals of the protocol do not add up.
         """
-        names = protocol.needs
+        return self.signals([protocol], b1_plus=b1_plus, classes=classes, exchanges=exchanges)[0]
+
+    def signals(
+        self,
+        protocols: Sequence[SignalModel],
+        *,
+        b1_plus: Tensor | None = None,
+        classes: Tensor | None = None,
+        exchanges: Sequence[Exchange] = (),
+    ) -> list[Played]:
+        """Make the noise-free images of several protocols at once, which costs little more than one.
+
+        Args:
+            protocols: What is played; all need the same maps.
+            b1_plus: As in `signal`.
+            classes: As in `signal`.
+            exchanges: As in `signal`.
+
+        Returns:
+            For each protocol what `signal` gives.
+
+        Raises:
+            ValueError: If protocols need different maps.
+        """
+        names = protocols[0].needs
+        if other := [protocol.needs for protocol in protocols if protocol.needs != names]:
+            raise ValueError(f"expected protocols that need the same maps, got {names} and {other[0]}")
         values, texture, winners = self._mix(names, fluid=True, classes=classes)
-        maps, share = values[:-1], values[-1]
-        image = self._signal_of_parts(protocol, names, maps, share, b1_plus)
+        share = values[-1]
+        images = self._signals_of_parts(protocols, values[:-1], share, b1_plus)
+        for protocol, image in zip(protocols, images, strict=True):
+            for exchange in exchanges:
+                self._exchange(image, exchange, protocol, share, b1_plus)
         mean, sd = self._properties(names)
-        change = torch.zeros_like(image) if any(each.watched for each in self._inclusions) else None
+        watched = any(each.watched for each in self._inclusions)
+        changes = [torch.zeros_like(image) for image in images] if watched else []
         for inclusion in self._inclusions:
             part = None if b1_plus is None else b1_plus[inclusion.box]
-            inside = image[inclusion.box]
-            if change is not None and inclusion.watched:
-                change[inclusion.box] -= inside.abs()
+            insides = [image[inclusion.box] for image in images]
+            if inclusion.watched:
+                for change, inside in zip(changes, insides, strict=True):
+                    change[inclusion.box] -= inside.abs()
             total = torch.stack(list(inclusion.shares.values())).sum(0)
-            inside *= 1 - total
+            for inside in insides:
+                inside *= 1 - total
             noises = [texture.read(column, inclusion.box) for column in range(len(names))]
             for tissue, amount in inclusion.shares.items():
                 row = self._draw.names.index(tissue)
@@ -201,10 +260,13 @@ class PatientMaps(Mapping[str, Tensor]):
                     name: (float(mean[row, k]) + float(sd[row, k]) * noises[k]).clamp_(min=0)
                     for k, name in enumerate(names)
                 }
-                inside += amount * self._play(protocol, own, part)
-            if change is not None and inclusion.watched:
-                change[inclusion.box] += inside.abs()
-        return Played(image.abs_(), winners, change)
+                for inside, protocol in zip(insides, protocols, strict=True):
+                    inside += amount * self._play(protocol, own, part)
+            if inclusion.watched:
+                for change, inside in zip(changes, insides, strict=True):
+                    change[inclusion.box] += inside.abs()
+        followed: Sequence[Tensor | None] = changes or [None] * len(images)
+        return [Played(image.abs_(), winners, change) for image, change in zip(images, followed, strict=True)]
 
     def signal_of_means(
         self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
@@ -232,15 +294,11 @@ class PatientMaps(Mapping[str, Tensor]):
             change = image.abs() - protocol.signal(healthy, b1_plus=b1_plus).abs()
         return Played(image, winners, change)
 
-    def _signal_of_parts(
-        self,
-        protocol: SignalModel,
-        names: Sequence[str],
-        maps: Tensor,
-        share: Tensor,
-        b1_plus: Tensor | None,
-    ) -> Tensor:
-        """Add the signals of fluid and of the rest where a voxel has both."""
+    def _signals_of_parts(
+        self, protocols: Sequence[SignalModel], maps: Tensor, share: Tensor, b1_plus: Tensor | None
+    ) -> list[Tensor]:
+        """Add the signals of fluid and of the rest where a voxel has both; ``maps`` are changed."""
+        names = protocols[0].needs
         flat, amount = maps.reshape(len(names), -1), share.reshape(-1)
         border = torch.nonzero((amount > 1e-4) & (amount < 1 - 1e-4))[:, 0]
         rows = [self._draw.names.index(tissue) for tissue in _FLUIDS]
@@ -248,16 +306,61 @@ class PatientMaps(Mapping[str, Tensor]):
         amount = amount[border]
         rest = flat[:, border].addcmul_(fluid[:, None], amount, value=-1).div_(1 - amount).clamp_(min=0)
         flat[:, border] = rest
-        image = self._play(protocol, dict(zip(names, maps, strict=True)), b1_plus)
-        if len(border):
-            own = {
-                name: value.expand(len(border)).contiguous() for name, value in zip(names, fluid, strict=True)
-            }
-            part = None if b1_plus is None else b1_plus.reshape(-1)[border]
-            of_fluid = self._play(protocol, own, part)
-            voxels = image.view(-1)
-            voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
-        return image
+        of_rest = dict(zip(names, maps, strict=True))
+        own = {name: value.expand(len(border)).contiguous() for name, value in zip(names, fluid, strict=True)}
+        part = None if b1_plus is None else b1_plus.reshape(-1)[border]
+        images = []
+        for protocol in protocols:
+            image = self._play(protocol, of_rest, b1_plus)
+            if len(border):
+                of_fluid = self._play(protocol, own, part)
+                voxels = image.view(-1)
+                voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
+            images.append(image)
+        return images
+
+    def _exchange(
+        self,
+        image: Tensor,
+        exchange: Exchange,
+        protocol: SignalModel,
+        fluid: Tensor,
+        b1_plus: Tensor | None,
+    ) -> None:
+        """Add what the exchanged part of each voxel gives more or less than the protocol's own signal."""
+        if not protocol.additive:
+            raise ValueError("expected a protocol whose signals add up; leave the exchanges out for this one")
+        some = exchange.amount > 1e-3
+        if not bool(some.any()):
+            return
+        _, box = boxes_of(some, 1, self._grid.shape)
+        if set(exchange.tissues) == set(_FLUIDS):
+            share = fluid[box]
+        else:
+            tissues = self._tissues.to(image.device)
+            share = mix(tissues, self._grid.crop(box), tissue_groups(exchange.tissues))[0][0]
+        part = share * exchange.amount[box]
+        places = torch.nonzero(part > 1e-3, as_tuple=True)
+        if not len(places[0]):
+            return
+        nodes, here = _nodes(None if b1_plus is None else b1_plus[box][places], image.device)
+        change = -self._of_means(protocol, exchange.tissues, nodes)
+        if exchange.protocol is not None:
+            change += exchange.density * self._of_means(exchange.protocol, exchange.tissues, nodes)
+        first = here.long().clamp_(max=max(len(change) - 2, 0))
+        steps = torch.diff(change, append=change[-1:])
+        inside = image[box]
+        inside[places] += (change[first] + steps[first] * (here - first)) * part[places]
+
+    def _of_means(self, protocol: SignalModel, tissues: Sequence[str], b1_plus: Tensor) -> Tensor:
+        """Return the signed signal of the mean of some tissues, (N,) for as many flip angles."""
+        rows = [self._draw.names.index(tissue) for tissue in tissues]
+        values = self._properties(protocol.needs)[0][rows].mean(0).to(b1_plus)
+        maps = {
+            name: value.expand(len(b1_plus)).contiguous()
+            for name, value in zip(protocol.needs, values, strict=True)
+        }
+        return self._play(protocol, maps, b1_plus)
 
     def _play(self, protocol: SignalModel, maps: dict[str, Tensor], b1_plus: Tensor | None) -> Tensor:
         # Parts of a voxel add up with their sign, before the magnitude is taken.
@@ -321,3 +424,12 @@ class PatientMaps(Mapping[str, Tensor]):
             added = torch.tensordot(mean[rows, column].to(shares), shares, dims=1)
             spread = torch.tensordot(sd[rows, column].to(shares), shares, dims=1)
             inside.mul_(rest).add_(added).addcmul_(spread, noise).clamp_(min=0)
+
+
+def _nodes(b1_plus: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return a few flip angles, and where between them each voxel's lies: so smooth are signals in it."""
+    if b1_plus is None:
+        return torch.ones(1, device=device), torch.zeros(1, device=device)
+    low, high = b1_plus.aminmax()
+    nodes = torch.linspace(float(low), float(high), _NODES, device=b1_plus.device)
+    return nodes, (b1_plus - low) / (high - low).clamp(min=1e-6) * (_NODES - 1)
