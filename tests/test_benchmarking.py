@@ -72,6 +72,8 @@ def test_only_what_is_changed_differs(anatomy: Anatomy) -> None:
     ]
     assert sizes[0] == 0
     assert sizes == sorted(set(sizes))
+    ratios = [one.record["visibility"][0]["contrast_to_noise"] for one in (noisy, standard)]
+    assert 0 < ratios[0] < ratios[1]
     other = simulate(anatomy, Condition("FLAIR"), DESIGN, 2)
     assert not torch.equal(other.target, standard.target)
 

@@ -110,6 +110,16 @@ def test_slices_are_computed_before_they_are_interpolated() -> None:
         assert float(middle.mean()) == pytest.approx(0.6931e-3, rel=0.02)
 
 
+def test_slices_of_a_trace_image_differ_where_their_gains_do() -> None:
+    changes = {"thick_slices": 1.0, "uneven_slices": 1.0, "slice_strength": 0.3, "snr": (1e4, 1.0001e4)}
+    spreads = []
+    for key in range(4):
+        image, facts = _scan(STILL.model_copy(update=changes), 50.0, weighting="DWI", key=key)
+        assert "slice_gain_sd" in facts
+        spreads.append(float(image[8:16, 8:20, 8:16].std()))
+    assert max(spreads) > 1
+
+
 def test_an_uncorrupted_pair_is_the_map() -> None:
     image, facts = _scan(ScannerSettings(corrupted=False), 100.0, 50.0)
     assert facts == {}

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from anystroke.anatomy.anatomies import Anatomy
 from anystroke.anatomy.deformation import DeformationSettings
 from anystroke.anatomy.lesion_tissues import Stage
 from anystroke.anatomy.lesions import LesionSettings, blob_lesion
+from anystroke.anatomy.visibility import contrast_band, visible_truth
 from anystroke.corruption.noise import noise_sd, rician
-from anystroke.corruption.resolution import at_acquired_resolution, slice_grid
+from anystroke.corruption.resolution import acquire, at_acquired_resolution, restore, slice_grid
 from anystroke.evaluation.tables import Cell, read_rows, write_table
 from anystroke.fields import GridShape
 from anystroke.files import atomic_path
@@ -33,7 +33,7 @@ SPACING = 2.0
 SHAPE: GridShape = (96, 112, 96)
 _COLUMNS = (
     "id", "patient", "anatomy", "factor", "level", "sequence", "stage", "size_ml", "slice_mm", "snr", "head",
-    "lesion_ml",
+    "lesion_ml", "contrast_to_noise", "contrast",
 )  # fmt: skip
 _NOISELESS = 1e6
 
@@ -206,11 +206,11 @@ def simulate(anatomy: Anatomy, condition: Condition, design: Design, number: int
     sample = Generator(settings).generate(
         anatomy, lesions, key=key, stage=condition.stage, weighting=condition.sequence
     )
-    return replace(sample, image=_acquire(sample, condition, stream(key, "acquire")))
+    return _acquire(sample, condition, stream(key, "acquire"))
 
 
-def _acquire(sample: Sample, condition: Condition, rng: torch.Generator) -> Tensor:
-    """Add slices and noise, which nothing else depends on."""
+def _acquire(sample: Sample, condition: Condition, rng: torch.Generator) -> Sample:
+    """Add slices and noise, which nothing else depends on, and tell what can be seen then."""
     image = sample.image
     brain = image > 0 if condition.head == "brain" else None
     slices = None
@@ -224,8 +224,23 @@ def _acquire(sample: Sample, condition: Condition, rng: torch.Generator) -> Tens
         )
     white = sample.target == CLASSES.index("white_matter")
     sd = noise_sd(image, white, snr=condition.snr)
-    image = at_acquired_resolution(image, (None, None, slices), noise=lambda low: rician(low, sd=sd, rng=rng))
-    return image if brain is None else image * brain
+    grids = (None, None, slices)
+    image = at_acquired_resolution(image, grids, noise=lambda low: rician(low, sd=sd, rng=rng))
+    if brain is not None:
+        image = image * brain
+    lesion, change = sample.target == CLASSES.index("lesion"), sample.change
+    if change is None:
+        return replace(sample, image=image)
+    seen = visible_truth(
+        lesion,
+        restore(acquire(change, grids), grids),
+        image,
+        white,
+        spacing=SPACING,
+        visible_from=SynthesisSettings().visible_from,
+    )
+    record = {**sample.record, "visibility": seen.lesions}
+    return replace(sample, image=image, record=record, unseen=seen.unseen)
 
 
 def _lesion_centre(rng: torch.Generator) -> tuple[float, float, float]:
@@ -245,6 +260,8 @@ def _scan_id(patient: str, condition: Condition) -> str:
 
 def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Condition) -> dict[str, Cell]:
     lesion = sample.target == CLASSES.index("lesion")
+    found = sample.record["visibility"]
+    ratio = found[0]["contrast_to_noise"] if found else None
     Volume(sample.image[None], sample.affine).save(folder / f"{name}.nii.gz", overwrite=True)
     Volume(lesion[None], sample.affine).save(folder / f"{name}_label-L_mask.nii.gz", overwrite=True)
     return {
@@ -258,6 +275,8 @@ def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Cond
             for key in ("sequence", "stage", "size_ml", "slice_mm", "snr", "head")
         },
         "lesion_ml": round(float(lesion.sum()) * math.prod([SPACING] * 3) / 1000, 4),
+        "contrast_to_noise": "n/a" if ratio is None else ratio,
+        "contrast": contrast_band(ratio),
     }
 
 

@@ -30,7 +30,10 @@ _EFFECTS = (
     "model", "factor", "level", "sequence", "metric", "pairs", "standard", "changed", "difference", "low",
     "high",
 )  # fmt: skip
-_FACTS = ("patient", "factor", "level", "sequence", "stage", "size_ml", "slice_mm", "snr", "head")
+_FACTS = (
+    "patient", "factor", "level", "sequence", "stage", "size_ml", "slice_mm", "snr", "head",
+    "contrast_to_noise", "contrast",
+)  # fmt: skip
 
 Segmenter = Callable[[Volume], tuple[Volume, Volume | None]]
 
@@ -137,7 +140,7 @@ def run_benchmark(
         scores = folder / "scores" / title
         write_results(scores, evaluated, Cases(tuple(cases)), settings=settings, name=title)
         results.append(load_results(scores))
-    compared = CompareSettings(by=("sequence", "factor", "stage", "slice_mm", "snr", "head"))
+    compared = CompareSettings(by=("sequence", "factor", "stage", "slice_mm", "snr", "head", "contrast"))
     compare_results(results, folder / "comparison", compared, published=published)
     effects = [effect for one in results for effect in measure_effects(one)]
     write_table(folder / EFFECTS, _EFFECTS, ({**vars(e), "difference": e.difference} for e in effects))

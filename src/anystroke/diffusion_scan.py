@@ -1,7 +1,7 @@
 """Diffusion-weighted scans as scanners make them: noisy images of directions first, then what is computed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,7 @@ class DiffusionScan:
         sd: Noise in units of the signal.
         channels: Receive channels whose root sum of squares is taken.
         key: Seed of all that is random.
+        uneven: Scales the slices of the image with diffusion weighting where they differ; None if not.
     """
 
     settings: DiffusionSettings
@@ -84,6 +85,7 @@ class DiffusionScan:
     sd: float
     channels: int
     key: int
+    uneven: Callable[[Tensor], Tensor] | None = None
 
     def trace(self, signal: Tensor, white_matter: Tensor, facts: dict[str, Any]) -> Tensor:
         """Acquire a trace-weighted image, at times one direction.
@@ -188,6 +190,8 @@ class DiffusionScan:
         one image of n c channels with the noise sd.
         """
         low = acquire(signal, self.grids)
+        if self.uneven is not None:
+            low = self.uneven(low)
         sd, channels = directions**0.5 * self.sd, self.channels * averages
         return trace_weighted(
             [non_central_chi(low, sd=sd, channels=channels, rng=rng) for _ in range(directions)]

@@ -154,6 +154,7 @@ def acquire_scan(
     channels = integer(draws, 2, 8) if chance(draws, settings.several_channels) else 1
     if channels > 1:
         facts["channels"] = channels
+    uneven = _slices_differ(weighting, settings, rng("slices"), facts)
     diffusion = DiffusionScan(
         settings=settings.diffusion,
         b_value=b_value,
@@ -163,9 +164,8 @@ def acquire_scan(
         sd=sd,
         channels=channels,
         key=key,
+        uneven=uneven,
     )
-
-    uneven = _slices_differ(weighting, settings, rng("slices"), facts)
 
     def noise(low: Tensor) -> Tensor:
         if uneven is not None:

@@ -141,6 +141,7 @@ class Sample:
         shares: (5, X, Y, Z) float32, the share of each of ``CLASSES`` in each voxel, if asked for.
         unseen: (X, Y, Z) bool, voxels of lesions that nobody could see, see `visible_truth`; None if that is
             not known. They are lesions in the target.
+        change: (X, Y, Z), what the lesions change in the scan, noise aside; None if that is not known.
     """
 
     image: Tensor
@@ -151,6 +152,7 @@ class Sample:
     record: dict[str, Any]
     shares: Tensor | None = None
     unseen: Tensor | None = None
+    change: Tensor | None = None
 
 
 class Generator:
@@ -455,7 +457,7 @@ class Generator:
             "settings": settings.model_dump(mode="json"),
         }
         affine = grid_affine(patient.shape, settings.spacing)
-        return Sample(image, target, affine, maps, protocol, record, shares, truth.unseen)
+        return Sample(image, target, affine, maps, protocol, record, shares, truth.unseen, acquired.change)
 
     def _visible(self, scan: Scan, target: Tensor, white: Tensor) -> VisibleTruth:
         lesion = target == LESION

@@ -31,6 +31,19 @@ class VisibleTruth:
     lesions: list[dict[str, Any]]
 
 
+def contrast_band(ratio: float | None) -> str:
+    """Return the band of a contrast-to-noise ratio that results are summed up by; None is no lesion.
+
+    Example:
+        >>> [contrast_band(ratio) for ratio in (None, 0.3, 1.0, 25.0)]
+        ['no lesion', 'below 1', '1 to 2', 'above 4']
+    """
+    if ratio is None:
+        return "no lesion"
+    bounds = ((1.0, "below 1"), (2.0, "1 to 2"), (4.0, "2 to 4"))
+    return next((name for bound, name in bounds if ratio < bound), "above 4")
+
+
 def visible_truth(
     lesion: Tensor,
     change: Tensor,
