@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from anystroke.acquisition.protocols import from_dict, load_preset
-from anystroke.anatomy.deformation import DeformationSettings
-from anystroke.anatomy.mixing import LabelField, spread_left
+from anystroke.anatomy.deformation import DeformationSettings, still_grid
+from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.lesion_tissues import STAGES, Stage
+from anystroke.anatomy.lesions import LesionSettings
+from anystroke.anatomy.mixing import LabelField, mix, read_once, spread_left
 from anystroke.classes import CLASS_OF_TISSUE
 from anystroke.echo_planar import EchoPlanarSettings
 from anystroke.rng import stream, uniform
@@ -296,3 +299,51 @@ def test_lesions_at_1_mm_can_be_absent() -> None:
     settings = SETTINGS.model_copy(update={"spacing": 1.0, "shapes": ((16, 16, 16),), "motion": 0.0})
     sample = Generator(settings, [sphere_lesion()]).generate(ellipsoid_anatomy(), [], key=1)
     assert not bool((sample.target == LESION).any())
+
+
+def test_a_scan_of_a_session_is_the_one_made_alone() -> None:
+    generator = Generator(SynthesisSettings(spacing=4.0, shapes=((32, 32, 32),)), [sphere_lesion()])
+    weightings = ["T1w", "DWI", None, "FLAIR"]
+    scans = generator.session(ellipsoid_anatomy(), weightings=weightings, rng=stream(3, "session"))
+    for scan in reversed(scans):
+        record = scan.record
+        alone = generator.generate(
+            ellipsoid_anatomy(),
+            key=record["key"],
+            scan=record["scan"],
+            weighting=record["weighting"],
+            shown_on=record["shown_on"],
+            field_strength=record["field_strength"],
+        )
+        assert torch.equal(alone.image, scan.image)
+        assert torch.equal(alone.target, scan.target)
+        assert alone.record == record
+
+
+def test_further_scans_show_lesions_of_the_age_that_their_weighting_is_for() -> None:
+    """Of acute patients, more have DWI than of chronic ones; by Bayes, as much more as the habits say."""
+    settings = SynthesisSettings(
+        spacing=8.0, shapes=((16, 16, 16),), lesions=LesionSettings(absent=0.0), mass_effect=0.0
+    )
+    generator = Generator(settings, [sphere_lesion()])
+    drawn: dict[Stage, list[str | None]] = {"acute": [], "chronic": []}
+    for stage, found in drawn.items():
+        patient = generator.patient(ellipsoid_anatomy(), key=1, stage=stage, shown_on="T1w")
+        found += [generator.further_weighting(patient, scan) for scan in range(1, 1500)]
+    row = {"acute": STAGES.index("acute"), "chronic": STAGES.index("chronic")}
+    habit = {name: settings.lesions.habit(name).stages for name in ("DWI", "T1w")}
+    odds = {stage: found.count("DWI") / found.count("T1w") for stage, found in drawn.items()}
+    expected = (habit["DWI"][row["acute"]] / habit["T1w"][row["acute"]]) / (
+        habit["DWI"][row["chronic"]] / habit["T1w"][row["chronic"]]
+    )
+    assert expected / 2 < odds["acute"] / odds["chronic"] < expected * 2
+
+
+def test_what_is_read_once_mixes_alike() -> None:
+    grid = still_grid((12, 10, 9), torch.diag(torch.tensor([7.0, 8.0, 6.0, 1.0]).double()))
+    tissues = ellipsoid_anatomy().tissues
+    table = torch.rand((len(TISSUES), 5), generator=stream(1, "table"))
+    for where in (grid, grid.crop((slice(1, 9), slice(0, 10), slice(2, 8)))):
+        read = mix(read_once(tissues, grid), where, table)
+        for one, other in zip(mix(tissues, where, table), read, strict=True):
+            assert torch.equal(one, other)

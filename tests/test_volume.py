@@ -237,3 +237,12 @@ def test_nothing_else_warns_or_logs(tmp_path: pathlib.Path, caplog: pytest.LogCa
         _volume().save(tmp_path / "a.nii.gz")
         Volume.load(tmp_path / "a.nii.gz").reorient("LPI").resample_to(AFFINE, SHAPE)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float64])
+def test_a_file_keeps_its_type_if_asked_to(tmp_path: pathlib.Path, dtype: type[np.generic]) -> None:
+    array = np.arange(60).reshape(3, 4, 5).astype(dtype)
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "a.nii.gz")
+    kept, plain = Volume.load(tmp_path / "a.nii.gz", dtype=None), Volume.load(tmp_path / "a.nii.gz")
+    assert kept.data.numpy().dtype == (np.float32 if dtype is np.uint16 else dtype)
+    assert torch.equal(kept.data.float(), plain.data)

@@ -22,7 +22,7 @@ from anystroke.anatomy.deformation import (
 from anystroke.anatomy.labels import TISSUES, tissue_groups
 from anystroke.anatomy.lesion_edges import fade
 from anystroke.anatomy.lesion_habits import ANY
-from anystroke.anatomy.lesion_tissues import LESION_TISSUES, Stage
+from anystroke.anatomy.lesion_tissues import LESION_TISSUES, STAGES, Stage
 from anystroke.anatomy.lesions import (
     LesionMask,
     LesionSettings,
@@ -31,7 +31,7 @@ from anystroke.anatomy.lesions import (
     place_lesions,
 )
 from anystroke.anatomy.mass_effect import displaced
-from anystroke.anatomy.mixing import TissueField, mix, spread_left
+from anystroke.anatomy.mixing import TissueField, mix, read_once, spread_left
 from anystroke.anatomy.placement import lesion_area, lesion_box, mni_points
 from anystroke.anatomy.visibility import VisibleTruth, visible_truth
 from anystroke.classes import CLASS_OF_TISSUE as CLASS_OF_TISSUE
@@ -43,11 +43,13 @@ from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_
 from anystroke.fields import GridShape
 from anystroke.fields import refine as _refine
 from anystroke.healthy import HealthySettings, Where, draw_exchanges, draw_inclusions
+from anystroke.patient import Patient
 from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
 from anystroke.scanner import Scan, ScannerSettings, acquire_scan
 
+_MOST_DRAWS = 100
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
 _DRAWN = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
 
@@ -221,22 +223,38 @@ class Generator:
             stage: Age of the lesion; None draws it.
         """
         key = integer(rng, 0, 2**62)
+        shown_on = (weightings[0] if len(set(weightings)) == 1 else None) or ANY
+        patient = self.patient(anatomy, lesions, key=key, stage=stage, shown_on=shown_on, device=rng.device)
         scans: list[Sample] = []
-        shown_on = weightings[0] if len(set(weightings)) == 1 else ANY
         for number, weighting in enumerate(weightings):
-            scan = self.generate(
-                anatomy,
-                lesions,
-                key=key,
-                stage=stage,
-                scan=number,
-                weighting=weighting,
-                shown_on=shown_on,
-                field_strength=scans[0].protocol.field_strength if scans else None,
-                device=rng.device,
-            )
-            scans.append(scan)
+            field_strength = scans[0].protocol.field_strength if scans else None
+            scans.append(self.scan(patient, scan=number, weighting=weighting, field_strength=field_strength))
         return scans
+
+    def further_weighting(self, patient: Patient, scan: int) -> str | None:
+        """Draw the weighting of a further scan of a patient, one that shows lesions as old as the patient's.
+
+        The preset is drawn from, and a draw is taken with the probability that the lesions seen on its
+        weighting are of that age. So age and weighting go together as in patients with one scan each. How
+        many lesions there are, and how large, remains as the first scan's weighting had it.
+
+        Args:
+            patient: Of this generator.
+            scan: Number of the scan.
+
+        Returns:
+            The weighting; that of the settings, if any.
+        """
+        if self.settings.weighting is not None:
+            return self.settings.weighting
+        rng = stream(patient.key, "contrast", scan)
+        row = STAGES.index(patient.placed.stage)
+        for _ in range(_MOST_DRAWS):
+            weighting = self.preset.sample(rng).weighting
+            share = self.settings.lesions.habit(weighting).stages[row]
+            if not patient.placed.names or chance(rng, share):
+                return weighting
+        return patient.shown_on
 
     def generate(
         self,
@@ -264,21 +282,53 @@ class Generator:
             field_strength: Of the scanner [T], where the preset has it; None draws it.
             device: Where to compute.
         """
-        settings = self.settings
-        weighting = weighting or settings.weighting
-        drawn = lesions is None
+        if shown_on is None:
+            shown_on = self.weighting_of(
+                key, scan=scan, weighting=weighting, field_strength=field_strength, device=device
+            )
+        patient = self.patient(anatomy, lesions, key=key, stage=stage, shown_on=shown_on, device=device)
+        return self.scan(patient, scan=scan, weighting=weighting, field_strength=field_strength)
+
+    def weighting_of(
+        self,
+        key: int,
+        *,
+        scan: int = 0,
+        weighting: str | None = None,
+        field_strength: float | None = None,
+        device: torch.device | str = "cpu",
+    ) -> str:
+        """Return the weighting that a scan of the patient of a key will have; arguments as for `generate`."""
+        rng = stream(key, "protocol", *([scan] if scan else []), device=device)
+        wanted = weighting or self.settings.weighting
+        return self.preset.sample(rng, weighting=wanted, field_strength=field_strength).weighting
+
+    def patient(
+        self,
+        anatomy: Anatomy,
+        lesions: Sequence[LesionMask] | None = None,
+        *,
+        key: int,
+        shown_on: str,
+        stage: Stage | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Patient:
+        """Make the patient that belongs to a key: anatomy, position, lesions and confounders.
+
+        Args:
+            anatomy: The patient's own.
+            lesions: Masks to put in; None draws them from the generator's own.
+            key: Decides all that is random.
+            shown_on: Weighting whose scans show such lesions, see `lesion_habits`.
+            stage: Age of the lesion; None draws it.
+            device: Where to compute.
+        """
+        settings, drawn = self.settings, lesions is None
 
         def rng(name: str) -> torch.Generator:
             return stream(key, name, device=device)
 
-        def scan_rng(name: str) -> torch.Generator:
-            return stream(key, name, *([scan] if scan else []), device=device)
-
         shape = settings.shapes[choice(rng("shape"), list(settings.shape_weights))]
-        protocol = self.preset.sample(
-            scan_rng("protocol"), weighting=weighting, field_strength=field_strength
-        )
-        shown_on = shown_on or protocol.weighting
         if lesions is None:
             lesions = draw_masks(self.masks, settings.lesions, rng("choice"), weighting=shown_on)
         centre = anatomy.centre
@@ -295,7 +345,7 @@ class Generator:
         placed, box, grid = self.place(
             anatomy, tissues, grid, lesions, rng("lesion"), stage=stage, weighting=shown_on
         )
-        draw, fat_left = self._draw_tissues(protocol, rng("tissue"))
+        tissues = read_once(tissues, grid)
         where = Where(anatomy, tissues, grid, settings.spacing, self._coarse_factor)
         inclusions = draw_inclusions(
             where,
@@ -307,22 +357,63 @@ class Generator:
         )
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares, watched=True))
+        return Patient(
+            key, shape, where, placed, box, tuple(inclusions), drawn, shown_on
+        )  # fmt: skip
+
+    def scan(
+        self,
+        patient: Patient,
+        *,
+        scan: int = 0,
+        weighting: str | None = None,
+        field_strength: float | None = None,
+    ) -> Sample:
+        """Scan a patient; the same number gives the same scan to the bit, whichever others are made.
+
+        Args:
+            patient: Of this generator.
+            scan: Number of the scan within the patient's session; only protocol and corruption depend on it.
+            weighting: Restricts the protocol; that of the settings if None.
+            field_strength: Of the scanner [T], where the preset has it; None draws it.
+        """
+        settings, key, device = self.settings, patient.key, patient.device
+        weighting = weighting or settings.weighting
+        anatomy, tissues, grid, placed = patient.anatomy, patient.tissues, patient.grid, patient.placed
+
+        def rng(name: str) -> torch.Generator:
+            return stream(key, name, device=device)
+
+        def scan_rng(name: str) -> torch.Generator:
+            return stream(key, name, *([scan] if scan else []), device=device)
+
+        protocol = self.preset.sample(
+            scan_rng("protocol"), weighting=weighting, field_strength=field_strength
+        )
+        draw, fat_left = self._draw_tissues(protocol, rng("tissue"))
         smoothing, texture = self._draw_texture(rng("smoothing"))
         maps = PatientMaps(
-            tissues, grid, draw, inclusions=inclusions, key=key, smoothing=smoothing, texture=texture
+            tissues,
+            grid,
+            draw,
+            inclusions=patient.inclusions,
+            key=key,
+            smoothing=smoothing,
+            texture=texture,
+            tiles=patient.tiles,
         )
         exchanges = draw_exchanges(
-            where, protocol, settings.healthy, scan_rng("exchanges"), fat_left=fat_left
+            patient.where, protocol, settings.healthy, scan_rng("exchanges"), fat_left=fat_left
         )
-        played = self._signals(maps, protocol, shape, scan_rng("transmit"), exchanges)
+        played = self._signals(maps, protocol, patient.shape, scan_rng("transmit"), exchanges)
         target = played[0].winners
         images, changes = [each.image for each in played], [each.change for each in played]
         shares = None
         if settings.soft_target:
-            shares = class_shares(tissues, grid, placed.membership if box is not None else None, box)
+            shares = class_shares(tissues, grid, patient.membership, patient.box)
         white = target == CLASSES.index("white_matter")
-        if box is not None:
-            target[box][placed.membership > settings.lesions.target_above] = LESION
+        if patient.box is not None:
+            target[patient.box][placed.membership > settings.lesions.target_above] = LESION
         echo_planar = draw_echo_planar(
             protocol,
             anatomy,
@@ -349,24 +440,24 @@ class Generator:
             change=[each for each in changes if each is not None],
         )
         truth = self._visible(acquired, target, white)
-        image = self._strip(acquired.image, anatomy, tissues, grid, scan_rng("strip"), echo_planar)
+        image = self._strip(acquired.image, patient, scan_rng("strip"), echo_planar)
         self._cut(image, target, truth.unseen, shares, scan_rng("cut"))
         record = {
             "key": key,
             "scan": scan,
             "anatomy": anatomy.name,
             "lesions": list(placed.names),
-            "lesions_drawn": drawn,
+            "lesions_drawn": patient.lesions_drawn,
             "stage": placed.stage,
             "weighting": weighting,
-            "shown_on": shown_on,
+            "shown_on": patient.shown_on,
             "field_strength": field_strength,
             "protocol": protocol.to_dict(),
             "scanner": acquired.facts | echo_planar.facts,
             "visibility": truth.lesions,
             "settings": settings.model_dump(mode="json"),
         }
-        affine = grid_affine(shape, settings.spacing)
+        affine = grid_affine(patient.shape, settings.spacing)
         return Sample(image, target, affine, maps, protocol, record, shares, truth.unseen, acquired.change)
 
     def _visible(self, scan: Scan, target: Tensor, white: Tensor) -> VisibleTruth:
@@ -532,20 +623,18 @@ class Generator:
     def _strip(
         self,
         image: Tensor,
-        anatomy: Anatomy,
-        tissues: TissueField,
-        grid: SamplingGrid,
+        patient: Patient,
         rng: torch.Generator,
         echo_planar: EchoPlanarScan,
     ) -> Tensor:
         """Take away the skull at times; or the face, or the noise in air."""
         settings = self.settings
-        strip = chance(rng, settings.skull_strip) or not anatomy.has_head
+        strip = chance(rng, settings.skull_strip) or not patient.anatomy.has_head
         clear, defaced = chance(rng, settings.clear_air), chance(rng, settings.defaced)
-        factor = self._coarse_factor
-        coarse, spacing = grid.coarse(factor), settings.spacing * factor
+        factor, grid = self._coarse_factor, patient.grid
+        spacing = settings.spacing * factor
         if strip or defaced:
-            brain = echo_planar.moved(lesion_area(tissues, coarse, spacing, ventricles=True), factor)
+            brain = echo_planar.moved(patient.brain(factor, spacing), factor)
         if strip:
             smoothing = uniform(rng, 1.6, 4.0)
             keep = brain_mask(
@@ -567,7 +656,8 @@ class Generator:
             else:
                 image = blur_face(image, face, spacing=settings.spacing, smoothing=uniform(rng, 4.0, 10.0))
         if clear:
-            head = echo_planar.moved(mix(tissues, coarse, tissue_groups(TISSUES[1:]))[0][0], factor)
+            shares, _ = mix(patient.tissues, grid.coarse(factor), tissue_groups(TISSUES[1:]))
+            head = echo_planar.moved(shares[0], factor)
             image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
         return image
 

@@ -22,6 +22,8 @@ from torch import Tensor
 from anystroke.files import atomic_path
 from anystroke.grids import Mode, affine_problem, resample
 
+_KEPT = ("uint8", "int8", "int16", "int32", "int64", "float32", "float64")
+
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
 
 
@@ -152,7 +154,7 @@ class Volume:
         cls,
         path: str | Path,
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = torch.float32,
         channels: int | None = 1,
     ) -> "Volume":
         """Read a .nii, .nii.gz, .mgz or .mgh file.
@@ -162,7 +164,8 @@ class Volume:
 
         Args:
             path: The file.
-            dtype: Type of the voxels; an integer type (for label maps) demands whole numbers.
+            dtype: Type of the voxels; an integer type (for label maps) demands whole numbers. None takes the
+                file's own type and order in memory, if torch has them, which saves a copy.
             channels: How many volumes the file must hold; None for any number.
 
         Returns:
@@ -452,9 +455,12 @@ def _check_kind(image: Any, path: Path, channels: int | None) -> None:
         )
 
 
-def _to_tensor(array: np.ndarray[Any, Any], path: Path, dtype: torch.dtype) -> Tensor:
+def _to_tensor(array: np.ndarray[Any, Any], path: Path, dtype: torch.dtype | None) -> Tensor:
     """Convert (X, Y, Z, ...) voxels to a (C, X, Y, Z) tensor of the wanted type."""
     array = np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 0)
+    if dtype is None:
+        kept = array.dtype.name if array.dtype.name in _KEPT else "float32"
+        return torch.from_numpy(np.require(array, np.dtype(kept), "W"))
     wanted = torch.empty(0, dtype=dtype).numpy().dtype
     if wanted.kind in "iub" and array.dtype.kind == "f":
         whole = np.rint(array)

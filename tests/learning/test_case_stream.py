@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -40,12 +41,29 @@ class Flat:
         return Case(torch.ones(shape), torch.zeros(shape, dtype=torch.uint8), {"source": "flat"})
 
 
+class Patients(Noise):
+    """A source whose scans of one patient differ by a constant; it counts the patients that it made."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.made: list[int] = []
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        if self.made[-1:] != [rng.initial_seed()]:
+            self.made.append(rng.initial_seed())
+        image = number + torch.rand(shape, generator=rng)
+        return Case(image, torch.zeros(shape, dtype=torch.uint8), {"patient": rng.initial_seed()})
+
+
 def _sources(count: int = 2) -> list[CaseSource]:
     return [Noise(k) for k in range(count)]
 
 
-def _batches(count: int, *, first: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1) -> list[Batch]:
-    cases = CaseStream(_sources, SETTINGS, first=first, rank=rank, ranks=ranks)
+def _batches(
+    count: int, *, first: int = 0, workers: int = 0, rank: int = 0, ranks: int = 1, contrasts: int = 1
+) -> list[Batch]:
+    settings = replace(SETTINGS, contrasts=contrasts)
+    cases = CaseStream(_sources, settings, first=first, rank=rank, ranks=ranks)
     return list(islice(stream_loader(cases, workers=workers), count))
 
 
@@ -70,16 +88,47 @@ def test_two_equal_sources_alternate() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
-def test_batches_do_not_depend_on_the_number_of_workers() -> None:
-    alone = _batches(6)
-    assert _same(alone, _batches(6, workers=1))
-    assert _same(alone, _batches(6, workers=3))
-    assert len({float(image.sum()) for image, _, _ in alone}) == 6
+@pytest.mark.parametrize("contrasts", [1, 3])
+def test_batches_do_not_depend_on_the_number_of_workers(contrasts: int) -> None:
+    alone = _batches(9, contrasts=contrasts)
+    assert _same(alone, _batches(9, workers=1, contrasts=contrasts))
+    assert _same(alone, _batches(9, workers=3, contrasts=contrasts))
+    assert len({float(image.sum()) for image, _, _ in alone}) == 9
     assert len({image.shape for image, _, _ in alone}) == 2
 
 
-def test_a_stream_goes_on_where_another_broke_off() -> None:
-    assert _same(_batches(7)[4:], _batches(3, first=4))
+@pytest.mark.parametrize("contrasts", [1, 2, 3])
+def test_a_stream_goes_on_where_another_broke_off(contrasts: int) -> None:
+    for first in (1, 4, 7):
+        whole = _batches(first + 5, contrasts=contrasts)
+        assert _same(whole[first:], _batches(5, first=first, contrasts=contrasts))
+
+
+def test_scans_of_a_patient_are_spread_and_made_in_one_go() -> None:
+    opened: list[Patients] = [Patients(0)]
+    settings = replace(SETTINGS, shares=(1,), shapes=((4, 4, 4),), shape_weights=(1.0,), batch=3, contrasts=4)
+    batches = list(islice(CaseStream(lambda: opened, settings), 16))
+    assert len(opened[0].made) == len(set(opened[0].made)) == 12
+    records = CaseStream(lambda: opened, settings)
+    who = [tuple(record["patient"] for record in records.records(number)) for number in range(16)]
+    for start in (0, 8):
+        assert who[start : start + 8] == [who[start], who[start + 1]] * 4
+    assert len({patient for batch in who for patient in batch}) == 12
+    plain = CaseStream(_sources, replace(settings, contrasts=1))
+    assert plain.together == 1
+    for number, batch in enumerate(batches):
+        again = records.cases(number)
+        assert {int(case.image.amin()) for case in again} == {number % 8 // 2}
+        assert torch.equal(batch.target, stack_targets([case.target for case in again]))
+
+
+def test_sources_without_patients_give_a_case_of_its_own_for_each_scan() -> None:
+    cases = [CaseStream(_sources, replace(SETTINGS, contrasts=c)).cases(n)[0] for c, n in ((1, 0), (3, 0))]
+    assert torch.equal(cases[0].image, cases[1].image)
+    several = CaseStream(_sources, replace(SETTINGS, contrasts=3))
+    images = [several.cases(number)[0].image for number in (0, 2, 4)]
+    assert len({float(image.sum()) for image in images}) == 3
+    assert len({image.shape for image in images}) == 1
 
 
 def test_two_processes_see_what_one_with_twice_the_batch_sees() -> None:

@@ -91,3 +91,28 @@ def test_bad_input_is_refused() -> None:
         SimulatedSource(PACK, PHYSICS, target="fuzzy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 'brain'"):
         SimulatedSource(PACK, PHYSICS, scheme="brain")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [SynthesisSettings(spacing=4.0), RandomContrastSettings(spacing=4.0)])
+def test_a_scan_is_the_same_whichever_others_are_made(
+    settings: SynthesisSettings | RandomContrastSettings,
+) -> None:
+    together, alone = SimulatedSource(PACK, settings), SimulatedSource(PACK, settings)
+    scans = [together.scan((32, 32, 32), k, rng=stream(5, "patient")) for k in range(4)]
+    for k in (2, 0, 3, 1):
+        alone.scan((32, 32, 32), 0, rng=stream(6, "someone else"))
+        other = alone.scan((32, 32, 32), k, rng=stream(5, "patient"))
+        assert torch.equal(other.image, scans[k].image)
+        assert torch.equal(other.target, scans[k].target)
+        assert other.record == scans[k].record
+        assert torch.equal(alone.regenerate(other.record).image, other.image)
+    assert torch.equal(scans[0].image, alone.case((32, 32, 32), rng=stream(5, "patient")).image)
+    assert len({float(case.image.sum()) for case in scans}) == 4
+
+
+def test_scans_of_a_patient_show_one_patient_with_several_protocols() -> None:
+    source = SimulatedSource(PACK, SynthesisSettings(spacing=4.0, cut=0.0))
+    records = [source.scan((32, 32, 32), k, rng=stream(5, "patient")).record for k in range(6)]
+    for name in ("key", "anatomy", "lesions", "stage", "shown_on"):
+        assert len({str(record[name]) for record in records}) == 1
+    assert len({str(record["protocol"]) for record in records}) == 6

@@ -7,7 +7,7 @@ import torch
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
 from anystroke.datasets import DatasetError
-from anystroke.learning import sources
+from anystroke.learning import patient_packs
 from anystroke.learning.cases import HEALTHY
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.sources import pack, sources_of
@@ -21,7 +21,7 @@ SHAPE = (32, 32, 32)
 
 @pytest.fixture(autouse=True)
 def _phantom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "mni_anatomy", ellipsoid_anatomy)
+    monkeypatch.setattr(patient_packs, "mni_anatomy", ellipsoid_anatomy)
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """Healthy patients to simulate from: their tissues, with their place in MNI space."""
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from anystroke.anatomy.cropping import filled_box, shifted
 from anystroke.anatomy.labels import (
     TISSUES,
     LabelScheme,
@@ -18,7 +16,7 @@ from anystroke.anatomy.labels import (
     to_tissues,
 )
 from anystroke.anatomy.mixing import LabelField, ShareField, TissueField
-from anystroke.files import atomic_path
+from anystroke.anatomy.packs import PackedTensor, PackEntry, read_pack, write_pack
 from anystroke.volume import Volume
 
 BRAIN_TISSUES = (
@@ -31,6 +29,10 @@ BRAIN_TISSUES = (
     "pallidum",
 )
 SKULL_TISSUES = ("cortical_bone", "bone_marrow", "fat", "muscle", "skin")
+PACKED_FOR = ",".join(TISSUES)
+"""What an anatomy's numbers mean; a pack for another list of tissues cannot be read."""
+
+_FAT_REACH_MM = 12.0
 _MNI_BRAIN_CENTRE = torch.tensor([0.0, -18.0, 8.0], dtype=torch.float64)
 
 
@@ -95,50 +97,51 @@ def build_anatomy(labels: Volume, scheme: LabelScheme, to_mni: Tensor, *, name: 
             f"expected a label map with isotropic voxels, but {name} has "
             f"{tuple(round(v, 3) for v in labels.spacing)} mm; resample it with nearest neighbours"
         )
-    cleaned = clean(labels.data[0], scheme, spacing=labels.spacing[0])
-    tissues = to_tissues(cleaned, scheme, spacing=labels.spacing[0]).to(torch.uint8)
-    filled = torch.nonzero(tissues)
-    low, high = filled.amin(0), filled.amax(0) + 1
-    affine = labels.affine.clone()
-    affine[:3, 3] = (affine @ torch.cat([low.double(), torch.ones(1, dtype=torch.float64)]))[:3]
-    cropped = tissues[low[0] : high[0], low[1] : high[1], low[2] : high[2]].contiguous()
+    # Fat reaches so far from what it is found by; beyond the head there is nothing to find.
+    margin = round(_FAT_REACH_MM / labels.spacing[0])
+    head = filled_box(labels.data[0] != 0, margin)
+    cleaned = clean(labels.data[0][head].contiguous(), scheme, spacing=labels.spacing[0])
+    tissues = to_tissues(cleaned, scheme, spacing=labels.spacing[0])
+    box = filled_box(tissues > 0)
+    cropped = tissues[box].contiguous()
+    start = [outer.start + inner.start for outer, inner in zip(head, box, strict=True)]
+    affine = shifted(labels.affine, start)
     return Anatomy(name, LabelField(cropped, affine), to_mni.double())
 
 
+def pack_anatomy(anatomy: Anatomy, source: str = "") -> PackEntry:
+    """Compress an anatomy, shares as multiples of 1/255.
+
+    Args:
+        anatomy: The anatomy.
+        source: Names the input that it was made from.
+    """
+    tissues = anatomy.tissues
+    hard = not isinstance(tissues, ShareField)
+    array = (tissues.shares * 255).round() if isinstance(tissues, ShareField) else tissues.labels
+    facts = {"hard": hard, "affine": tissues.affine.tolist(), "to_mni": anatomy.to_mni.tolist()}
+    return PackEntry(anatomy.name, PackedTensor.of(array.to(torch.uint8)), facts, source)
+
+
+def unpack_anatomy(entry: PackEntry) -> Anatomy:
+    """Return the anatomy that `pack_anatomy` compressed."""
+    affine, to_mni = (torch.tensor(entry.facts[key], dtype=torch.float64) for key in ("affine", "to_mni"))
+    array = entry.content.unpack()
+    hard = entry.facts["hard"]
+    tissues = LabelField(array, affine) if hard else ShareField(array.float().div_(255), affine)
+    return Anatomy(entry.name, tissues, to_mni)
+
+
 def save_anatomies(anatomies: Sequence[Anatomy], path: Path) -> None:
-    """Write anatomies to one safetensors file, shares as multiples of 1/255."""
-    tensors: dict[str, Tensor] = {}
-    for k, anatomy in enumerate(anatomies):
-        field = anatomy.tissues
-        if isinstance(field, LabelField):
-            tensors[f"{k}.labels"] = field.labels
-        else:
-            tensors[f"{k}.shares"] = (field.shares * 255).round().to(torch.uint8)
-        tensors[f"{k}.affine"] = field.affine
-        tensors[f"{k}.to_mni"] = anatomy.to_mni
-    metadata = {"names": json.dumps([a.name for a in anatomies]), "tissues": json.dumps(TISSUES)}
-    with atomic_path(path, overwrite=True) as part:
-        save_file(tensors, part, metadata=metadata)
+    """Write anatomies to one compressed safetensors file, shares as multiples of 1/255."""
+    write_pack([pack_anatomy(a) for a in anatomies], path, kind="anatomies", about=PACKED_FOR)
 
 
 def load_anatomies(path: Path) -> list[Anatomy]:
     """Read what ``save_anatomies`` wrote.
 
     Raises:
-        ValueError: If the file was made for other tissues.
+        PackError: If the file is of another version or was made for other tissues; the message says how to
+            pack again.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        if tuple(json.loads(metadata["tissues"])) != TISSUES:
-            raise ValueError(f"{path} was packed for another list of tissues; delete it and pack again")
-        present = set(file.keys())
-        anatomies = []
-        for k, name in enumerate(json.loads(metadata["names"])):
-            affine = file.get_tensor(f"{k}.affine")
-            tissues: TissueField
-            if f"{k}.labels" in present:
-                tissues = LabelField(file.get_tensor(f"{k}.labels"), affine)
-            else:
-                tissues = ShareField(file.get_tensor(f"{k}.shares").float().div_(255), affine)
-            anatomies.append(Anatomy(name, tissues, file.get_tensor(f"{k}.to_mni")))
-        return anatomies
+    return [unpack_anatomy(entry) for entry in read_pack(path, kind="anatomies", about=PACKED_FOR)]

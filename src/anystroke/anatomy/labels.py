@@ -13,7 +13,7 @@ from types import MappingProxyType
 import torch
 from scipy.ndimage import label as label_components
 from torch import Tensor
-from torch.nn.functional import max_pool1d, pad
+from torch.nn.functional import pad
 
 TISSUES: tuple[str, ...] = (
     "background",
@@ -272,10 +272,8 @@ def to_tissues(
         ['background', 'white_matter', 'sulcal_csf']
     """
     ids = _whole_numbers(labels)
-    table = lookup_table(scheme).to(ids.device)
-    known = (ids >= 0) & (ids < len(table))
-    tissues = table.to(torch.int8)[ids.clamp(0, len(table) - 1)]
-    unknown = ~known | (tissues < 0)
+    tissues = _look_up(ids, lookup_table(scheme).to(torch.int8), otherwise=-1)
+    unknown = tissues < 0
     if bool(unknown.any()):
         found, counts = torch.unique(ids[unknown], return_counts=True)
         listing = ", ".join(f"{i} ({n} voxels)" for i, n in zip(found.tolist(), counts.tolist(), strict=True))
@@ -447,7 +445,7 @@ def brain_mask(labels: Tensor, scheme: LabelScheme, *, spacing: float = 1.0, clo
         slice(max(int(where.min()) - radius, 0), int(where.max()) + radius + 1)
         for where in brain.nonzero(as_tuple=True)
     )
-    roomy = pad(brain[box].to(torch.uint8), (radius + 1,) * 6) > 0
+    roomy = pad(brain[box], (radius + 1,) * 6)
     inner = slice(radius + 1, -radius - 1)
     closed = torch.zeros_like(brain)
     closed[box] = ~_dilate(~_dilate(roomy, radius), radius)[inner, inner, inner]
@@ -485,10 +483,11 @@ def clean(labels: Tensor, scheme: LabelScheme, *, spacing: float = 1.0) -> Tenso
         (24, 0)
     """
     ids = _whole_numbers(labels).clone()
-    parts = torch.from_numpy(label_components((ids > 0).cpu().numpy())[0]).to(ids.device)
+    parts = torch.from_numpy(label_components((ids > 0).cpu().numpy())[0])
     sizes = torch.bincount(parts.flatten())
     sizes[0] = 0
-    ids[parts != sizes.argmax()] = 0
+    if int((sizes > 0).sum()) > 1:
+        ids[(parts != sizes.argmax()).to(ids.device)] = 0
     if scheme.sulcal_csf_ids:
         ids[(ids == 0) & brain_mask(ids, scheme, spacing=spacing)] = scheme.sulcal_csf_ids[0]
     return ids
@@ -512,21 +511,40 @@ def _whole_numbers(labels: Tensor) -> Tensor:
 def _among(ids: Tensor, wanted: tuple[int, ...] | list[int]) -> Tensor:
     if not wanted:
         return torch.zeros(ids.shape, dtype=torch.bool, device=ids.device)
-    table = torch.zeros(max(wanted) + 2, dtype=torch.bool, device=ids.device)
+    table = torch.zeros(max(wanted) + 1, dtype=torch.bool)
     table[list(wanted)] = True
-    return table[ids.clamp(-1, len(table) - 1).where(ids >= 0, len(table) - 1)]
+    return _look_up(ids, table, otherwise=False)
+
+
+def _look_up(ids: Tensor, table: Tensor, *, otherwise: int) -> Tensor:
+    """Read a table at the ids of a map; those below zero or past its end give ``otherwise``."""
+    ends = torch.full((1,), otherwise, dtype=table.dtype)
+    rows = torch.cat([ends, table.cpu(), ends]).to(ids.device)
+    places = ids.clamp(-1, len(table)).add_(1)
+    return rows.index_select(0, places.reshape(-1)).reshape(ids.shape)
 
 
 def _dilate(mask: Tensor, radius: int) -> Tensor:
     """Dilate by a cube of edge 2 * radius + 1 voxels."""
     if radius < 1:
         return mask
-    grown = mask.to(torch.float32)
     for axis in range(3):
-        lines = grown.movedim(axis, -1)
-        pooled = max_pool1d(lines.reshape(1, -1, lines.shape[-1]), 2 * radius + 1, stride=1, padding=radius)
-        grown = pooled.reshape(lines.shape).movedim(-1, axis)
-    return grown > 0.5
+        mask = _widen(mask, axis, radius)
+    return mask
+
+
+def _widen(mask: Tensor, axis: int, radius: int) -> Tensor:
+    """Mark what has a marked voxel within some voxels along an axis; windows double until wide enough."""
+    width, seen = 2 * radius + 1, 1
+    margins = [0] * 6
+    margins[2 * (2 - axis)] = margins[2 * (2 - axis) + 1] = radius
+    wide = pad(mask, margins)
+    while seen < width:
+        step = min(seen, width - seen)
+        left = wide.shape[axis] - step
+        wide = wide.narrow(axis, 0, left) | wide.narrow(axis, step, left)
+        seen += step
+    return wide
 
 
 def tissue_groups(*groups: tuple[str, ...]) -> torch.Tensor:

@@ -1,6 +1,5 @@
 """Lesion masks: a bank of them, their random shape, their place in a patient, their tissue."""
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,18 +11,17 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
-from safetensors import safe_open
-from safetensors.torch import save_file
 from scipy.ndimage import label as label_components
 from torch import Tensor
 
+from anystroke.anatomy.cropping import filled_box, shifted
 from anystroke.anatomy.deformation import DeformationSettings, random_affine, sample_at
 from anystroke.anatomy.lesion_edges import Fading, SoftEdge, soft_copy_paste
 from anystroke.anatomy.lesion_habits import LesionHabit, habit_of
 from anystroke.anatomy.lesion_tissues import STAGES, TISSUES_OF_STAGE, Stage, lesion_shares
+from anystroke.anatomy.packs import PackedTensor, PackEntry, read_pack, write_pack
 from anystroke.config import StrictModel
 from anystroke.fields import smooth, smooth_noise
-from anystroke.files import atomic_path
 from anystroke.rng import chance, choice, integer, log_uniform, uniform
 from anystroke.volume import Volume
 
@@ -39,29 +37,42 @@ class LesionMask:
 
     Attributes:
         name: Identifier, the file's stem.
-        mask: (I, J, K) bool.
+        voxels: (I, J, K) bool, or the same packed.
         affine: (4, 4) voxel -> MNI RAS+ mm.
+        count: Voxels of the lesion; counted if None.
     """
 
     name: str
-    mask: Tensor
+    voxels: Tensor | PackedTensor
     affine: Tensor
+    count: int | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(I, J, K) bool; unpacked at each access."""
+        return self.voxels if isinstance(self.voxels, Tensor) else self.voxels.unpack()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels of the mask's box along each axis."""
+        return tuple(self.voxels.shape)
 
     @cached_property
     def volume_ml(self) -> float:
         """Volume in ml."""
-        return float(self.mask.sum()) * abs(float(torch.linalg.det(self.affine[:3, :3]))) / 1000
+        count = float(self.mask.sum()) if self.count is None else float(self.count)
+        return count * abs(float(torch.linalg.det(self.affine[:3, :3]))) / 1000
 
     @property
     def centre(self) -> Tensor:
         """(3,) centre of the bounding box in MNI mm."""
-        middle = torch.tensor([*((n - 1) / 2 for n in self.mask.shape), 1.0], dtype=torch.float64)
+        middle = torch.tensor([*((n - 1) / 2 for n in self.shape), 1.0], dtype=torch.float64)
         return (self.affine @ middle)[:3]
 
     def mirrored(self) -> "LesionMask":
         """Return the same lesion in the other hemisphere."""
         flip = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0], dtype=torch.float64))
-        return LesionMask(self.name, self.mask, flip @ self.affine)
+        return LesionMask(self.name, self.voxels, flip @ self.affine, self.count)
 
 
 class LesionSettings(StrictModel):
@@ -131,14 +142,22 @@ def crop_mask(volume: Volume, name: str) -> LesionMask:
         ValueError: If the mask is empty.
     """
     mask = volume.data[0] > 0.5
-    if not mask.any():
-        raise ValueError(f"expected a lesion mask with at least one voxel, but {name} is empty; leave it out")
-    filled = torch.nonzero(mask)
-    low, high = filled.amin(0), filled.amax(0) + 1
-    affine = volume.affine.clone()
-    affine[:3, 3] = (volume.affine @ torch.cat([low.double(), torch.ones(1, dtype=torch.float64)]))[:3]
-    box = mask[low[0] : high[0], low[1] : high[1], low[2] : high[2]].contiguous()
-    return LesionMask(name, box, affine)
+    try:
+        box = filled_box(mask)
+    except ValueError as error:
+        raise ValueError(
+            f"expected a lesion mask with at least one voxel, but {name} is empty; leave it out"
+        ) from error
+    return LesionMask(name, mask[box].contiguous(), shifted(volume.affine, [part.start for part in box]))
+
+
+def load_mask(path: Path) -> LesionMask:
+    """Read a lesion mask in MNI space from an image file.
+
+    Raises:
+        ValueError: If the file is no mask, or an empty one.
+    """
+    return crop_mask(Volume.load(path, dtype=None), path.name.split(".")[0])
 
 
 def load_masks(paths: Iterable[Path]) -> list[LesionMask]:
@@ -146,28 +165,44 @@ def load_masks(paths: Iterable[Path]) -> list[LesionMask]:
     masks = []
     for path in paths:
         try:
-            masks.append(crop_mask(Volume.load(path), path.name.split(".")[0]))
+            masks.append(load_mask(path))
         except ValueError as error:
             log.warning("%s", error)
     return masks
 
 
+def pack_mask(lesion: LesionMask, source: str = "") -> PackEntry:
+    """Compress a mask.
+
+    Args:
+        lesion: The mask.
+        source: Names the input that it was made from.
+    """
+    voxels = lesion.voxels
+    if isinstance(voxels, Tensor):
+        voxels = PackedTensor.of(voxels)
+    count = int(lesion.mask.sum()) if lesion.count is None else lesion.count
+    return PackEntry(lesion.name, voxels, {"affine": lesion.affine.tolist(), "count": count}, source)
+
+
+def unpack_mask(entry: PackEntry) -> LesionMask:
+    """Return the mask that `pack_mask` compressed; its voxels stay packed."""
+    affine = torch.tensor(entry.facts["affine"], dtype=torch.float64)
+    return LesionMask(entry.name, entry.content, affine, entry.facts["count"])
+
+
 def save_bank(masks: Sequence[LesionMask], path: Path) -> None:
-    """Write cropped masks to one safetensors file."""
-    tensors = {f"{k}.mask": lesion.mask.to(torch.uint8) for k, lesion in enumerate(masks)}
-    tensors |= {f"{k}.affine": lesion.affine for k, lesion in enumerate(masks)}
-    with atomic_path(path, overwrite=True) as part:
-        save_file(tensors, part, metadata={"names": json.dumps([lesion.name for lesion in masks])})
+    """Write cropped masks to one compressed safetensors file."""
+    write_pack([pack_mask(lesion) for lesion in masks], path, kind="lesions")
 
 
 def load_bank(path: Path) -> list[LesionMask]:
-    """Read what ``save_bank`` wrote."""
-    with safe_open(path, framework="pt") as file:
-        names = json.loads(file.metadata()["names"])
-        return [
-            LesionMask(name, file.get_tensor(f"{k}.mask").bool(), file.get_tensor(f"{k}.affine"))
-            for k, name in enumerate(names)
-        ]
+    """Read what ``save_bank`` wrote; each mask is unpacked when it is used.
+
+    Raises:
+        PackError: If the file is of another version; the message says how to pack again.
+    """
+    return [unpack_mask(entry) for entry in read_pack(path, kind="lesions")]
 
 
 def choose_mask(
@@ -241,12 +276,13 @@ def _iso_surface(
     # Smoothed as widely as the border moves, a mask still has a slope where the border goes to.
     wide = [math.hypot(s, move) for s in sigma_mm]
     margin = _MARGIN + math.ceil(2 * abs(move) / min(spacing))
-    inside = torch.nn.functional.pad(lesion.mask.to(device, torch.float32), (margin,) * 6)
+    mask = lesion.mask
+    inside = torch.nn.functional.pad(mask.to(device, torch.float32), (margin,) * 6)
     affine = lesion.affine.clone()
     affine[:3, 3] -= lesion.affine[:3, :3] @ torch.full((3,), float(margin), dtype=torch.float64)
     x, y, z = (s / v for s, v in zip(wide, spacing, strict=True))
     smoothed = smooth(inside, (x, y, z))
-    count = int(lesion.mask.sum())
+    count = int(mask.sum())
     level = _height_of_volume(smoothed, count)
     if move:
         normal = NormalDist()

@@ -9,7 +9,7 @@ On the CPU the loop over hard labels is compiled; elsewhere torch operations do 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -17,11 +17,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
 from torch import Tensor
 
 from anystroke.anatomy.deformation import SamplingGrid, sample_at
-from anystroke.anatomy.mixing_loops import PAD, mix_planes
+from anystroke.anatomy.mixing_loops import PAD, mix_planes, read_planes
 from anystroke.threads import in_threads
 
 _PARTS = 8
@@ -50,11 +49,18 @@ class LabelField:
             raise ValueError("expected uint8 labels from 0 to 127; renumber the label map")
 
     @cached_property
+    def highest(self) -> int:
+        """The largest label."""
+        return int(self.labels.max())
+
+    @cached_property
     def marked(self) -> Tensor:
         """The labels padded with zeros, the highest bit set where all 26 neighbours have the same label."""
         array = np.pad(self.labels.cpu().numpy(), PAD)
-        uniform = minimum_filter(array, 3) == maximum_filter(array, 3)
-        return torch.from_numpy(array | (uniform.astype(np.uint8) << 7)).contiguous()
+        uniform = np.ones(array.shape, dtype=bool)
+        for axis in range(3):
+            _keep_alike(array, uniform, axis)
+        return torch.from_numpy(array | (uniform.view(np.uint8) << 7))
 
     def to(self, device: torch.device | str) -> "LabelField":
         """Return the field on a device."""
@@ -89,7 +95,47 @@ class ShareField:
         return float(self.shares[[row - 1 for row in rows if row > 0]].sum())
 
 
-TissueField = LabelField | ShareField
+@dataclass(frozen=True)
+class ReadField:
+    """A label map that has been read on one grid, so that mixing there takes tables alone; see `read_once`.
+
+    Attributes:
+        field: The label map, which other grids are read from.
+        grid: The grid.
+        hits: (X, Y, Z) uint8, the label of each voxel, its highest bit set where all eight parts have it.
+        parts: (X, Y, Z, 8) uint8, the labels of the parts of the other voxels.
+    """
+
+    field: LabelField
+    grid: SamplingGrid
+    hits: Tensor
+    parts: Tensor
+
+    @property
+    def labels(self) -> Tensor:
+        """The label map."""
+        return self.field.labels
+
+    @property
+    def highest(self) -> int:
+        """The largest label."""
+        return self.field.highest
+
+    @property
+    def affine(self) -> Tensor:
+        """(4, 4) label voxel -> the patient's RAS+ mm."""
+        return self.field.affine
+
+    def to(self, device: torch.device | str) -> "LabelField | ReadField":
+        """Return the field on a device; on others than the CPU it has to be read again."""
+        return self if torch.device(device).type == "cpu" else self.field.to(device)
+
+    def amount(self, rows: Sequence[int]) -> float:
+        """Return the volume of some labels together, in voxels."""
+        return self.field.amount(rows)
+
+
+TissueField = LabelField | ShareField | ReadField
 """What an anatomy is made of; labels are indices into ``anystroke.anatomy.labels.TISSUES``."""
 
 
@@ -151,7 +197,7 @@ def mix(
     """
     if classes is None:
         classes = torch.zeros(len(table), dtype=torch.uint8)
-    highest = len(field.shares) if isinstance(field, ShareField) else int(field.labels.max())
+    highest = len(field.shares) if isinstance(field, ShareField) else field.highest
     for rows in (table, classes):
         if highest >= len(rows):
             raise ValueError(f"expected labels from 0 to {len(rows) - 1}, one per table row, got {highest}")
@@ -159,8 +205,12 @@ def mix(
         raise ValueError(f"expected classes from 0 to 7, got {int(classes.max())}")
     if isinstance(field, ShareField):
         return _mix_shares(field, grid, table, texture, floor, classes)
-    if field.labels.device.type != "cpu":
-        return _mix_torch(field, grid, table, texture, floor, classes)
+    if isinstance(field, ReadField) and field.grid is not grid:
+        field = field.field
+    if isinstance(field, LabelField):
+        if field.labels.device.type != "cpu":
+            return _mix_torch(field, grid, table, texture, floor, classes)
+        field = _read(field, grid)
     values = torch.empty((table.shape[1], *grid.shape))
     winners = torch.empty(grid.shape, dtype=torch.uint8)
     for first in range(0, table.shape[1], _GROUP):
@@ -168,8 +218,22 @@ def mix(
         part = None
         if texture is not None:
             part = Texture(texture.sd[:, chosen], texture.tiles[chosen], texture.start)
-        _run(field, grid, table[:, chosen], part, floor, classes, (values[chosen], winners))
+        _run(field, table[:, chosen], part, floor, classes, (values[chosen], winners))
     return values, winners
+
+
+def read_once(field: TissueField, grid: SamplingGrid) -> TissueField:
+    """Read hard labels on a grid where `mix` will be called more than once; what it returns is the same.
+
+    Args:
+        field: Hard or soft labels; soft ones, and those on another device than the CPU, stay as they are.
+        grid: The grid; it is recognised by being the same object.
+    """
+    if isinstance(field, ReadField):
+        field = field.field
+    if isinstance(field, LabelField) and field.labels.device.type == "cpu":
+        return _read(field, grid)
+    return field
 
 
 def texture_tile(columns: int, side: int, smoothness: float, *, rng: torch.Generator) -> Tensor:
@@ -217,9 +281,33 @@ def spread_left(fwhm: int) -> float:
     return math.pow(float(kernel.square().sum()), 1.5)
 
 
+def _keep_alike(array: Array, alike: NDArray[np.bool_], axis: int) -> None:
+    """Unmark voxels that differ from a neighbour along an axis, or one of whose neighbours is not marked."""
+    labels, marks = np.moveaxis(array, axis, 0), np.moveaxis(alike, axis, 0)
+    same = labels[1:] == labels[:-1]
+    before = marks.copy()
+    for here, there in ((slice(1, None), slice(None, -1)), (slice(None, -1), slice(1, None))):
+        marks[here] &= same
+        marks[here] &= before[there]
+
+
+def _read(field: LabelField, grid: SamplingGrid) -> ReadField:
+    found = ReadField(
+        field,
+        grid,
+        torch.empty(grid.shape, dtype=torch.uint8),
+        torch.empty((*grid.shape, _PARTS), dtype=torch.uint8),
+    )
+    geometry = _geometry(field.affine, grid)
+    # With parts less than one label voxel from the centre, the marks decide for all of them.
+    trusted = bool(np.abs(geometry[2]).max() < 1)
+    marked, arrays = field.marked.numpy(), (found.hits.numpy(), found.parts.numpy())
+    in_threads(lambda planes: read_planes(marked, geometry, trusted, arrays, planes), _pieces(grid.shape[0]))
+    return found
+
+
 def _run(
-    field: LabelField,
-    grid: SamplingGrid,
+    found: ReadField,
     table: Tensor,
     texture: Texture | None,
     floor: float | None,
@@ -234,28 +322,25 @@ def _run(
         rows[:, _GROUP : _GROUP + columns] = texture.sd / _PARTS
         tiles, start = texture.tiles.contiguous(), texture.start
     votes = torch.ones((), dtype=torch.int64) << (8 * classes.long())
-    matrix, offset, parts, *displacement = _geometry(field.affine, grid)
-    # With parts less than one label voxel from the centre, the marks decide for all of them.
-    trusted = bool(np.abs(parts).max() < 1)
-
-    # More pieces than threads: planes through the head take longer than those beside it.
-    count = grid.shape[0]
-    pieces = min(4 * torch.get_num_threads(), count)
-    edges = [k * count // pieces for k in range(pieces + 1)]
+    read = found.hits.numpy(), found.parts.numpy()
 
     def work(planes: tuple[int, int]) -> None:
         mix_planes(
-            field.marked.numpy(),
-            (matrix, offset, parts, *displacement),
+            read,
             (rows.numpy(), votes.numpy(), classes.numpy()),
             (tiles.numpy(), np.array(start, dtype=np.int64), texture is not None),
             np.float32(-np.inf if floor is None else floor),
-            trusted,
             (result[0].numpy(), result[1].numpy()),
             planes,
         )
 
-    in_threads(work, pairwise(edges))
+    in_threads(work, _pieces(found.hits.shape[0]))
+
+
+def _pieces(count: int) -> Iterator[tuple[int, int]]:
+    """Cut planes into more pieces than threads: those through the head take longer than those beside it."""
+    pieces = min(4 * torch.get_num_threads(), count)
+    return pairwise([k * count // pieces for k in range(pieces + 1)])
 
 
 def _geometry(affine: Tensor, grid: SamplingGrid) -> tuple[Array, ...]:

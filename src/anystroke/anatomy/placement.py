@@ -36,7 +36,7 @@ def lesion_box(anatomy: Anatomy, grid: SamplingGrid, lesions: Sequence[LesionMas
     """
     corners = []
     for lesion in lesions:
-        ends = torch.tensor([[-1.0, n] for n in lesion.mask.shape], dtype=torch.float64)
+        ends = torch.tensor([[-1.0, n] for n in lesion.shape], dtype=torch.float64)
         ends = torch.cartesian_prod(*ends)
         mni = lesion.affine[:3, :3] @ ends.T + lesion.affine[:3, 3:]
         centre = mni.mean(1, keepdim=True)

@@ -18,7 +18,7 @@ from torch.nn.functional import avg_pool3d, max_pool3d, pad
 from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
 from anystroke.anatomy.deformation import SamplingGrid, rotation_matrix, sample_at
 from anystroke.anatomy.labels import TISSUES
-from anystroke.anatomy.mixing import LabelField
+from anystroke.anatomy.mixing import ShareField
 from anystroke.corruption.susceptibility import (
     dipole_field,
     shim_coefficients,
@@ -218,7 +218,7 @@ def _pooled(anatomy: Anatomy, tables: Tensor) -> tuple[Tensor, Tensor]:
     field = anatomy.tissues.to("cpu")
     fine = math.cbrt(abs(float(torch.linalg.det(field.affine[:3, :3]))))
     factor = max(round(SPACING / fine), 1)
-    if isinstance(field, LabelField):
+    if not isinstance(field, ShareField):
         labels = field.labels.long()
         parts = [_pool(table[labels], factor) for table in tables]
     else:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from anystroke.fields import GridShape
 from anystroke.inference.preprocessing import Normalisation, normalise_intensity
-from anystroke.learning.cases import Case, CaseSource
+from anystroke.learning.cases import Case, CaseSource, scan_of
 from anystroke.learning.cells import CellSettings, lesion_cells
 from anystroke.memory import keep_pages
 from anystroke.rng import choice, stream
@@ -71,6 +71,8 @@ class StreamSettings:
         batch: Cases of a batch.
         normalisation: How intensities are standardised.
         cells: How lesions get cells; None for none.
+        contrasts: Scans of each patient, each in a batch of its own; between two of them is a batch of other
+            patients.
     """
 
     shares: tuple[int, ...]
@@ -80,6 +82,10 @@ class StreamSettings:
     batch: int = 1
     normalisation: Normalisation = "foreground"
     cells: CellSettings | None = None
+    contrasts: int = 1
+
+
+_TURNS = 2
 
 
 class CaseStream(IterableDataset[Batch]):
@@ -87,6 +93,10 @@ class CaseStream(IterableDataset[Batch]):
 
     Batch m of process r of R holds the cases from ``(m R + r) B`` on, so that R processes with batches of B
     see in each step what one process with batches of R B sees.
+
+    With C contrasts, these are the numbers of patients: 2 C batches in a row are the scans of the patients of
+    two, batches 0 and 1 the first scan of each, batches 2 and 3 the second and so on. One worker makes all of
+    them, so that a patient is made once.
 
     Args:
         open_sources: Makes the sources; called once in each worker process.
@@ -113,16 +123,49 @@ class CaseStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield this worker's share of the batches."""
+        for group in self.groups():
+            yield from group
+
+    def groups(self) -> Iterator[list[Batch]]:
+        """Yield this worker's share of the groups of batches."""
         worker = get_worker_info()
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
             torch.set_num_threads(1)
             keep_pages()
+        for number in count(self.first // self.together + offset, step):
+            yield self.group(number)
+
+    @property
+    def together(self) -> int:
+        """Batches of one group; a group's patients are in no other."""
+        return self.settings.contrasts * _TURNS if self.settings.contrasts > 1 else 1
+
+    def group(self, number: int) -> list[Batch]:
+        """Make the batches of one group from `first` on, in their order, all scans of a patient in one go.
+
+        Args:
+            number: Of the group.
+        """
+        everything = range(number * self.together, (number + 1) * self.together)
+        cases: dict[int, list[Case]] = {batch: [] for batch in everything if batch >= self.first}
+        for place in range(self.settings.batch):
+            for batch in sorted(cases, key=self._turn):
+                cases[batch].append(self._case(batch, place))
+        return [self._batch(each) for each in cases.values()]
+
+    def _batch(self, cases: Sequence[Case]) -> Batch:
         over = self.settings.normalisation
-        for number in count(self.first + offset, step):
-            cases = self.cases(number)
-            images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases])
-            yield Batch(images, stack_targets([case.target for case in cases]), self._cells(cases))
+        images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases])
+        return Batch(images, stack_targets([case.target for case in cases]), self._cells(cases))
+
+    def _turn(self, batch: int) -> tuple[int, int]:
+        """Return the number of a batch's patients, as streams of one scan each count, and of the scan."""
+        if self.settings.contrasts == 1:
+            return batch, 0
+        group, within = divmod(batch, self.together)
+        scan, turn = divmod(within, _TURNS)
+        return group * _TURNS + turn, scan
 
     def _cells(self, cases: Sequence[Case]) -> Tensor | None:
         how = self.settings.cells
@@ -137,24 +180,52 @@ class CaseStream(IterableDataset[Batch]):
         Raises:
             ValueError: A source's image is constant; the message names the case.
         """
-        if self._sources is None:
-            self._sources = self._open()
-        settings = self.settings
-        shape = settings.shapes[choice(stream(settings.seed, "shape", number), list(settings.shape_weights))]
-        first = (number * self.ranks + self.rank) * settings.batch
-        return [self._case(n, shape) for n in range(first, first + settings.batch)]
+        return [self._case(number, place) for place in range(self.settings.batch)]
 
     def records(self, number: int) -> list[dict[str, Any]]:
         """Return what the cases of one batch were made of."""
         return [case.record for case in self.cases(number)]
 
-    def _case(self, number: int, shape: GridShape) -> Case:
-        assert self._sources is not None
-        turn = self._order[number % len(self._order)]
-        case = self._sources[turn].case(shape, rng=stream(self.settings.seed, "case", number))
+    def _case(self, batch: int, place: int) -> Case:
+        if self._sources is None:
+            self._sources = self._open()
+        settings = self.settings
+        turn, scan = self._turn(batch)
+        shape = settings.shapes[choice(stream(settings.seed, "shape", turn), list(settings.shape_weights))]
+        number = (turn * self.ranks + self.rank) * settings.batch + place
+        source = self._sources[self._order[number % len(self._order)]]
+        rng = stream(settings.seed, "case", number)
+        several = settings.contrasts > 1
+        case = scan_of(source, shape, scan, rng=rng) if several else source.case(shape, rng=rng)
         if not float(case.image.max()) > float(case.image.min()):
             raise ValueError(f"case {number} is constant, expected an image; it was made of {case.record}")
         return case
+
+
+class _Groups(IterableDataset[list[Batch]]):
+    """The groups of a stream, each made by one worker."""
+
+    def __init__(self, cases: CaseStream) -> None:
+        self.cases = cases
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        return self.cases.groups()
+
+
+@dataclass(frozen=True)
+class StreamLoader:
+    """Batches of a stream in the order of their numbers, without end.
+
+    Attributes:
+        groups: Loads the groups of batches.
+    """
+
+    groups: DataLoader[list[Batch]]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        for group in self.groups:
+            yield from group
 
 
 def stack_targets(targets: Sequence[Tensor]) -> Tensor:
@@ -175,7 +246,7 @@ def stack_targets(targets: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(targets))
 
 
-def stream_loader(cases: CaseStream, *, workers: int, pin_memory: bool = False) -> DataLoader[Batch]:
+def stream_loader(cases: CaseStream, *, workers: int, pin_memory: bool = False) -> StreamLoader:
     """Return an endless loader of batches in the order of their numbers.
 
     Args:
@@ -183,11 +254,12 @@ def stream_loader(cases: CaseStream, *, workers: int, pin_memory: bool = False) 
         workers: Processes that make cases while the network learns; 0 makes them in this one.
         pin_memory: For a GPU.
     """
-    return DataLoader(
-        cases,
+    loader = DataLoader(
+        _Groups(cases),
         batch_size=None,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=max(4 // cases.together, 1) if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
     )
+    return StreamLoader(loader)

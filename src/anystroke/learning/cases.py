@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from anystroke.fields import GridShape
+from anystroke.rng import stream
 
 HEALTHY = 255
 """Target of a voxel that is no lesion but whose tissue is not known."""
@@ -66,6 +67,20 @@ def first_that_shows_something(draw: Callable[[], Drawn], shape: GridShape, advi
     )
 
 
+@runtime_checkable
+class ScansPatients(Protocol):
+    """A source that makes several scans of one patient for less than as many patients."""
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        """Make one scan of a patient, whichever others are made.
+
+        Args:
+            shape: Voxels of the case.
+            number: Of the scan; 0 is what `CaseSource.case` makes.
+            rng: Random stream of the patient on the CPU, the same for all scans.
+        """
+
+
 class CaseSource(Protocol):
     """Whatever makes training cases: simulated patients, labelled scans, measured maps."""
 
@@ -76,3 +91,17 @@ class CaseSource(Protocol):
             shape: Voxels of the case.
             rng: Random stream on the CPU.
         """
+
+
+def scan_of(source: CaseSource, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+    """Make one scan of a patient; a case of its own where the source knows no patients with several.
+
+    Args:
+        source: Makes it.
+        shape: Voxels of the case.
+        number: Of the scan; 0 is what the source's `CaseSource.case` makes.
+        rng: Random stream of the patient, the same for all scans.
+    """
+    if isinstance(source, ScansPatients):
+        return source.scan(shape, number, rng=rng)
+    return source.case(shape, rng=stream(rng.initial_seed(), "scan", number) if number else rng)

@@ -230,6 +230,9 @@ class TrainingSettings(StrictModel):
         grid: The voxels that it sees.
         data: Label maps and lesion masks.
         sources: What it is trained on; their shares are the ratio in which cases follow each other.
+        contrasts: Scans of each simulated patient, with protocols, fields and artefacts of their own; several
+            cost less than as many patients. A source that names no weighting draws those of further scans
+            among the weightings that show lesions of the patient's age.
         loss: What is minimised.
         optimiser: How.
         buffer: Cases that are kept on the device and seen several times; none without it.
@@ -245,6 +248,7 @@ class TrainingSettings(StrictModel):
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()
     sources: tuple[Part, ...]
+    contrasts: int = Field(default=1, ge=1, le=16)
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     buffer: BufferSettings | None = None

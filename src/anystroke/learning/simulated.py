@@ -11,11 +11,13 @@ import torch
 from anystroke import random_contrasts, synthesis
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, load_bank
+from anystroke.anatomy.mixing import LabelField
 from anystroke.fields import GridShape
 from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
+from anystroke.patient import Patient
 from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
-from anystroke.rng import integer
+from anystroke.rng import integer, stream
 from anystroke.synthesis import Generator, Sample, SynthesisSettings
 
 TargetKind = Literal["hard", "soft"]
@@ -47,6 +49,18 @@ def load_pack(folder: Path) -> Pack:
 @lru_cache(maxsize=4)
 def _load_pack(folder: Path) -> Pack:
     return Pack(load_anatomies(folder / "anatomies.safetensors"), load_bank(folder / "lesions.safetensors"))
+
+
+def read_ahead(folder: Path) -> None:
+    """Read the packed anatomies of a folder, if it has them, before other processes are forked from this one.
+
+    Args:
+        folder: As for `load_pack`.
+    """
+    if (folder / "anatomies.safetensors").exists() and (folder / "lesions.safetensors").exists():
+        for anatomy in load_pack(folder).anatomies:
+            if isinstance(anatomy.tissues, LabelField):
+                _ = anatomy.tissues.marked
 
 
 class SimulatedSource:
@@ -92,6 +106,7 @@ class SimulatedSource:
         shares = settings.soft_target or needs_shares(scheme, soft=self.soft)
         self.settings = settings.model_copy(update={"soft_target": shares})
         self._pack = pack
+        self._last: tuple[Generator, Patient] | None = None
         self._generators: dict[GridShape, Generator | RandomContrastGenerator] = {}
 
     @property
@@ -115,6 +130,44 @@ class SimulatedSource:
             shape,
             f"make the grid larger than that of {self.settings.spacing:g} mm, or move it less",
         )
+        return self._case(sample)
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        """Simulate one of several scans of a patient; the patient is kept until another one's turn.
+
+        Scan 0 is what `case` gives. Without physics there are no patients with several scans, so each scan is
+        a case of its own.
+
+        Args:
+            shape: Voxels of the case.
+            number: Of the scan.
+            rng: Random stream of the patient, the same for all of the scans.
+
+        Raises:
+            RuntimeError: If 100 draws in a row gave constant images.
+        """
+        generator = self._generator(shape)
+        if not isinstance(generator, Generator):
+            return self.case(shape, rng=rng if number == 0 else stream(rng.initial_seed(), "scan", number))
+        sample = first_that_shows_something(
+            lambda: self._scan(generator, number, rng),
+            shape,
+            f"make the grid larger than that of {self.settings.spacing:g} mm, or move it less",
+        )
+        return self._case(sample)
+
+    def _scan(self, generator: Generator, number: int, rng: torch.Generator) -> Sample:
+        anatomies = self.pack.anatomies
+        anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
+        key = integer(rng, 0, 2**62)
+        if self._last is None or self._last[0] is not generator or self._last[1].key != key:
+            shown_on = generator.weighting_of(key)
+            self._last = generator, generator.patient(anatomy, key=key, shown_on=shown_on, device=rng.device)
+        patient = self._last[1]
+        weighting = generator.further_weighting(patient, number) if number else None
+        return generator.scan(patient, scan=number, weighting=weighting)
+
+    def _case(self, sample: Sample) -> Case:
         target = make_target(sample.target, sample.shares, self.scheme, soft=self.soft, unseen=sample.unseen)
         return Case(sample.image, target, sample.record)
 

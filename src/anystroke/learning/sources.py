@@ -7,25 +7,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from anystroke.anatomy.anatomies import Anatomy, build_anatomy, load_anatomies, save_anatomies
-from anystroke.anatomy.labels import SYNTHSEG
-from anystroke.anatomy.lesions import load_bank, load_masks, save_bank
-from anystroke.anatomy.made_up_lesions import blob_bank
-from anystroke.anatomy.mni import mni_anatomy
-from anystroke.anatomy.registration import stored_registration
-from anystroke.bids import image_stem
-from anystroke.datasets import DatasetError, images_in, is_held_out
 from anystroke.fields import GridShape
 from anystroke.labelled_scans import find_labelled_scans
 from anystroke.learning.augmentation import AugmentationSettings, augment
-from anystroke.learning.cases import Case, CaseSource
+from anystroke.learning.cases import Case, CaseSource, scan_of
 from anystroke.learning.estimation_cases import MeasuredMapSource, SimulatedMapSource
 from anystroke.learning.estimator_recipes import EstimatorPart, EstimatorSettings, Recipe
 from anystroke.learning.maps import MapCases, MapSettings
 from anystroke.learning.maps import pack_data as pack_map_data
+from anystroke.learning.patient_packs import OnPatient, pack_patients
 from anystroke.learning.recipes import (
-    DataSettings,
     MapsPart,
     Part,
     ScansPart,
@@ -33,38 +27,44 @@ from anystroke.learning.recipes import (
     TrainingSettings,
 )
 from anystroke.learning.scans import PackedScans, ScanCases, pack_scans
-from anystroke.learning.simulated import SimulatedSource
+from anystroke.learning.simulated import SimulatedSource, read_ahead
 from anystroke.learning.targets import SCHEMES
 from anystroke.rng import stream
-from anystroke.volume import Volume
 
 log = logging.getLogger(__name__)
 
-_BLOB_SEED = 20260101
 OnItem = Callable[[str], None]
 
 
-def pack(settings: Recipe, folder: Path, on_item: OnItem = lambda _: None) -> dict[str, list[str]]:
-    """Bring all data of a recipe into the form that training reads; what is there already is kept.
+def pack(
+    settings: Recipe,
+    folder: Path,
+    on_item: OnItem = lambda _: None,
+    on_patient: OnPatient = lambda *_: None,
+) -> dict[str, list[str]]:
+    """Bring all data of a recipe into the form that training reads; unchanged inputs are read once.
 
     Args:
         settings: The recipe.
         folder: Gets ``anatomies``, ``lesions`` and the ``held_out_`` part of each as safetensors, and a
             folder with each other source's scans or maps.
         on_item: Told what was packed.
+        on_patient: Told how far label maps and lesion masks are.
 
     Returns:
         Names of the cases in each.
 
     Raises:
-        DatasetError: A source is empty or something in it cannot be used; the message names it.
+        DatasetError: A source is empty or something in it cannot be used, or the folder was packed by another
+            version; the message names it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {}
     simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
     validation = settings.validation
     if simulates or validation.patients or getattr(validation, "healthy", 0):
-        names |= _pack_patients(settings.data, folder, on_item)
+        names |= pack_patients(settings.data, folder, on_patient)
+        on_item("label maps and lesion masks")
     for number, part in enumerate(settings.sources):
         place = folder / _folder(number, part)
         if isinstance(part, ScansPart):
@@ -87,41 +87,27 @@ def _folder(number: int, part: Part | EstimatorPart) -> str:
     return f"source_{number}_{part.kind}"
 
 
-def _pack_patients(data: DataSettings, folder: Path, on_item: OnItem) -> dict[str, list[str]]:
-    files = {
-        name: folder / f"{name}.safetensors"
-        for name in ("anatomies", "held_out_anatomies", "lesions", "held_out_lesions")
-    }
-    if not all(path.exists() for path in files.values()):
-        seen: list[Anatomy] = []
-        unseen: list[Anatomy] = []
-        for path in [p for source in data.anatomies for p in images_in(source)]:
-            name = image_stem(path)
-            to_mni = stored_registration(path).affine
-            anatomy = build_anatomy(Volume.load(path), SYNTHSEG, to_mni, name=name)
-            (unseen if name in data.held_out_anatomies else seen).append(anatomy)
-            on_item(name)
-        on_item("lesion masks")
-        masks = load_masks([p for source in data.lesions for p in images_in(source)])
-        if data.package:
-            seen.append(mni_anatomy())
-            masks += blob_bank(data.package, seed=_BLOB_SEED)
-            unseen = unseen or [seen[-1]]
-        if not seen or not masks:
-            raise DatasetError(
-                f"expected anatomies and lesion masks to train on, got {len(seen)} and {len(masks)}; "
-                "name their folders in data.anatomies and data.lesions, or set data.package"
-            )
-        masks = [m for m in masks if m.volume_ml <= data.largest_lesion_ml]
-        held = [is_held_out(m.name, data.held_out_lesions, data.split) for m in masks]
-        save_anatomies(seen, files["anatomies"])
-        save_anatomies(unseen, files["held_out_anatomies"])
-        save_bank([m for m, out in zip(masks, held, strict=True) if out], files["held_out_lesions"])
-        save_bank([m for m, out in zip(masks, held, strict=True) if not out], files["lesions"])
-    return {
-        name: [each.name for each in (load_bank(path) if "lesions" in name else load_anatomies(path))]
-        for name, path in files.items()
-    }
+def pack_showing_progress(settings: Recipe, folder: Path) -> dict[str, list[str]]:
+    """Do as `pack` does, with bars on stderr where that is a terminal.
+
+    Args:
+        settings: The recipe.
+        folder: As for `pack`.
+
+    Raises:
+        DatasetError: As `pack` does.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("packing {task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)
+
+        return pack(settings, folder, lambda name: log.info("packed %s", name), show)
 
 
 @dataclass(frozen=True)
@@ -133,19 +119,30 @@ class _Augmented:
     spacing: float
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        made = self.source.case(shape, rng=rng)
-        changes = stream(rng.initial_seed(), "augmentation")
-        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=changes)
+        seed = rng.initial_seed()
+        return self._changed(self.source.case(shape, rng=rng), stream(seed, "augmentation"))
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        seed = rng.initial_seed()
+        made = scan_of(self.source, shape, number, rng=rng)
+        return self._changed(made, stream(seed, "augmentation", *([number] if number else [])))
+
+    def _changed(self, made: Case, rng: torch.Generator) -> Case:
+        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=rng)
         return Case(image, target, made.record)
 
 
 def sources_of(settings: Recipe, folder: Path) -> Callable[[], Sequence[CaseSource]]:
     """Return what opens the sources of a recipe, in whatever process.
 
+    Anatomies are read now: processes that are forked from this one share them.
+
     Args:
         settings: The recipe.
         folder: What `pack` wrote.
     """
+    if any(isinstance(part, SimulatedPart) for part in settings.sources):
+        read_ahead(folder)
     return partial(_open_sources, settings, folder)
 
 

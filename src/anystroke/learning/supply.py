@@ -36,6 +36,7 @@ def stream_settings(settings: Recipe) -> StreamSettings:
         batch=1 if settings.buffer else settings.optimiser.batch,
         normalisation=settings.grid.normalisation,
         cells=cells,
+        contrasts=settings.contrasts if isinstance(settings, TrainingSettings) else 1,
     )
 
 

@@ -22,7 +22,7 @@ from anystroke.learning.loop import Loop, write_json
 from anystroke.learning.recipes import SimulatedPart, TrainingSettings
 from anystroke.learning.run_log import RunLog
 from anystroke.learning.simulated import Pack
-from anystroke.learning.sources import pack
+from anystroke.learning.sources import pack_showing_progress
 from anystroke.learning.supply import Supply
 from anystroke.learning.trainer import Trainer, TrainingError, make_fabric
 from anystroke.learning.validation import (
@@ -126,7 +126,7 @@ def train(
 def _run(settings: Recipe, folder: Path, fabric: Fabric, *, resume: bool, clock: Clock | None) -> None:
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        split = pack(settings, folder / "data", on_item=lambda name: log.info("packed %s", name))
+        split = pack_showing_progress(settings, folder / "data")
         write_json(folder / "split.json", split)
     fabric.barrier()
     trainer = Trainer(settings, folder, fabric)

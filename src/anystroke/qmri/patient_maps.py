@@ -104,6 +104,7 @@ class PatientMaps(Mapping[str, Tensor]):
         smoothing: Standard deviation in voxels of the texture's smoothing, which keeps its variance; None
             draws one from 0 to 1.4 for each map.
         texture: Scales the texture; below one for voxels larger than those the spreads were measured on.
+        tiles: Textures that maps of the same grid, key and smoothing made, by name; further ones are added.
 
     Raises:
         ValueError: If the draw lacks a tissue.
@@ -121,6 +122,7 @@ class PatientMaps(Mapping[str, Tensor]):
         key: int,
         smoothing: float | None = None,
         texture: float = 1.0,
+        tiles: dict[str, Tensor] | None = None,
     ) -> None:
         expected = TISSUES[1:]
         if draw.names[: len(expected)] != expected:
@@ -131,6 +133,7 @@ class PatientMaps(Mapping[str, Tensor]):
         self._tissues, self._grid, self._draw = tissues, grid, draw
         self._inclusions = inclusions
         self._key, self._smoothing, self._texture = key, smoothing, texture
+        self._tiles = {} if tiles is None else tiles
         self._made: dict[str, Tensor] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -166,6 +169,7 @@ class PatientMaps(Mapping[str, Tensor]):
             key=self._key,
             smoothing=self._smoothing,
             texture=self._texture,
+            tiles=self._tiles,
         )
 
     def make(self, names: Sequence[str]) -> None:
@@ -395,11 +399,12 @@ class PatientMaps(Mapping[str, Tensor]):
         side = min(max(self._grid.shape), _LARGEST_TILE)
         tiles = []
         for name in names:
-            rng = stream(self._key, "texture", name, device=device)
-            drawn = uniform(rng, 0.0, _LARGEST_SMOOTHING)
-            tiles.append(
-                texture_tile(1, side, drawn if self._smoothing is None else self._smoothing, rng=rng)
-            )
+            if name not in self._tiles:
+                rng = stream(self._key, "texture", name, device=device)
+                drawn = uniform(rng, 0.0, _LARGEST_SMOOTHING)
+                smoothing = drawn if self._smoothing is None else self._smoothing
+                self._tiles[name] = texture_tile(1, side, smoothing, rng=rng)
+            tiles.append(self._tiles[name])
         # A column without spread needs some tile too.
         tiles += [tiles[0]] * (sd.shape[1] - len(names))
         rng = stream(self._key, "texture")
