@@ -27,7 +27,8 @@ from anystroke.inference.segmentation import Model, segment
 from anystroke.inference.volume_interval import volume_interval
 from anystroke.memory import keep_pages
 from anystroke.rng import integer, stream
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")

@@ -26,7 +26,8 @@ from anystroke.learning.checkpoints import load_model, shipped_models
 from anystroke.learning.networks import residual_unet
 from anystroke.memory import keep_pages
 from anystroke.rng import stream
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 SHAPE = (181, 217, 181)

@@ -28,7 +28,8 @@ from anystroke.anatomy.registration import stored_registration
 from anystroke.inference.preprocessing import normalise_intensity
 from anystroke.memory import keep_pages
 from anystroke.rng import stream
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 SIDE = 192

@@ -6,7 +6,8 @@ import torch
 
 from anystroke.anatomy.deformation import DeformationSettings
 from anystroke.classes import CLASSES
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -13,7 +13,8 @@ from anystroke.anatomy.labels import LabelError
 from anystroke.anatomy.lesions import LesionSettings
 from anystroke.anatomy.registration import Registration
 from anystroke.rng import stream
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((40, 48, 40),), cut=0.0, lesions=LesionSettings(absent=0.0))

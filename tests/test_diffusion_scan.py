@@ -7,7 +7,8 @@ from anystroke.acquisition.protocols import AdcMap, DiffusionWeighted
 from anystroke.diffusion_scan import DiffusionSettings
 from anystroke.qmri.tissue_priors import MAPS
 from anystroke.scanner import ScannerSettings, acquire_scan
-from anystroke.synthesis import CLASSES, Generator, SynthesisSettings, regenerate
+from anystroke.synthesis import CLASSES, Generator, regenerate
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = (24, 28, 24)

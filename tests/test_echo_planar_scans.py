@@ -21,7 +21,8 @@ from anystroke.corruption.susceptibility import PROTON_HZ_PER_TESLA
 from anystroke.datasets import data_folder
 from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
 from anystroke.rng import stream
-from anystroke.synthesis import CLASSES, Generator, SynthesisSettings, regenerate
+from anystroke.synthesis import CLASSES, Generator, regenerate
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(

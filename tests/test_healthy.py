@@ -13,7 +13,8 @@ from anystroke.healthy import NOTHING, HealthySettings, Where, draw_structures, 
 from anystroke.qmri.patient_maps import Exchange, PatientMaps
 from anystroke.qmri.tissue_priors import load_table
 from anystroke.rng import stream
-from anystroke.synthesis import Generator, SynthesisSettings, regenerate
+from anystroke.synthesis import Generator, regenerate
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 STILL = DeformationSettings(rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0)

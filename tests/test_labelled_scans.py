@@ -12,7 +12,7 @@ from anystroke.labelled_scans import (
     find_labelled_scans,
 )
 from anystroke.simulation import Request, simulate_files
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Grid, Volume
 
 SHAPE = (6, 7, 8)

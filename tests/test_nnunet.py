@@ -7,7 +7,8 @@ import torch
 
 from anystroke.nnunet import NnunetError, check_dataset_folder, write_case, write_description
 from anystroke.rng import stream
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

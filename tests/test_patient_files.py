@@ -7,7 +7,8 @@ import torch
 from anystroke.echo_planar import EchoPlanarSettings
 from anystroke.patient_files import lesion_volume, patient_target, scan_targets, staged, write_scans
 from anystroke.rng import stream
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -12,7 +12,8 @@ from anystroke.evaluation.metrics import dice
 from anystroke.inference.segmentation import Model, segment
 from anystroke.learning.checkpoints import WEIGHTS, load_config, load_estimator_config, shipped_models
 from anystroke.rng import stream
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 LARGEST_MB = {"default": 40.0, "small": 8.0, "estimator": 25.0}

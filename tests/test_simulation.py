@@ -19,7 +19,8 @@ from anystroke.datasets import DatasetError
 from anystroke.nnunet import NnunetError
 from anystroke.rng import stream
 from anystroke.simulation import Format, Outcome, Request, SimulationError, simulate_files
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
+from anystroke.synthesis import CLASSES, Generator, Sample, regenerate
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume, VolumeError
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

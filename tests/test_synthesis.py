@@ -13,7 +13,8 @@ from anystroke.anatomy.mixing import LabelField, mix, read_once, spread_left
 from anystroke.classes import CLASS_OF_TISSUE
 from anystroke.echo_planar import EchoPlanarSettings
 from anystroke.rng import stream, uniform
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings, regenerate
+from anystroke.synthesis import CLASSES, Generator, Sample, regenerate
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((40, 48, 40),), cut=0.0, thick_slices=0.0)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from anystroke.rng import stream as stream
     from anystroke.synthesis import Generator as Generator
     from anystroke.synthesis import Sample as Sample
-    from anystroke.synthesis import SynthesisSettings as SynthesisSettings
+    from anystroke.synthesis_settings import SynthesisSettings as SynthesisSettings
     from anystroke.volume import Volume as Volume
 
 _HOMES = {
@@ -48,7 +48,7 @@ _HOMES = {
     "SimulateScand": "adapters",
     "SimulatedCases": "learning.sampling",
     "Segmentation": "inference.segmentation",
-    "SynthesisSettings": "synthesis",
+    "SynthesisSettings": "synthesis_settings",
     "Volume": "volume",
     "build_anatomy": "anatomy.anatomies",
     "estimate_qmri": "inference.estimation",

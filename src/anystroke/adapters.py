@@ -49,7 +49,7 @@ class SimulateScand(Randomizable, MapTransform):  # type: ignore[misc]
         ValueError: More than one key, or a scheme of unknown name.
 
     Example:
-        >>> from anystroke.synthesis import SynthesisSettings
+        >>> from anystroke.synthesis_settings import SynthesisSettings
         >>> simulate = SimulateScand(Generator(SynthesisSettings())).set_random_state(seed=1)
         >>> simulate({"label": label_map})["image"].affine  # doctest: +SKIP
     """

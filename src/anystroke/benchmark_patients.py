@@ -23,7 +23,8 @@ from anystroke.files import atomic_path
 from anystroke.healthy import NOTHING
 from anystroke.rng import chance, integer, stream, uniform
 from anystroke.simulation import open_anatomy
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 SEQUENCES = ("T1w", "T2w", "FLAIR", "DWI")

@@ -133,7 +133,7 @@ def simulate(
     from anystroke.nnunet import NnunetError
     from anystroke.qmri.tissue_priors import PriorError, load_table
     from anystroke.simulation import FORMATS, Request, SimulationError, simulate_files
-    from anystroke.synthesis import SynthesisSettings
+    from anystroke.synthesis_settings import SynthesisSettings
 
     names = [name.strip() for text in weighting or [] for name in text.split(",")]
     try:

@@ -22,7 +22,8 @@ from anystroke.files import atomic_path
 from anystroke.inference.segmentation import Model
 from anystroke.rng import choice, stream, uniform
 from anystroke.simulation import write_sample
-from anystroke.synthesis import Generator, Sample, SynthesisSettings
+from anystroke.synthesis import Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 PAGE = "report.html"

@@ -21,7 +21,7 @@ from anystroke.learning.estimated_maps import Curve, along_curve
 from anystroke.learning.estimation_cases import MapTargetSettings
 from anystroke.learning.estimation_validation import Head, MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 BALANCED = ("grey_matter", "white_matter")

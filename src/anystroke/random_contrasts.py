@@ -41,7 +41,8 @@ from anystroke.fields import GridShape, smooth, spline_matrix
 from anystroke.qmri.patient_maps import Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 from anystroke.rng import chance, integer, stream, uniform
-from anystroke.synthesis import Generator, Sample, SynthesisSettings
+from anystroke.synthesis import Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 
 _LESION_TISSUE = "lesion"
 

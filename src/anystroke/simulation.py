@@ -33,7 +33,8 @@ from anystroke.nnunet import (
 )
 from anystroke.patient_files import COLUMNS, write_json, write_scans
 from anystroke.rng import stream
-from anystroke.synthesis import Generator, Sample, SynthesisSettings
+from anystroke.synthesis import Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import VolumeError
 
 TABLE = "samples.tsv"

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from anystroke.acquisition.protocols import Preset, Protocol, load_preset
@@ -14,117 +13,42 @@ from anystroke.anatomy.anatomies import Anatomy, anatomy_called
 from anystroke.anatomy.confounders import WHITE_MATTER_HYPERINTENSITY
 from anystroke.anatomy.deformation import (
     Box,
-    DeformationSettings,
     SamplingGrid,
     grid_affine,
     sampling_grid,
 )
-from anystroke.anatomy.labels import TISSUES, tissue_groups
+from anystroke.anatomy.labels import TISSUES
 from anystroke.anatomy.lesion_edges import fade
 from anystroke.anatomy.lesion_habits import ANY
 from anystroke.anatomy.lesion_tissues import LESION_TISSUES, STAGES, Stage
 from anystroke.anatomy.lesions import (
     LesionMask,
-    LesionSettings,
     PlacedLesion,
     draw_masks,
     place_lesions,
 )
 from anystroke.anatomy.mass_effect import displaced
-from anystroke.anatomy.mixing import TissueField, mix, read_once, spread_left
+from anystroke.anatomy.mixing import TissueField, read_once, spread_left
 from anystroke.anatomy.placement import lesion_area, lesion_box, mni_points
 from anystroke.anatomy.visibility import VisibleTruth, visible_truth
 from anystroke.classes import CLASS_OF_TISSUE as CLASS_OF_TISSUE
 from anystroke.classes import CLASSES as CLASSES
 from anystroke.classes import LESION, class_shares
 from anystroke.corruption.bias_field import transmit_field
-from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
-from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
-from anystroke.fields import GridShape
-from anystroke.fields import refine as _refine
-from anystroke.healthy import HealthySettings, Where, draw_exchanges, draw_inclusions
+from anystroke.echo_planar import draw_echo_planar
+from anystroke.field_of_view import cut_ends, strip_head
+from anystroke.fields import GridShape, refine
+from anystroke.healthy import Where, draw_exchanges, draw_inclusions
 from anystroke.patient import Patient
 from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
 from anystroke.rng import chance, choice, integer, stream, uniform
-from anystroke.scanner import Scan, ScannerSettings, acquire_scan
+from anystroke.scanner import Scan, acquire_scan
+from anystroke.synthesis_settings import SynthesisSettings
 
 _MOST_DRAWS = 100
 _FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
 _DRAWN = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
-
-
-class SynthesisSettings(ScannerSettings):
-    """Everything that decides what simulated scans look like, beside what ``ScannerSettings`` say.
-
-    Attributes:
-        preset: Distribution over protocols: a name, or a TOML file.
-        priors: Tissue properties: ``"literature"``, ``"paper"``, or a TOML file as ``fit-priors`` writes.
-        weighting: Restrict the preset to one weighting, such as ``"FLAIR"``.
-        spacing: Voxel size in mm.
-        shapes: Output grids.
-        shape_weights: Probability of each of them.
-        lesion_centred: Probability that the grid is centred on a lesion instead of the brain.
-        deformation: Of the anatomy.
-        lesions: Choice and shape of lesions.
-        texture: Scales the texture within tissues. Published spreads come from maps of about 1 mm, noise
-            included; voxels of 2 mm average much of it away. The default is an engineering estimate.
-        largest_fwhm: The texture of all maps is smoothed by a whole number of voxels (FWHM) below this, drawn
-            for each patient; None smoothes each map by little, at random.
-        rescale_texture: Keep the texture's spread when it is smoothed; the published program of qSynth, whose
-            ``largest_fwhm`` is 10, does not.
-        partial_volume: What tissues in one voxel share: ``"signals"``, as nature has it, or ``"maps"``, the
-            signal of their mean maps, as published. The latter leaves negative what an equation gives so.
-        smooth_spacing: Lesions, confounders and brain masks are computed in voxels of about this size in mm.
-        transmit_field: Whether flip angles vary over the head.
-        prior_spread: Widens the spread of tissue properties between patients.
-        leukoaraiosis: Probability of white matter hyperintensities, which are no lesion.
-        lacunes: Probability of old lacunes, which are no lesion either.
-        microbleeds: Probability of microbleeds, likewise.
-        mass_effect: Probability that a lesion pushes what is around it away, or if chronic, pulls it in.
-        healthy: What healthy scans show too and networks take for lesions.
-        skull_strip: Probability that nothing but the brain is left.
-        clear_air: Probability that air is exactly zero in a whole-head scan.
-        defaced: Probability that the face of a whole-head scan was removed or blurred.
-        cut: Probability that the field of view ends within the head.
-        fat_suppression: Probability, by weighting, that fat gives almost no signal.
-        echo_planar: Distortion of diffusion-weighted scans and others that are echo-planar.
-        soft_target: Whether samples come with the share that each class has of each voxel.
-        visible_from: The least contrast-to-noise ratio of a lesion that anybody could see, see
-            `visible_truth`.
-    """
-
-    preset: str = "realistic"
-    priors: str = "literature"
-    weighting: str | None = None
-    spacing: float = 2.0
-    shapes: tuple[GridShape, ...] = ((96, 112, 96),)
-    shape_weights: tuple[float, ...] = (1.0,)
-    lesion_centred: float = 0.0
-    deformation: DeformationSettings = DeformationSettings()
-    lesions: LesionSettings = LesionSettings()
-    texture: float = Field(default=0.4, ge=0)
-    largest_fwhm: int | None = Field(default=None, ge=0)
-    rescale_texture: bool = True
-    partial_volume: Literal["signals", "maps"] = "signals"
-    smooth_spacing: float = Field(default=2.0, gt=0)
-    transmit_field: bool = True
-    prior_spread: float = 1.0
-    leukoaraiosis: float = 0.35
-    lacunes: float = 0.15
-    microbleeds: float = 0.1
-    mass_effect: float = 0.15
-    healthy: HealthySettings = HealthySettings()
-    skull_strip: float = 0.3
-    clear_air: float = 0.3
-    defaced: float = 0.1
-    cut: float = 0.15
-    fat_suppression: dict[str, float] = Field(
-        default={"DWI": 1.0, "ADC": 1.0, "FLAIR": 0.4, "T2w": 0.25, "T1w": 0.25}
-    )
-    echo_planar: EchoPlanarSettings = EchoPlanarSettings()
-    soft_target: bool = False
-    visible_from: float = Field(default=1.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -346,7 +270,7 @@ class Generator:
             anatomy, tissues, grid, lesions, rng("lesion"), stage=stage, weighting=shown_on
         )
         tissues = read_once(tissues, grid)
-        where = Where(anatomy, tissues, grid, settings.spacing, self._coarse_factor)
+        where = Where(anatomy, tissues, grid, settings.spacing, self.settings.coarse_factor)
         inclusions = draw_inclusions(
             where,
             settings.healthy,
@@ -418,7 +342,7 @@ class Generator:
             protocol,
             anatomy,
             grid,
-            factor=self._coarse_factor,
+            factor=self.settings.coarse_factor,
             computed=protocol.weighting == "ADC" and len(images) == 1,
             settings=settings.echo_planar if settings.corrupted else None,
             patient=rng("susceptibility"),
@@ -440,8 +364,10 @@ class Generator:
             change=[each for each in changes if each is not None],
         )
         truth = self._visible(acquired, target, white)
-        image = self._strip(acquired.image, patient, scan_rng("strip"), echo_planar)
-        self._cut(image, target, truth.unseen, shares, scan_rng("cut"))
+        image = strip_head(
+            acquired.image, patient, settings=settings, echo_planar=echo_planar, rng=scan_rng("strip")
+        )
+        cut_ends(image, target, truth.unseen, shares, probability=settings.cut, rng=scan_rng("cut"))
         record = {
             "key": key,
             "scan": scan,
@@ -526,7 +452,7 @@ class Generator:
         """
         settings = self.settings
         box = lesion_box(anatomy, grid, lesions)
-        coarse = grid.crop(box or (slice(0, 0),) * 3).coarse(self._coarse_factor)
+        coarse = grid.crop(box or (slice(0, 0),) * 3).coarse(self.settings.coarse_factor)
         severity = self._fading(grid, box, coarse.shape, rng)
         placed = place_lesions(
             lesions,
@@ -539,16 +465,16 @@ class Generator:
         )
         if box is None:
             return placed, None, grid
-        spacing = settings.spacing * self._coarse_factor
+        spacing = settings.spacing * self.settings.coarse_factor
         if chance(rng, settings.mass_effect):
             amount = uniform(rng, -2.0, 0.0) if placed.stage == "chronic" else uniform(rng, 0.0, 4.0)
             grid = displaced(
                 grid, placed.membership, box, spacing=spacing, largest_mm=amount, reach_mm=uniform(rng, 8, 14)
             )
         part = grid.crop(box)
-        area = lesion_area(tissues, part.coarse(self._coarse_factor), spacing)
+        area = lesion_area(tissues, part.coarse(self.settings.coarse_factor), spacing)
         membership, *shares = (
-            _refine(field.mul_(area), part.shape, self._coarse_factor)
+            refine(field.mul_(area), part.shape, self.settings.coarse_factor)
             for field in (placed.membership.clone(), *placed.shares.values())
         )
         return (
@@ -561,7 +487,7 @@ class Generator:
         self, grid: SamplingGrid, box: Box | None, part: GridShape, rng: torch.Generator
     ) -> Tensor | None:
         """Draw how severe lesions are, over the whole coarse grid as published, and cut out the box."""
-        mode, factor = self.settings.lesions.fading, self._coarse_factor
+        mode, factor = self.settings.lesions.fading, self.settings.coarse_factor
         if mode == "none" or box is None:
             return None
         whole = torch.ones([-(-n // factor) for n in grid.shape], device=grid.control.device)
@@ -602,11 +528,6 @@ class Generator:
             exchanges = ()
         return maps.signals(played, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
 
-    @property
-    def _coarse_factor(self) -> int:
-        """How many voxels make one in which what is smooth is computed."""
-        return max(round(self.settings.smooth_spacing / self.settings.spacing), 1)
-
     def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> tuple[TissueDraw, float]:
         """Return the properties of the tissues, and what is left of the signal of fat."""
         draw = self.priors.sample(
@@ -619,61 +540,6 @@ class Generator:
                 draw.sd[row, 0] *= remaining
             return draw, remaining
         return draw, 1.0
-
-    def _strip(
-        self,
-        image: Tensor,
-        patient: Patient,
-        rng: torch.Generator,
-        echo_planar: EchoPlanarScan,
-    ) -> Tensor:
-        """Take away the skull at times; or the face, or the noise in air."""
-        settings = self.settings
-        strip = chance(rng, settings.skull_strip) or not patient.anatomy.has_head
-        clear, defaced = chance(rng, settings.clear_air), chance(rng, settings.defaced)
-        factor, grid = self._coarse_factor, patient.grid
-        spacing = settings.spacing * factor
-        if strip or defaced:
-            brain = echo_planar.moved(patient.brain(factor, spacing), factor)
-        if strip:
-            smoothing = uniform(rng, 1.6, 4.0)
-            keep = brain_mask(
-                brain,
-                spacing=spacing,
-                smoothing=smoothing,
-                margin=smoothing * uniform(rng, 0.0, 1.0),
-                unevenness=smoothing * uniform(rng, 0.0, 0.6),
-                rng=rng,
-            )
-            image *= _refine(keep.float(), grid.shape, factor) > 0.5
-            return image
-        if defaced and bool((brain > 0.5).any()):
-            angle, margin = uniform(rng, 25.0, 60.0), uniform(rng, 2.0, 10.0)
-            face = face_region(brain, spacing=spacing, angle=angle, margin=margin)
-            face = _refine(face.float(), grid.shape, factor) > 0.5
-            if chance(rng, 0.75):
-                image = deface(image, face)
-            else:
-                image = blur_face(image, face, spacing=settings.spacing, smoothing=uniform(rng, 4.0, 10.0))
-        if clear:
-            shares, _ = mix(patient.tissues, grid.coarse(factor), tissue_groups(TISSUES[1:]))
-            head = echo_planar.moved(shares[0], factor)
-            image *= _refine(head, grid.shape, factor) > uniform(rng, 0.2, 0.8)
-        return image
-
-    def _cut(
-        self, image: Tensor, target: Tensor, unseen: Tensor, shares: Tensor | None, rng: torch.Generator
-    ) -> None:
-        if not chance(rng, self.settings.cut):
-            return
-        top, bottom = integer(rng, 0, image.shape[2] // 4), integer(rng, 0, image.shape[2] // 4)
-        for array in (image, target, unseen):
-            array[:, :, :bottom] = 0
-            array[:, :, array.shape[2] - top :] = 0
-        if shares is not None:
-            for end in (shares[..., :bottom], shares[..., shares.shape[3] - top :]):
-                end.zero_()
-                end[CLASSES.index("background")] = 1
 
 
 def regenerate(

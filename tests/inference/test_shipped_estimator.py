@@ -13,7 +13,7 @@ from anystroke.learning.estimation_cases import MapTargetSettings
 from anystroke.learning.estimation_validation import Head, MapErrors, simulated_heads
 from anystroke.learning.simulated import Pack
 from anystroke.rng import stream
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))

@@ -13,7 +13,8 @@ from anystroke.learning.maps import MapSettings, pack_data
 from anystroke.learning.simulated import Pack
 from anystroke.rng import stream
 from anystroke.scanner import ScannerSettings
-from anystroke.synthesis import SynthesisSettings, regenerate
+from anystroke.synthesis import regenerate
+from anystroke.synthesis_settings import SynthesisSettings
 from map_phantoms import SPACING, STILL, write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -17,7 +17,7 @@ from anystroke.qmri.tissue_priors import MAPS
 from anystroke.rng import stream
 from anystroke.scanner import ScannerSettings
 from anystroke.simulation import Request, simulate_files
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 from map_phantoms import SPACING, load, write_map_subject
 

@@ -11,7 +11,8 @@ from anystroke.anatomy.lesions import save_bank
 from anystroke.inference.preprocessing import normalise_intensity
 from anystroke.learning.sampling import SimulatedCases, case_loader, simulate_case
 from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((32, 32, 32),))

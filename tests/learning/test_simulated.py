@@ -12,7 +12,7 @@ from anystroke.learning.simulated import Pack, SimulatedSource, TargetKind
 from anystroke.learning.targets import SCHEMES, Scheme
 from anystroke.random_contrasts import RandomContrastSettings
 from anystroke.rng import stream
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 PHYSICS = SynthesisSettings(spacing=5.0, lesions=LesionSettings(absent=0.0))

@@ -13,7 +13,8 @@ from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.sources import pack, sources_of
 from anystroke.patient_files import write_scans
 from anystroke.rng import stream
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = (32, 32, 32)

@@ -17,7 +17,8 @@ from anystroke.learning.maps import MapCases, MapSettings
 from anystroke.learning.simulated import Pack, load_pack
 from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.rng import integer
-from anystroke.synthesis import Generator, SynthesisSettings
+from anystroke.synthesis import Generator
+from anystroke.synthesis_settings import SynthesisSettings
 
 _FLUID_R1 = 0.4  # 1/s
 _CEILINGS = {name: output.ceiling for name, output in MAP_OUTPUTS.items()}

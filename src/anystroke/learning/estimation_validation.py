@@ -15,7 +15,7 @@ from anystroke.learning.estimated_maps import activate
 from anystroke.learning.estimation_cases import MapTargetSettings, SimulatedMapSource
 from anystroke.learning.simulated import Pack
 from anystroke.rng import stream
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 
 JUDGED = CLASSES[1:]
 """Classes that errors are reported of."""

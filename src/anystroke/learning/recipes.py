@@ -17,7 +17,7 @@ from anystroke.learning.networks import ARCHITECTURES
 from anystroke.learning.scans import ScanSettings
 from anystroke.learning.targets import Scheme
 from anystroke.random_contrasts import RandomContrastSettings
-from anystroke.synthesis import SynthesisSettings
+from anystroke.synthesis_settings import SynthesisSettings
 
 Precision = Literal["auto", "float32", "bfloat16", "float64"]
 

@@ -17,7 +17,8 @@ from anystroke.inference.preprocessing import normalise_intensity
 from anystroke.learning.targets import make_target
 from anystroke.memory import keep_pages
 from anystroke.rng import integer, stream
-from anystroke.synthesis import Generator, Sample, SynthesisSettings
+from anystroke.synthesis import Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 
 
 class MakesSamples(Protocol):

@@ -18,7 +18,8 @@ from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_share
 from anystroke.patient import Patient
 from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
 from anystroke.rng import integer, stream
-from anystroke.synthesis import Generator, Sample, SynthesisSettings
+from anystroke.synthesis import Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 
 TargetKind = Literal["hard", "soft"]
 

@@ -21,7 +21,8 @@ from anystroke.files import atomic_path
 from anystroke.inference.segmentation import Model, segment
 from anystroke.labelled_scans import LabelledScan
 from anystroke.rng import integer, stream
-from anystroke.synthesis import CLASSES, Generator, Sample, SynthesisSettings
+from anystroke.synthesis import CLASSES, Generator, Sample
+from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 STAGES: tuple[Stage, ...] = ("acute", "subacute", "chronic")
