@@ -149,3 +149,21 @@ def test_air_around_the_head_changes_nothing(pad: int) -> None:
     ours, golden = to_model_space(wide), to_model_space(scan)
     assert torch.equal(ours.affine, golden.affine)
     assert torch.allclose(ours.image, golden.image, atol=1e-3)
+
+
+def test_the_brightest_half_percent_keeps_its_order_with_a_log_tail() -> None:
+    rng = torch.Generator().manual_seed(1)
+    image = 100 + 10 * torch.randn(40, 40, 40, generator=rng)
+    image[0] = 0
+    spots = torch.tensor([130.0, 160.0, 250.0])
+    image[20, 20, 20:23] = spots
+    hard, tail = normalise_intensity(image, "foreground"), normalise_intensity(image, "log_tail")
+    assert hard[20, 20, 20:23].unique().numel() == 1
+    top = float(hard.max())
+    below = hard < top
+    assert torch.equal(hard[below], tail[below])
+    sd = float((image[20, 10, 10] - image[20, 30, 30]) / (hard[20, 10, 10] - hard[20, 30, 30]))
+    excess = (spots - image[hard == top].min()) / sd
+    assert torch.allclose(tail[20, 20, 20:23], top + torch.log1p(excess), atol=0.02)
+    with pytest.raises(ValueError, match="constant"):
+        normalise_intensity(torch.ones(3, 3, 3), "log_tail")

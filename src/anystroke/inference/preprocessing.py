@@ -23,8 +23,8 @@ HEAD_MARGIN = 10.0
 HEAD_HEIGHT = 220.0
 LARGEST_SAMPLE = 2_000_000
 CLIP_QUANTILES = (0.005, 0.995)
-Normalisation = Literal["foreground", "whole", "percentiles"]
-Standardisation = Literal["foreground", "whole", "percentiles", "equalised"]
+Normalisation = Literal["foreground", "log_tail", "whole", "percentiles"]
+Standardisation = Literal["foreground", "log_tail", "whole", "percentiles", "equalised"]
 _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 
@@ -96,7 +96,10 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
 
     Args:
         image: Intensities in any unit, any shape.
-        over: ``"foreground"``; or ``"whole"``: mean and standard deviation over all voxels, without clipping,
+        over: ``"foreground"``; or ``"log_tail"``: the same, but what is brighter than the upper quantile is
+            not clipped: each standard deviation above it counts ever less, as log(1 + excess). A lesion that
+            is brighter than all else and smaller than half a percent of the foreground, such as emboli on a
+            diffusion-weighted scan, keeps its contrast. Or ``"whole"``: mean and standard deviation over all voxels, without clipping,
             as the published systems do; or ``"equalised"``: the same after their histogram equalisation in
             256 bins; or ``"percentiles"``: the same two quantiles, but of all voxels, become 0 and 1.
 
@@ -133,7 +136,10 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
     sd = foreground.std(correction=0)
     if not bool(sd > 0):
         raise ValueError("the image has two values only, expected at least three different intensities")
-    return image.clamp(low, high).sub_(foreground.mean()).div_(sd)
+    clipped = image.clamp(low, high).sub_(foreground.mean()).div_(sd)
+    if over == "log_tail":
+        clipped += (image - high).clamp_(min=0).div_(sd).log1p_()
+    return clipped
 
 
 def equalise(image: Tensor, bins: int = 256) -> Tensor:

@@ -56,7 +56,7 @@ class ModelConfig(StrictModel):
     brain: tuple[str, ...] = ()
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
-    normalisation: Literal["foreground", "whole", "percentiles"] = "foreground"
+    normalisation: Literal["foreground", "log_tail", "whole", "percentiles"] = "foreground"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
     temperature: float = Field(default=1.0, gt=0)
