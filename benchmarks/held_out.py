@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
-from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
+from anystroke.anatomy.lesions import LesionMask, LesionSettings, draw_masks, load_bank
 from anystroke.evaluation.calibration import Reliability, reliability
 from anystroke.evaluation.lesion_wise import match_lesions
 from anystroke.evaluation.metrics import dice
@@ -47,7 +47,7 @@ def simulate(
         rng = stream(SEED, case, attempt)
         anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
         weighting = generator.settings.weighting
-        lesions = [choose_mask(masks, generator.settings.lesions, rng, weighting=weighting)] if masks else []
+        lesions = draw_masks(masks, generator.settings.lesions, rng, weighting=weighting)
         sample = generator(anatomy, lesions, rng=rng)
         if lesion_ml(sample) >= smallest_ml:
             return sample
@@ -257,7 +257,9 @@ def main() -> None:
     trust: Reliability | None = None
     started = time.perf_counter()
     for weighting in WEIGHTINGS:
-        generator = Generator(SynthesisSettings(weighting=weighting), masks)
+        generator = Generator(
+            SynthesisSettings(weighting=weighting, lesions=LesionSettings(absent=0.0)), masks
+        )
         for number in range(arguments.cases):
             sample = simulate(generator, anatomies, masks, f"{weighting}-{number}", smallest_ml=1.0)
             row, each = judge(model, sample)

@@ -99,9 +99,10 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
         over: ``"foreground"``; or ``"log_tail"``: the same, but what is brighter than the upper quantile is
             not clipped: each standard deviation above it counts ever less, as log(1 + excess). A lesion that
             is brighter than all else and smaller than half a percent of the foreground, such as emboli on a
-            diffusion-weighted scan, keeps its contrast. Or ``"whole"``: mean and standard deviation over all voxels, without clipping,
-            as the published systems do; or ``"equalised"``: the same after their histogram equalisation in
-            256 bins; or ``"percentiles"``: the same two quantiles, but of all voxels, become 0 and 1.
+            diffusion-weighted scan, keeps its contrast. Or ``"whole"``: mean and standard deviation over all
+            voxels, without clipping, as the published systems do; or ``"equalised"``: the same after their
+            histogram equalisation in 256 bins; or ``"percentiles"``: the same two quantiles, but of all
+            voxels, become 0 and 1.
 
     Returns:
         float32 tensor of the same shape.

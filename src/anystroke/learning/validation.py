@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anystroke.anatomy.anatomies import Anatomy
 from anystroke.anatomy.lesion_tissues import Stage
-from anystroke.anatomy.lesions import LesionMask, LesionSettings, choose_mask
+from anystroke.anatomy.lesions import LesionMask, LesionSettings, draw_masks
 from anystroke.evaluation.lesion_wise import match_lesions
 from anystroke.evaluation.overlap import dice
 from anystroke.files import atomic_path
@@ -158,7 +158,7 @@ def simulated_patients(
             rng = stream(seed, "validation", number, attempt)
             lesions = []
             if number < count:
-                lesions = [choose_mask(masks, plain.lesions, rng, weighting=weighting)]
+                lesions = draw_masks(masks, plain.lesions, rng, weighting=weighting)
             key = integer(rng, 0, 2**62)
             sample = generator.generate(anatomy, lesions, key=key, stage=stage, weighting=weighting)
             truth = visible_lesion(sample)
