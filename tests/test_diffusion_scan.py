@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import torch
@@ -119,6 +120,22 @@ def test_slices_of_a_trace_image_differ_where_their_gains_do() -> None:
         assert "slice_gain_sd" in facts
         spreads.append(float(image[8:16, 8:20, 8:16].std()))
     assert max(spreads) > 1
+
+
+def test_what_a_lesion_changes_in_a_map_is_that_of_the_closed_form_with_few_lines_too() -> None:
+    inside, lesion = torch.zeros(SHAPE), torch.zeros(SHAPE)
+    inside[4:20, 4:24, 4:20] = 1
+    lesion[8:16, 9:19, 8:16] = 1
+    healthy, damaged = (100 * math.exp(-1000 * adc) for adc in (0.8e-3, 0.4e-3))
+    scan = acquire_scan(
+        [100 * inside, healthy * inside + (damaged - healthy) * lesion], inside > 0, spacing=2.0,
+        weighting="ADC", settings=STILL.model_copy(update={"few_lines": 1.0}), key=1, b_value=1000.0,
+        change=[0 * lesion, (damaged - healthy) * lesion],
+    )  # fmt: skip
+    assert scan.change is not None
+    change = scan.change * float(scan.facts["unit"]) / 1e-6
+    assert float(change[lesion > 0].median()) == pytest.approx(-400.0, rel=0.05)
+    assert float(change.abs().max()) < 700
 
 
 def test_an_uncorrupted_pair_is_the_map() -> None:

@@ -170,8 +170,12 @@ class DiffusionScan:
             return None
         if len(images) == 1:
             return restore(acquire(changes[0], self.grids), self.grids)
-        pair, parts = ([acquire(each, self.grids) for each in several] for several in (images, changes))
-        return restore(adc_change(pair, parts, b_value=self.b_value, unit=facts["unit"]), self.grids)
+        in_plane, across = self._split()
+        pair, parts = (
+            [restore(acquire(one, self.grids), in_plane) for one in several] for several in (images, changes)
+        )
+        change = adc_change(pair, parts, b_value=self.b_value, floor=self.sd, unit=facts["unit"])
+        return restore(change, across)
 
     def _rng(self, name: str, like: Tensor) -> torch.Generator:
         return stream(self.key, "diffusion", name, device=like.device)

@@ -102,7 +102,12 @@ def adc_map(
 
 
 def adc_change(
-    images: Sequence[Tensor], changes: Sequence[Tensor], *, b_value: float, unit: float = 1e-6
+    images: Sequence[Tensor],
+    changes: Sequence[Tensor],
+    *,
+    b_value: float,
+    floor: float = 0.0,
+    unit: float = 1e-6,
 ) -> Tensor:
     """Tell what a change of the two images changes in the ADC map without noise.
 
@@ -110,6 +115,7 @@ def adc_change(
         images: Images without and with diffusion weighting, noise-free, of one shape.
         changes: What each of them has more than it would have without the change.
         b_value: Diffusion weighting, s/mm^2.
+        floor: Smaller values, with or without the change, count as this: what noise would make of them.
         unit: What counts as 1 in the map, mm^2/s.
 
     Returns:
@@ -120,8 +126,9 @@ def adc_change(
         >>> adc_change(images, changes, b_value=1000.0)
         tensor([-223.1436])
     """
+    lowest = max(floor, _TINY)
     low, high = (
-        (image.clamp(min=_TINY) / (image - change).clamp(min=_TINY)).log_() * (change != 0)
+        (image.clamp(min=lowest) / (image - change).clamp(min=lowest)).log_() * (change != 0)
         for image, change in zip(images, changes, strict=True)
     )
     return low.sub_(high).div_(b_value * unit)
