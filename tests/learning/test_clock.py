@@ -82,6 +82,18 @@ def test_validations_are_left_out_where_they_would_not_fit_in() -> None:
     assert found == [True, False, True, False]
 
 
+def test_checkpoints_on_the_way_leave_the_margin_for_the_last_one() -> None:
+    now = Fake()
+    clock = now.clock(100.0)
+    clock.begin()
+    clock.saved(20.0)
+    now.shown = 80.0 - clock.margin - 0.1
+    assert clock.can_save
+    now.shown += 0.2
+    assert not clock.can_save
+    assert not _over(clock)
+
+
 def test_the_call_may_be_before_the_clock_is_made() -> None:
     now = Fake(50.0)
     clock = Clock(100.0, now=now, started=20.0)

@@ -18,6 +18,7 @@ from anystroke.fields import GridShape
 from anystroke.learning import clock, loop, run_log, supply
 from anystroke.learning.cases import Case
 from anystroke.learning.checkpoints import load_model, read_tensors
+from anystroke.learning.interruption import Interruption
 from anystroke.learning.recipes import TrainingSettings
 from anystroke.learning.run_log import read_log
 from anystroke.learning.supply import Supply
@@ -98,6 +99,11 @@ def _losses(folder: Path) -> list[tuple[int, float]]:
 def _calls(folder: Path) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = json.loads(read_tensors(folder / "state.safetensors")[1]["calls"])
     return calls
+
+
+def _already_came(one: Interruption) -> Interruption:
+    one.came = True
+    return one
 
 
 def test_everything_is_written_in_time_and_a_second_call_goes_on(
@@ -203,6 +209,41 @@ def test_sigterm_writes_a_checkpoint_and_stops(run: Path, monkeypatch: pytest.Mo
     whole = _beside(run, "whole")
     train(settings, whole)
     assert _losses(run) == _losses(whole)
+
+
+@pytest.mark.usefixtures("bare")
+def test_sigterm_before_the_first_step_promises_no_checkpoint(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = []
+    monkeypatch.setattr(loop.Loop, "_step", lambda *_: taken.append(1))
+    monkeypatch.setattr(Interruption, "__enter__", _already_came)
+    with pytest.raises(TrainingError, match=r"^SIGTERM came before the first step"):
+        train(_settings(), run)
+    assert not taken
+    assert not (run / "state.safetensors").exists()
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_signal_is_heard_before_another_batch_is_waited_for(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take, step, asked = Supply.take, Trainer.train_step, []
+
+    def noted(supply: Supply, number: int, over: Callable[[], bool]) -> Any:
+        asked.append(number)
+        return take(supply, number, over)
+
+    monkeypatch.setattr(Supply, "take", noted)
+
+    def stopped(trainer: Trainer, *batches: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(trainer, *batches)
+
+    monkeypatch.setattr(Trainer, "train_step", stopped)
+    with pytest.raises(TrainingError, match=r"after step 1 with a checkpoint"):
+        train(_settings(checkpoint_every=100), run)
+    assert asked == [0]
 
 
 @pytest.mark.usefixtures("bare")

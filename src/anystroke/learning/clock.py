@@ -61,6 +61,11 @@ class Clock:
             return _UNKNOWN_SAVING * self.seconds + LEAVING
         return _SAFETY * self._saving + LEAVING
 
+    @property
+    def can_save(self) -> bool:
+        """Whether writing everything once more would leave the margin for the end."""
+        return self.elapsed + (self._saving or 0.0) < self.seconds - self.margin
+
     def begin(self) -> None:
         """Let the time of training begin, unless it has begun."""
         if self._began is None:

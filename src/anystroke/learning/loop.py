@@ -117,6 +117,8 @@ class Loop:
                 self.clock.look()
             return interruption.came or (self.clock is not None and self.clock.over)
 
+        if over():
+            return None
         try:
             return self.supply.take(self.trainer.step, over)
         except RuntimeError:
@@ -168,7 +170,8 @@ class Loop:
         self.trainer.save()
 
     def _checkpoint(self, record: RunLog, batch: Batch) -> None:
-        if not self.writes:
+        in_time = self.clock is None or self._rehearses or self.clock.can_save
+        if not (self.writes and in_time):
             return
         started = time.perf_counter()
         self._save()
@@ -192,6 +195,8 @@ class Loop:
             if isinstance(trainer.settings, TrainingSettings) and end != "signal":
                 self._keep_image_range()
             write_report(trainer.folder, trainer.settings, criterion=self.criterion)
+        if end == "signal" and not trainer.step:
+            raise TrainingError("SIGTERM came before the first step was done; train again")
         if end == "signal":
             raise TrainingError(
                 f"SIGTERM came: stopped after step {trainer.step} with a checkpoint; go on with --resume"
