@@ -429,8 +429,8 @@ def embolic_shower(territory: LesionMask, *, rng: torch.Generator) -> LesionMask
         rng: Random stream.
 
     Returns:
-        3 to 20 round parts of 0.03 to 1 ml (numbers and sizes are engineering estimates after Roh et al.,
-        Stroke 31:688, 2000), on the grid of the mask.
+        3 to 20 round parts of 0.03 to 1 ml, some of them joined, on the grid of the mask; numbers and sizes
+        are engineering estimates. `place_mask` smooths masks, so parts below 0.05 ml may vanish there.
 
     Example:
         >>> from anystroke.rng import stream
