@@ -137,6 +137,9 @@ def test_regenerating_from_other_sources_is_refused() -> None:
         regenerate(sample.record, [], masks)
     with pytest.raises(ValueError, match="called 'sphere', but"):
         regenerate(sample.record, [ellipsoid_anatomy()], [])
+    older = {name: value for name, value in sample.record.items() if name != "shown_on"}
+    with pytest.raises(ValueError, match="simulate anew"):
+        regenerate(older, [ellipsoid_anatomy()], masks)
 
 
 def test_a_session_shares_the_patient_and_not_the_protocol() -> None:

@@ -281,9 +281,7 @@ class Generator:
         )
         if box is not None:
             inclusions.append(Inclusion(box, placed.shares, watched=True))
-        return Patient(
-            key, shape, where, placed, box, tuple(inclusions), drawn, shown_on
-        )  # fmt: skip
+        return Patient(key, shape, where, placed, box, tuple(inclusions), drawn, shown_on)
 
     def scan(
         self,
@@ -558,8 +556,10 @@ def regenerate(
         device: Where to compute.
 
     Raises:
-        ValueError: If the anatomy or a lesion is not there.
+        ValueError: If the anatomy or a lesion is not there, or the record is that of another version.
     """
+    if "shown_on" not in record:
+        raise ValueError("expected a record of this version, got one without 'shown_on'; simulate anew")
     anatomy = anatomy_called(record["anatomy"], anatomies)
     settings = SynthesisSettings.model_validate(record["settings"])
     generator = Generator(settings, masks)
