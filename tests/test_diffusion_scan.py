@@ -171,3 +171,11 @@ def test_without_computation_noise_is_added_as_to_any_image() -> None:
     assert "unit" in first.record["scanner"]
     assert "unit" not in second.record["scanner"]
     assert torch.equal(first.target, second.target)
+
+
+@pytest.mark.parametrize("weighting", ["DWI", "ADC"])
+def test_slices_are_axial(weighting: str) -> None:
+    settings = _settings().model_copy(update={"thick_slices": 1.0})
+    levels = (50.0, 20.0) if weighting == "ADC" else (50.0,)
+    facts = [_scan(settings, *levels, weighting=weighting, key=key)[1] for key in range(8)]
+    assert {one["slice_axis"] for one in facts} == {2}

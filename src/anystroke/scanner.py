@@ -28,6 +28,8 @@ from anystroke.fields import GridShape, smooth
 from anystroke.rng import chance, choice, integer, log_uniform, stream, uniform
 
 _COMPUTED = ("ADC", "UNIT1")
+# Echo-planar scans of the head have axial slices; phase encoding runs within them.
+_AXIAL = ("DWI", "ADC")
 _WINDOWS: tuple[Window | None, ...] = (None, "tukey", "hamming")
 _PROFILES: tuple[Profile, ...] = ("box", "trapezoid", "gaussian")
 
@@ -252,6 +254,8 @@ def _grids(
 ) -> AcquiredGrids:
     grids: list[SliceGrid | None] = [None, None, None]
     across = choice(rng, [0.1, 0.15, 0.75])
+    if weighting in _AXIAL:
+        across = 2
     if chance(rng, settings.few_lines):
         window = _WINDOWS[choice(rng, [0.4, 0.3, 0.3])]
         facts["encoded_share"] = uniform(rng, 0.5, 0.95)

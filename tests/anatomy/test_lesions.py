@@ -231,3 +231,14 @@ def test_emboli_are_many_small_parts_where_the_territory_is() -> None:
     settings = LesionSettings(absent=0.0, several=0.0, emboli=1.0, mirror=0.0)
     (drawn,) = draw_masks([territory], settings, stream(1, "draw"))
     assert drawn.name == f"{territory.name}-emboli"
+
+
+def test_the_smallest_emboli_are_still_there_when_placed() -> None:
+    shower = embolic_shower(sphere_lesion(radius=25), rng=stream(5, "emboli"))
+    parts, count = label(shower.mask.numpy())
+    member, _ = place_mask(shower, _points(spacing=1.0), settings=UNCHANGED, rng=stream(5, "place"))
+    found = label((member > 0.5).numpy())[1]
+    assert count > 5
+    assert found >= 0.9 * count
+    assert float((member > 0.5).sum()) / 1000 == pytest.approx(shower.volume_ml, rel=0.1)
+    assert parts.max() == count

@@ -28,6 +28,7 @@ from anystroke.volume import Volume
 log = logging.getLogger(__name__)
 
 _MARGIN = 6
+_EMBOLI = "-emboli"
 _RIM_MM = (2.5, 6.0)
 
 
@@ -273,6 +274,9 @@ def _iso_surface(
     """
     spacing = lesion.affine[:3, :3].norm(dim=0).tolist()
     sigma_mm = (uniform(rng, 0.7, 1.2), uniform(rng, 0.7, 1.2), uniform(rng, 1.5, 2.5))
+    if lesion.name.endswith(_EMBOLI):
+        # They have no steps of thick slices, and the smallest would be smoothed away.
+        sigma_mm = (0.7, 0.7, 0.7)
     # Smoothed as widely as the border moves, a mask still has a slope where the border goes to.
     wide = [math.hypot(s, move) for s in sigma_mm]
     margin = _MARGIN + math.ceil(2 * abs(move) / min(spacing))
@@ -459,7 +463,7 @@ def embolic_shower(territory: LesionMask, *, rng: torch.Generator) -> LesionMask
         parts |= x2[:, None, None] + y2[:, None] + z2 <= 1
     affine = territory.affine.clone()
     affine[:3, 3] -= affine[:3, :3] @ torch.tensor(margin, dtype=torch.float64)
-    return crop_mask(Volume(parts[None], affine, 4), f"{territory.name}-emboli")
+    return crop_mask(Volume(parts[None], affine, 4), territory.name + _EMBOLI)
 
 
 def blob_lesion(
