@@ -238,7 +238,7 @@ def test_the_smallest_emboli_are_still_there_when_placed() -> None:
     parts, count = label(shower.mask.numpy())
     member, _ = place_mask(shower, _points(spacing=1.0), settings=UNCHANGED, rng=stream(5, "place"))
     found = label((member > 0.5).numpy())[1]
-    assert count > 5
+    assert count > 3
     assert found >= 0.9 * count
     assert float((member > 0.5).sum()) / 1000 == pytest.approx(shower.volume_ml, rel=0.1)
     assert parts.max() == count
