@@ -6,15 +6,15 @@ What `recipes_compared.py --held-out` uses. Each model is calibrated by the same
 import json
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import held_out
-from rich.console import Console
-from rich.progress import track
+from rich.progress import TaskID
 
+from anystroke.cli_common import progress_bar
 from anystroke.evaluation.statistics import bootstrap_interval
 from anystroke.files import atomic_path
 from anystroke.inference.segmentation import Model
@@ -24,6 +24,7 @@ from anystroke.synthesis import Sample
 
 Row = dict[str, Any]
 SEED = 2031
+_FEWEST_FOR_INTERVAL = 8
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Patients:
         cases: Scans with a lesion of 1 ml or more, of each weighting.
         healthy: Scans without a lesion.
         calibration: Patients of the training's anatomies and lesions that choose temperature, threshold and
-            smallest certainty; 0 for 1, 0.5 and 0.
+            smallest certainty; 0 leaves those of the model that training started from.
     """
 
     cases: int
@@ -129,7 +130,7 @@ def judged(
         samples: Gives them; called if they are needed.
 
     Returns:
-        ``"calibration"``, ``"summary"`` and the ``"rows"`` of all patients.
+        ``"calibration"``, ``"summary"``, ``"false_ml"`` and the ``"rows"`` of all patients.
     """
     path = folder / "held_out.json"
     key = {"patients": vars(patients), "model": model.sha256}
@@ -149,6 +150,7 @@ def judged(
             "certain": config.certain,
         },
         "summary": held_out.summary([row for row in rows if row["dice"] is not None]),
+        "false_ml": _false_volumes([row["predicted_ml"] for row in rows if row["dice"] is None]),
         "rows": rows,
     }
     with atomic_path(path, overwrite=True) as part:
@@ -156,12 +158,25 @@ def judged(
     return found
 
 
-def _calibrated(model: Model, pack: Path, patients: int) -> Model:
-    def show(what: str, done: int, total: int) -> None:
-        if done == total:
-            Console(stderr=True).print(f"calibrating: {what} {total} patients")
+def _false_volumes(volumes: Sequence[float]) -> dict[str, float]:
+    low_to_high = sorted(volumes)
+    return {
+        "n": len(volumes),
+        "median": statistics.median(low_to_high) if volumes else math.nan,
+        "q3": low_to_high[3 * len(volumes) // 4] if volumes else math.nan,
+    }
 
-    found = calibrate(model, pack, patients=patients, on_patient=show)
+
+def _calibrated(model: Model, pack: Path, patients: int) -> Model:
+    with progress_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"calibrating: {what}", total=total)
+            bar.update(tasks[what], completed=done)
+
+        found = calibrate(model, pack, patients=patients, on_patient=show)
     return replace(model, config=found.applied_to(model.config))
 
 
@@ -197,7 +212,7 @@ def compared(rows: Sequence[Row], reference: Sequence[Row], *, name: str) -> dic
             "n": len(own),
             "mean": statistics.fmean(own),
             "difference": statistics.fmean(differences),
-            "interval": None if math.isnan(low) else [low, high],
+            "interval": None if len(own) < _FEWEST_FOR_INTERVAL else [low, high],
         }
     return result
 
@@ -206,7 +221,8 @@ def table(results: dict[str, dict[str, Any]], reference: str) -> str:
     """Return the table as Markdown: a line for each measure, a column for each recipe.
 
     Args:
-        results: Recipe -> its steps, number of passes per step, and what `compared` gives as ``"measures"``.
+        results: Recipe -> its steps and batch, what `judged` says, and as ``"measures"`` what `compared`
+            gives.
         reference: The recipe that the others are compared with.
     """
     others = [name for name in results if name != reference]
@@ -221,6 +237,9 @@ def table(results: dict[str, dict[str, Any]], reference: str) -> str:
     sums = [results[each]["summary"]["all"] for each in (reference, *others)]
     medians = [f"{found.get('median', math.nan):.3f}" for found in sums]
     lines.append(f"| median Dice (no difference) | {first['Dice']['n']} | {' | '.join(medians)} |")
+    quartiles = [results[each]["false_ml"] for each in (reference, *others)]
+    shown = " | ".join(f"{each['median']:.2f}, {each['q3']:.2f}" for each in quartiles)
+    lines.append(f"| false ml, median and upper quartile (no difference) | {quartiles[0]['n']} | {shown} |")
     return "\n".join(lines) + "\n\n" + _notes(results, reference)
 
 
@@ -255,5 +274,6 @@ def _between(low: float, high: float) -> str:
     return f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}"
 
 
-def _shown(samples: Any, what: str, total: int | None) -> Iterator[Sample]:
-    yield from track(samples, description=what, total=total, console=Console(stderr=True))
+def _shown(samples: Iterable[Sample], what: str, total: int) -> Iterator[Sample]:
+    with progress_bar() as bar:
+        yield from bar.track(samples, description=what, total=total)

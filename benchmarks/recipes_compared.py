@@ -215,7 +215,7 @@ def compare_held_out(runs: Iterator[Run], options: argparse.Namespace) -> None:
         results[settings.name] = {
             "steps": settings.optimiser.steps,
             "batch": settings.optimiser.batch,
-            **{key: found[key] for key in ("calibration", "summary")},
+            **{key: found[key] for key in ("calibration", "summary", "false_ml")},
             "measures": compared(found["rows"], reference, name=settings.name),
         }
         write(options.output, results, held_out_table(results, options.reference))
