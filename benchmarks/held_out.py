@@ -9,7 +9,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,28 @@ def simulate(
         if lesion_ml(sample) >= smallest_ml:
             return sample
     raise RuntimeError(f"no lesion of {smallest_ml} ml in 100 tries for {case}")
+
+
+def with_lesion(
+    anatomies: list[Anatomy], masks: list[LesionMask], weighting: str, *, count: int
+) -> Iterator[Sample]:
+    """Simulate scans of a weighting with a lesion of 1 ml or more."""
+    generator = Generator(SynthesisSettings(weighting=weighting, lesions=LesionSettings(absent=0.0)), masks)
+    for number in range(count):
+        yield simulate(generator, anatomies, masks, f"{weighting}-{number}", smallest_ml=1.0)
+
+
+def without_lesion(anatomies: list[Anatomy], *, count: int) -> Iterator[Sample]:
+    """Simulate scans without a lesion, of one weighting after the other."""
+    for number in range(count):
+        generator = Generator(SynthesisSettings(weighting=WEIGHTINGS[number % len(WEIGHTINGS)]))
+        yield simulate(generator, anatomies, [], f"healthy-{number}", smallest_ml=0.0)
+
+
+def load_held_out(pack: Path) -> tuple[list[Anatomy], list[LesionMask]]:
+    """Load the anatomies and the masks of 1 ml or more that a training with this data folder never saw."""
+    masks = [m for m in load_bank(pack / "held_out_lesions.safetensors") if m.volume_ml >= 1]
+    return load_anatomies(pack / "held_out_anatomies.safetensors"), masks
 
 
 def lesion_ml(sample: Sample) -> float:
@@ -249,26 +271,19 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG of the reliability")
     arguments = parser.parse_args()
     keep_pages()
-    anatomies = load_anatomies(arguments.pack / "held_out_anatomies.safetensors")
-    masks = [m for m in load_bank(arguments.pack / "held_out_lesions.safetensors") if m.volume_ml >= 1]
+    anatomies, masks = load_held_out(arguments.pack)
     model = Model.open(arguments.model)
     rows: list[dict[str, Any]] = []
     empty: list[dict[str, Any]] = []
     trust: Reliability | None = None
     started = time.perf_counter()
     for weighting in WEIGHTINGS:
-        generator = Generator(
-            SynthesisSettings(weighting=weighting, lesions=LesionSettings(absent=0.0)), masks
-        )
-        for number in range(arguments.cases):
-            sample = simulate(generator, anatomies, masks, f"{weighting}-{number}", smallest_ml=1.0)
+        for sample in with_lesion(anatomies, masks, weighting, count=arguments.cases):
             row, each = judge(model, sample)
             rows.append(row)
             trust = each if trust is None else trust + each
         print(weighting, summary(rows)["by_weighting"][weighting], flush=True)
-    for number in range(arguments.healthy):
-        generator = Generator(SynthesisSettings(weighting=WEIGHTINGS[number % len(WEIGHTINGS)]))
-        sample = simulate(generator, anatomies, [], f"healthy-{number}", smallest_ml=0.0)
+    for sample in without_lesion(anatomies, count=arguments.healthy):
         row, each = judge(model, sample)
         empty.append(row)
         trust = each if trust is None else trust + each

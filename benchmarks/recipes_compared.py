@@ -1,31 +1,52 @@
-"""Train the compared recipes for the same number of steps, judge each on the same patients, and tabulate.
+r"""Train the compared recipes for the same number of steps, judge each on the same patients, and tabulate.
 
-    python benchmarks/recipes_compared.py recipes/compared/*.toml --runs runs/compared --output docs/compared
+    python benchmarks/recipes_compared.py recipes/compared/*.toml --runs runs/compared --output compared
+    python benchmarks/recipes_compared.py recipes/compared/stage/*.toml --held-out \
+        --runs runs/stage --output stage
 
-Every part is resumed where it broke off. Patients are of anatomies and masks that training never saw:
-realistic protocols, the published simulator's contrasts (its protocols and tissue priors), and random ones.
+A recipe whose steps are all done is taken as it is, one that was cut short goes on; tables are written after
+each. Patients are of anatomies and masks that training never saw. The first command judges on realistic
+protocols, the published simulator's contrasts (its protocols and tissue priors), and random ones. The second
+judges on the patients of held_out.py, by contrast, size and contrast-to-noise, each model calibrated by the
+same rule, as differences to ``--reference`` with bootstrap intervals.
+
+On a GPU, whole heads in batches of 16:
+
+    python benchmarks/recipes_compared.py recipes/compared/stage/*.toml --held-out \
+        --runs runs/stage-heads --output stage-heads --cases 80 --healthy 50 \
+        --override 'grid.shapes=[[96, 112, 96]]' --override optimiser.batch=16 \
+        --override optimiser.learning_rate=1.2e-3 --override optimiser.warm_up=100 \
+        --override optimiser.workers=15 --override buffer.reuse=5 --override buffer.cases=4000 \
+        --override buffer.first=64
 """
 
 import argparse
 import json
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from held_out import lesion_ml
+from held_out_compared import Patients, Row, compared, judged
+from held_out_compared import table as held_out_table
+from safetensors import safe_open
 
 from anystroke.anatomy.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
+from anystroke.files import atomic_path
 from anystroke.inference.segmentation import Model
 from anystroke.labelled_scans import find_labelled_scans
-from anystroke.learning.recipes import load_recipe
+from anystroke.learning.recipes import TrainingSettings, load_recipe
+from anystroke.learning.trainer import TrainingError, recipe_digest
 from anystroke.learning.training import train
 from anystroke.learning.validation import (
     Patient,
     Score,
     judge,
-    lesion_ml,
     real_patients,
     simulated_patients,
     summarise,
@@ -33,11 +54,12 @@ from anystroke.learning.validation import (
 from anystroke.memory import keep_pages
 from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
 from anystroke.rng import stream
-from anystroke.synthesis import CLASSES
+from anystroke.synthesis import CLASSES, Sample
 from anystroke.volume import Volume
 
 SEED = 90210
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI")
+Run = tuple[TrainingSettings, Path, Model]
 
 
 def random_patients(
@@ -116,35 +138,148 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def share_data(packed: Path, folder: Path) -> None:
+    """Give a run what is packed elsewhere, so that unchanged inputs are not read again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(packed.glob("*.safetensors")):
+        place = folder / path.name
+        if place.exists():
+            continue
+        try:
+            # Packs are replaced, never changed in place, so no run can spoil another's.
+            os.link(path, place)
+        except OSError:
+            with atomic_path(place) as part:
+                shutil.copyfile(path, part)
+
+
+def trained(settings: TrainingSettings, folder: Path) -> Model:
+    """Train a recipe, go on where it was cut short, or take it as it is where all steps are done.
+
+    Raises:
+        TrainingError: The run is that of another recipe, or goes by the clock.
+    """
+    if settings.optimiser.minutes:
+        raise TrainingError(f"{settings.name} trains by the clock; add --override optimiser.minutes=0")
+    steps, state = settings.optimiser.steps, folder / "state.safetensors"
+    done = 0
+    if state.exists():
+        with safe_open(state, framework="pt") as file:
+            facts = file.metadata()
+        if facts["recipe"] != recipe_digest(settings):
+            raise TrainingError(
+                f"{folder} was trained by another recipe than {settings.name} is now; remove it, or name "
+                "another folder with --runs"
+            )
+        done = int(facts["step"])
+    if done < steps:
+        train(settings, folder, resume=True)
+    model = Model.open(folder / "model")
+    if model.config.training["steps"] != steps:
+        raise TrainingError(f"{folder / 'model'} is of an earlier step than its checkpoint; remove {folder}")
+    return model
+
+
+def recipes_of(options: argparse.Namespace) -> dict[str, TrainingSettings]:
+    """Return the recipes by name, with the reference first where models are compared with one."""
+    changes = [*options.override, *([f"optimiser.steps={options.steps}"] if options.steps else [])]
+    recipes = {each.name: each for each in (load_recipe(path, changes) for path in options.recipes)}
+    if not options.held_out:
+        return recipes
+    if options.reference not in recipes:
+        raise SystemExit(f"expected --reference to be one of {', '.join(recipes)}, got {options.reference}")
+    return {options.reference: recipes.pop(options.reference), **recipes}
+
+
+def write(stem: Path, results: dict[str, Any], text: str) -> None:
+    """Write the results and their table."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    stem.with_suffix(".md").write_text(text, encoding="utf-8")
+
+
+def compare_held_out(runs: Iterator[Run], options: argparse.Namespace) -> None:
+    """Judge each run on the held-out patients, calibrated, and write how far it is from the reference."""
+    patients = Patients(options.cases, options.healthy, options.calibration)
+    samples: list[Sample] = []
+    results: dict[str, Any] = {}
+    reference: list[Row] = []
+    for settings, folder, model in runs:
+
+        def simulated(pack: Path = folder / "data") -> list[Sample]:
+            samples.extend([] if samples else patients.simulated(pack))
+            return samples
+
+        found = judged(folder, model, patients, simulated)
+        reference = reference or found["rows"]
+        results[settings.name] = {
+            "steps": settings.optimiser.steps,
+            "batch": settings.optimiser.batch,
+            **{key: found[key] for key in ("calibration", "summary", "false_ml")},
+            "measures": compared(found["rows"], reference, name=settings.name),
+        }
+        write(options.output, results, held_out_table(results, options.reference))
+
+
+def compare_sets(runs: Iterator[Run], options: argparse.Namespace) -> None:
+    """Judge each run on three kinds of simulated patients and on real scans."""
+    results: dict[str, Any] = {}
+    sets: dict[str, list[Patient]] = {}
+    for settings, folder, model in runs:
+        sets = sets or test_sets(
+            folder / "data", options.scans, count=options.count, spacing=settings.grid.spacing
+        )
+        found = {name: row(judge(model, patients)) for name, patients in sets.items()}
+        results[settings.name] = {"steps": settings.optimiser.steps, "sets": found}
+        print(settings.name, json.dumps(found))
+        write(options.output, results, table(results))
+
+
+def all_trained(recipes: dict[str, TrainingSettings], options: argparse.Namespace) -> Iterator[Run]:
+    """Train one recipe after the other."""
+    packed: Path | None = options.data
+    for number, (name, settings) in enumerate(recipes.items(), start=1):
+        print(f"{name}: recipe {number} of {len(recipes)}", flush=True)
+        folder = options.runs / name
+        if packed is not None:
+            share_data(packed, folder / "data")
+        yield settings, folder, trained(settings, folder)
+        packed = folder / "data"
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipes", nargs="+", type=Path)
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="stem of a .json and a .md file")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--override", action="append", default=[], help="KEY=VALUE, in every recipe")
+    parser.add_argument("--data", type=Path, help="data folder of a run, to read label maps and masks once")
+    parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
+    parser.add_argument("--count", type=int, default=48, help="patients of each kind")
     parser.add_argument("--scans", type=Path, help="table of labelled real scans")
-    options = parser.parse_args()
+    parser.add_argument("--held-out", action="store_true", help="judge on the patients of held_out.py")
+    parser.add_argument("--reference", default="everything", help="recipe to compare the others with")
+    parser.add_argument("--cases", type=int, default=40, help="held-out scans per weighting")
+    parser.add_argument("--healthy", type=int, default=25, help="held-out scans without lesion")
+    parser.add_argument(
+        "--calibration", type=int, default=60, help="patients to calibrate each model with; 0: not at all"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the comparison."""
+    options = arguments()
     logging.basicConfig(level=logging.INFO)
     keep_pages()
-    torch.set_num_threads(2)
-    changes = [f"optimiser.steps={options.steps}"] if options.steps else []
-    results: dict[str, Any] = {}
-    sets: dict[str, list[Patient]] = {}
-    for path in options.recipes:
-        settings = load_recipe(path, changes)
-        folder = options.runs / settings.name
-        train(settings, folder, resume=True)
-        sets = sets or test_sets(
-            folder / "data", options.scans, count=options.count, spacing=settings.grid.spacing
-        )
-        model = Model.open(folder / "model")
-        found = {name: row(judge(model, patients)) for name, patients in sets.items()}
-        results[settings.name] = {"steps": settings.optimiser.steps, "sets": found}
-        print(settings.name, json.dumps(found))
-        options.output.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-        options.output.with_suffix(".md").write_text(table(results))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    runs = all_trained(recipes_of(options), options)
+    (compare_held_out if options.held_out else compare_sets)(runs, options)
 
 
 if __name__ == "__main__":

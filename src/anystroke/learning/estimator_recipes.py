@@ -21,6 +21,7 @@ from anystroke.learning.recipes import (
     TrainingSettings,
     load_recipe,
     read_recipe,
+    spread_synthesis,
 )
 from anystroke.rng import stream
 
@@ -126,4 +127,4 @@ def load_any_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     if "task" not in data:
         return load_recipe(path, overrides)
     apply_overrides(data, overrides or [])
-    return validate(data, EstimatorSettings, source=str(path))
+    return validate(spread_synthesis(data, source=str(path)), EstimatorSettings, source=str(path))

@@ -1,6 +1,7 @@
 """Recipes: everything that decides a training run, as typed settings read from TOML."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -267,7 +268,8 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSetti
 
     A recipe may begin with ``base = "other.toml"``, or a list of such files, whose values hold where it gives
     none: tables are merged, a list such as ``sources`` replaces that of the base, and of several bases the
-    later ones win.
+    later ones win. A table ``synthesis`` beside the sources holds for each simulated one, see
+    `spread_synthesis`.
 
     Args:
         path: The file.
@@ -281,7 +283,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSetti
     if "task" in data:
         raise ConfigError(f"{path} is no recipe of a segmentation; read it with load_any_recipe")
     apply_overrides(data, overrides or [])
-    return validate(data, TrainingSettings, source=str(path))
+    return validate(spread_synthesis(data, source=str(path)), TrainingSettings, source=str(path))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -295,7 +297,50 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 def parse_recipe(text: str, *, source: str = "the recipe") -> TrainingSettings:
     """Read a recipe without a base from a string of TOML."""
-    return validate(tomllib.loads(text), TrainingSettings, source=source)
+    return validate(spread_synthesis(tomllib.loads(text), source=source), TrainingSettings, source=source)
+
+
+class _Common(StrictModel):
+    synthesis: SynthesisSettings = SynthesisSettings()
+
+
+def spread_synthesis(data: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Give each simulated source what the recipe's own table ``synthesis`` says; the source's values win.
+
+    Args:
+        data: A recipe as plain values, left as it is.
+        source: Where it comes from, for the message.
+
+    Returns:
+        The recipe without that table.
+
+    Raises:
+        ConfigError: A key of the table is unknown, a value does not fit, or no source is simulated.
+
+    Example:
+        >>> sources = [{"kind": "simulated"}, {"kind": "simulated", "synthesis": {"cut": 0.5}}]
+        >>> recipe = {"name": "toy", "synthesis": {"cut": 0.0, "texture": 0.2}, "sources": sources}
+        >>> for each in spread_synthesis(recipe, source="the example")["sources"]:
+        ...     print(each["synthesis"])
+        {'cut': 0.0, 'texture': 0.2}
+        {'cut': 0.5, 'texture': 0.2}
+    """
+    result = dict(data)
+    common = result.pop("synthesis", {})
+    sources = result.get("sources")
+    if not common or not isinstance(sources, list):
+        return result
+    validate({"synthesis": common}, _Common, source=source)
+    simulated = [isinstance(part, dict) and part.get("kind") == "simulated" for part in sources]
+    if not any(simulated):
+        raise ConfigError(
+            f"{source}: 'synthesis' is for sources of the kind 'simulated', but there is none; remove it"
+        )
+    result["sources"] = [
+        part | {"synthesis": _merged(common, part.get("synthesis", {}))} if filled else part
+        for part, filled in zip(sources, simulated, strict=True)
+    ]
+    return result
 
 
 def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -1,0 +1,279 @@
+"""Models beside each other on the same held-out patients, by contrast, size and contrast-to-noise.
+
+What `recipes_compared.py --held-out` uses. Each model is calibrated by the same rule before it is judged.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import held_out
+from rich.progress import TaskID
+
+from anystroke.cli_common import progress_bar
+from anystroke.evaluation.statistics import bootstrap_interval
+from anystroke.files import atomic_path
+from anystroke.inference.segmentation import Model
+from anystroke.model_calibration import calibrate
+from anystroke.rng import stream
+from anystroke.synthesis import Sample
+
+Row = dict[str, Any]
+SEED = 2031
+_FEWEST_FOR_INTERVAL = 8
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Which patients models are judged on, and calibrated with before.
+
+    Attributes:
+        cases: Scans with a lesion of 1 ml or more, of each weighting.
+        healthy: Scans without a lesion.
+        calibration: Patients of the training's anatomies and lesions that choose temperature, threshold and
+            smallest certainty; 0 leaves those of the model that training started from.
+    """
+
+    cases: int
+    healthy: int
+    calibration: int
+
+    def simulated(self, pack: Path) -> list[Sample]:
+        """Simulate the held-out patients; kept is what judging needs."""
+        anatomies, masks = held_out.load_held_out(pack)
+
+        def each() -> Iterator[Sample]:
+            for weighting in held_out.WEIGHTINGS:
+                yield from held_out.with_lesion(anatomies, masks, weighting, count=self.cases)
+            yield from held_out.without_lesion(anatomies, count=self.healthy)
+
+        total = self.cases * len(held_out.WEIGHTINGS) + self.healthy
+        return [
+            replace(sample, maps={}, unseen=None, change=None)
+            for sample in _shown(each(), "simulating held-out patients", total)
+        ]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A line of the table: the mean of a score over some of the rows.
+
+    Attributes:
+        name: What stands in front of the line.
+        value: Of one row.
+        among: Which rows count.
+    """
+
+    name: str
+    value: Callable[[Row], float]
+    among: Callable[[Row], bool]
+
+    def of(self, rows: Sequence[Row]) -> list[float]:
+        """Return the score of each row that counts."""
+        return [self.value(row) for row in rows if self.among(row)]
+
+
+def measures() -> list[Measure]:
+    """Return the lines of the table."""
+
+    def ill(row: Row) -> bool:
+        return row["dice"] is not None
+
+    def within(key: str, low: float, high: float) -> Callable[[Row], bool]:
+        return lambda row: ill(row) and low <= row[key] < high
+
+    def dice(row: Row) -> float:
+        return float(row["dice"])
+
+    def f1(row: Row) -> float:
+        return float(row["lesion_f1"])
+
+    def missed(row: Row) -> float:
+        return float(row["dice"] == 0)
+
+    def marked(row: Row) -> float:
+        return float(row["predicted_ml"])
+
+    seen = within("contrast_to_noise", held_out.VISIBLE_FROM, math.inf)
+    lines = [Measure("Dice", dice, ill)]
+    for w in held_out.WEIGHTINGS:
+        lines.append(Measure(f"Dice, {w}", dice, lambda row, w=w: ill(row) and row["weighting"] == w))
+    for low, high in held_out.SIZES_ML:
+        lines.append(Measure(f"Dice, {_between(low, high)} ml", dice, within("truth_ml", low, high)))
+    for low, high in held_out.CONTRASTS_TO_NOISE:
+        name = f"Dice, contrast to noise {_between(low, high)}"
+        lines.append(Measure(name, dice, within("contrast_to_noise", low, high)))
+    return [
+        *lines,
+        Measure("Dice, visible", dice, seen),
+        Measure("lesion-wise F1", f1, ill),
+        Measure("lesion-wise F1, visible", f1, seen),
+        Measure("share missed", missed, ill),
+        Measure("share missed, visible", missed, seen),
+        Measure("false ml without a lesion", marked, lambda row: not ill(row)),
+    ]
+
+
+def judged(
+    folder: Path, model: Model, patients: Patients, samples: Callable[[], Sequence[Sample]]
+) -> dict[str, Any]:
+    """Calibrate a model and judge it, or read what was found before.
+
+    Args:
+        folder: Run folder with the packed data; gets ``held_out.json``.
+        model: Of the run.
+        patients: Which patients.
+        samples: Gives them; called if they are needed.
+
+    Returns:
+        ``"calibration"``, ``"summary"``, ``"false_ml"`` and the ``"rows"`` of all patients.
+    """
+    path = folder / "held_out.json"
+    key = {"patients": vars(patients), "model": model.sha256}
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["key"] == key:
+            return found
+    if patients.calibration:
+        model = _calibrated(model, folder / "data", patients.calibration)
+    rows = [held_out.judge(model, sample)[0] for sample in _shown(samples(), f"judging {folder.name}", None)]
+    config = model.config
+    found = {
+        "key": key,
+        "calibration": {
+            "temperature": config.temperature,
+            "threshold": config.threshold,
+            "certain": config.certain,
+        },
+        "summary": held_out.summary([row for row in rows if row["dice"] is not None]),
+        "false_ml": _false_volumes([row["predicted_ml"] for row in rows if row["dice"] is None]),
+        "rows": rows,
+    }
+    with atomic_path(path, overwrite=True) as part:
+        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found
+
+
+def _false_volumes(volumes: Sequence[float]) -> dict[str, float]:
+    low_to_high = sorted(volumes)
+    return {
+        "n": len(volumes),
+        "median": statistics.median(low_to_high) if volumes else math.nan,
+        "q3": low_to_high[3 * len(volumes) // 4] if volumes else math.nan,
+    }
+
+
+def _calibrated(model: Model, pack: Path, patients: int) -> Model:
+    with progress_bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(f"calibrating: {what}", total=total)
+            bar.update(tasks[what], completed=done)
+
+        found = calibrate(model, pack, patients=patients, on_patient=show)
+    return replace(model, config=found.applied_to(model.config))
+
+
+def compared(rows: Sequence[Row], reference: Sequence[Row], *, name: str) -> dict[str, dict[str, Any]]:
+    """Compare a model with the reference, patient by patient.
+
+    Args:
+        rows: Of the model.
+        reference: Of the reference, the same patients in the same order.
+        name: Of the model; decides the draws of the bootstrap.
+
+    Returns:
+        Measure -> number of patients, mean, mean difference to the reference and its 95 % interval.
+
+    Raises:
+        ValueError: The patients are not the same.
+    """
+    if [row["truth_ml"] for row in rows] != [row["truth_ml"] for row in reference]:
+        raise ValueError(
+            f"expected {name} to be judged on the same patients as the reference, but they are others; "
+            "remove held_out.json from the run folders"
+        )
+    result: dict[str, dict[str, Any]] = {}
+    for each in measures():
+        own, others = each.of(rows), each.of(reference)
+        if not own:
+            continue
+        differences = [one - other for one, other in zip(own, others, strict=True)]
+        low, high = bootstrap_interval(
+            differences, rng=stream(SEED, "recipes", name, each.name), centre="mean"
+        )
+        result[each.name] = {
+            "n": len(own),
+            "mean": statistics.fmean(own),
+            "difference": statistics.fmean(differences),
+            "interval": None if len(own) < _FEWEST_FOR_INTERVAL else [low, high],
+        }
+    return result
+
+
+def table(results: dict[str, dict[str, Any]], reference: str) -> str:
+    """Return the table as Markdown: a line for each measure, a column for each recipe.
+
+    Args:
+        results: Recipe -> its steps and batch, what `judged` says, and as ``"measures"`` what `compared`
+            gives.
+        reference: The recipe that the others are compared with.
+    """
+    others = [name for name in results if name != reference]
+    first = results[reference]["measures"]
+    lines = [
+        f"| | n | `{reference}` | " + " | ".join(f"`{name}`" for name in others) + " |",
+        "|---" * (3 + len(others)) + "|",
+    ]
+    for name, found in first.items():
+        cells = [_cell(results[each]["measures"][name]) for each in others]
+        lines.append(f"| {name} | {found['n']} | {found['mean']:.3f} | " + " | ".join(cells) + " |")
+    sums = [results[each]["summary"]["all"] for each in (reference, *others)]
+    medians = [f"{found.get('median', math.nan):.3f}" for found in sums]
+    lines.append(f"| median Dice (no difference) | {first['Dice']['n']} | {' | '.join(medians)} |")
+    quartiles = [results[each]["false_ml"] for each in (reference, *others)]
+    shown = " | ".join(f"{each['median']:.2f}, {each['q3']:.2f}" for each in quartiles)
+    lines.append(f"| false ml, median and upper quartile (no difference) | {quartiles[0]['n']} | {shown} |")
+    return "\n".join(lines) + "\n\n" + _notes(results, reference)
+
+
+def _cell(found: dict[str, Any]) -> str:
+    text = f"{found['difference']:+.3f}"
+    if found["interval"] is None:
+        return text
+    low, high = found["interval"]
+    text = f"{text} ({low:+.3f} to {high:+.3f})"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def _notes(results: dict[str, dict[str, Any]], reference: str) -> str:
+    chosen = ", ".join(
+        f"`{name}` {found['calibration']['temperature']:g} / {found['calibration']['threshold']:g} / "
+        f"{found['calibration']['certain']:g}"
+        for name, found in results.items()
+    )
+    return (
+        f"Column `{reference}`: means over patients. Others: mean difference to it, patient by patient, with "
+        "the 95 % bootstrap interval over patients, bold where it leaves out 0; of twenty such intervals one "
+        "does by chance. They say how sure a difference is for other patients, not what another training of "
+        "the same recipe would give; a column of the same recipe with another seed shows that. All patients "
+        "are of the full simulator, lesions that nobody could see included, so a model that was taught "
+        "without something meets it here for the first time.\n\n"
+        f"{results[reference]['steps']} steps, batches of {results[reference]['batch']}. Temperature / "
+        f"threshold / smallest certainty: {chosen}.\n"
+    )
+
+
+def _between(low: float, high: float) -> str:
+    return f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}"
+
+
+def _shown(samples: Iterable[Sample], what: str, total: int) -> Iterator[Sample]:
+    with progress_bar() as bar:
+        yield from bar.track(samples, description=what, total=total)
