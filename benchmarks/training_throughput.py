@@ -15,6 +15,7 @@ processes the most that one of them has for itself.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import multiprocessing
@@ -22,7 +23,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class Row:
         name: What was measured.
         cases: Cases a second.
         steps: Steps a second.
-        ratio: Of ``cases`` or ``steps`` to what the table says.
+        ratio: Of ``cases`` to those that the table's title says.
         waiting: Share of the time that training waits for cases [%].
         memory: Of this process or a worker [GiB].
         cuda: Of the card [GiB].
@@ -323,7 +324,7 @@ def eaten(setup: Setup, recipe: TrainingSettings, cases: Sequence[Batch], name: 
     return Row(name, cases=count * steps, steps=steps, memory=memory, cuda=on_card)
 
 
-def appetite(setup: Setup) -> list[Row]:
+def appetite(setup: Setup) -> Iterator[Row]:
     """Measure the default network alone, in batches and with either precision."""
     cases = some_cases(setup, setup.shape)
     # What is loaded once would count as the memory of the first.
@@ -331,25 +332,20 @@ def appetite(setup: Setup) -> list[Row]:
     usual = {1, 2, 4, 8, 16} if setup.device.type == "cuda" else {1, 2, 4}
     batches = sorted(usual | {setup.batch})
     precisions: tuple[Precision, ...] = ("float32", "bfloat16")
-    return [
-        eaten(setup, setup.recipe(precision=precision, batch=batch), cases, f"{precision}, batch {batch}")
-        for precision in precisions
-        for batch in batches
-    ]
+    for precision in precisions:
+        for batch in batches:
+            recipe = setup.recipe(precision=precision, batch=batch)
+            yield eaten(setup, recipe, cases, f"{precision}, batch {batch}")
 
 
-def networks(setup: Setup, side: int) -> list[Row]:
+def networks(setup: Setup, side: int) -> Iterator[Row]:
     """Measure networks on a cube whose side nnU-Net's can halve five times."""
-    cases, names = (
-        some_cases(setup, (side,) * 3),
-        ("compact_unet", "small_unet", "residual_unet", "plain_unet"),
-    )
+    shape = (side, side, side)
+    cases = some_cases(setup, shape)
     few = dataclasses.replace(setup, steps=max(setup.steps // 4, 3))
     batch = 2 if setup.device.type == "cuda" else 1
-    return [
-        eaten(few, setup.recipe(shape=(side,) * 3, architecture=name, batch=batch), cases, name)
-        for name in names
-    ]
+    for name in ("plain_unet", "residual_unet", "compact_unet", "small_unet"):
+        yield eaten(few, setup.recipe(shape=shape, architecture=name, batch=batch), cases, name)
 
 
 def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int) -> Row:
@@ -385,48 +381,53 @@ def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int) -> Row:
 
 _FEEDS = ((0, 1, 1), (1, 1, 1), (1, CONTRASTS, 1), (1, 1, REUSE), (1, CONTRASTS, REUSE))
 """Whether there are worker processes, contrasts of a patient, and how often a case is seen."""
+_PARTS = ("appetite", "making", "training", "networks")
 
 
-def all_tables(setup: Setup, side: int) -> dict[str, list[Row]]:
-    """Measure everything, and print each table when it is there."""
+def all_tables(setup: Setup, side: int, parts: Sequence[str]) -> dict[str, list[Row]]:
+    """Measure the parts that are asked for; rows are printed when they are there."""
     tables: dict[str, list[Row]] = {}
-
-    def show(title: str, rows: list[Row], base: float | None, of: str) -> None:
-        for row in rows:
-            rate = row.steps if of == "steps" else row.cases
-            row.ratio = rate / base if rate and base else None
-        tables[title] = rows
-        printed(title, rows)
-
-    alone = appetite(setup)
-    show("The default network alone (ratio: to the first)", alone, alone[0].cases, "cases")
-    bfloat16 = fast_bfloat16(setup.device)
-    usual = f"{'bfloat16' if bfloat16 else 'float32'}, batch {setup.batch}"
-    eats = next((row.cases for row in alone if row.name == usual), None)
-    made = made_here(ways_of_making(setup))
-    made += [made_by_workers(setup, contrasts, reuse) for workers, contrasts, reuse in _FEEDS if workers]
-    show(f"Making cases (ratio: to what the network eats in {usual})", made, eats, "cases")
-    trained = [
-        fed(setup, workers=workers * setup.workers, contrasts=contrasts, reuse=reuse)
-        for workers, contrasts, reuse in _FEEDS
-    ]
-    show(f"Training in batches of {setup.batch} (ratio: to the network alone)", trained, eats, "cases")
-    compared = networks(setup, side)
-    show(f"Networks at {side}^3 (ratio: to plain_unet)", compared, compared[-1].steps, "steps")
+    eats = None
+    beside = "the first"
+    usual = f"{'bfloat16' if fast_bfloat16(setup.device) else 'float32'}, batch {setup.batch}"
+    if "appetite" in parts:
+        tables["appetite"] = shown("The default network alone; ratio to the first", appetite(setup))
+        eats = next(row.cases for row in tables["appetite"] if row.name == usual)
+        beside = f"the network alone, {usual}"
+    if "making" in parts:
+        made = itertools.chain(
+            made_here(ways_of_making(setup)),
+            (made_by_workers(setup, contrasts, reuse) for workers, contrasts, reuse in _FEEDS if workers),
+        )
+        tables["making"] = shown(f"Making cases; ratio to {beside}", made, eats)
+    if "training" in parts:
+        trained = (
+            fed(setup, workers=workers * setup.workers, contrasts=contrasts, reuse=reuse)
+            for workers, contrasts, reuse in _FEEDS
+        )
+        tables["training"] = shown(f"Training in batches of {setup.batch}; ratio to {beside}", trained, eats)
+    if "networks" in parts:
+        tables["networks"] = shown(f"Networks at {side}^3; ratio to the first", networks(setup, side))
     return tables
 
 
-def printed(title: str, rows: Sequence[Row]) -> None:
-    """Print a table in Markdown, without the columns that it has nothing for."""
-    kept = {
-        name: heading
-        for name, heading in _HEADINGS.items()
-        if any(getattr(row, name) is not None for row in rows)
-    }
-    print(f"\n{title}\n\n| | {' | '.join(kept.values())} |\n|---|{'---|' * len(kept)}")
+def shown(title: str, rows: Iterable[Row], base: float | None = None) -> list[Row]:
+    """Print a table in Markdown row by row; return its rows.
+
+    Args:
+        title: Stands above it.
+        rows: Measured as they are asked for.
+        base: Cases per second that ratios are to; those of the first row by default.
+    """
+    print(f"\n{title}\n\n| | {' | '.join(_HEADINGS.values())} |\n|---|{'---|' * len(_HEADINGS)}", flush=True)
+    kept = []
     for row in rows:
-        values = [getattr(row, name) for name in kept]
+        base = base or row.cases
+        row.ratio = row.cases / base if row.cases and base else None
+        values = [getattr(row, name) for name in _HEADINGS]
         print(f"| {row.name} | {' | '.join('' if v is None else f'{v:.2f}' for v in values)} |", flush=True)
+        kept.append(row)
+    return kept
 
 
 def arguments() -> argparse.Namespace:
@@ -444,6 +445,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--makers", type=int, default=cores, help="processes where cases are made alone")
     parser.add_argument("--batch", type=int, help="of training; 1 on a CPU, 16 on a card")
     parser.add_argument("--steps", type=int, help="of a round of training; 8 on a CPU, 40 on a card")
+    parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure")
     parser.add_argument("--output", type=Path, help="JSON file")
     return parser.parse_args()
 
@@ -475,7 +477,7 @@ def main() -> None:
             "data": "a run" if options.data else "the package's own",
         }
         print(", ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
-        tables = all_tables(setup, 128 if options.full else 64)
+        tables = all_tables(setup, 128 if options.full else 64, options.parts)
     facts["seconds"] = round(time.perf_counter() - started)
     print(f"\n{facts['seconds']} s")
     if options.output:
