@@ -10,16 +10,17 @@ of what the generator takes, so that the machine's speed cancels.
 """
 
 import argparse
-import ctypes
-import gc
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from other_generators import monai_pipeline, torchio_pipeline
+from peak_memory import rise
 
 from anystroke.anatomy.anatomies import build_anatomy
 from anystroke.anatomy.label_maps import load_label_map
@@ -33,28 +34,14 @@ from anystroke.synthesis_settings import SynthesisSettings
 from anystroke.volume import Volume
 
 SIDE = 192
+_SHAPE = (SIDE, SIDE, SIDE)
 
 
 def peak_memory(number: int) -> float:
     """Return how far one sample lifts the memory of a fresh process above what its inputs take, in GiB."""
     command = [sys.executable, *sys.argv, "--memory-of", str(number)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return float(printed.split()[-1])
-
-
-def _rise(work: Callable[[int], None]) -> float:
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    # Lets the kernel forget the peak so far.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
-    work(1)
-    return (_status("VmHWM") - before) / 2**20
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key))
+    return float(printed.split()[-1].replace("None", "nan"))
 
 
 def median_seconds(work: Callable[[int], None], count: int) -> float:
@@ -66,69 +53,6 @@ def median_seconds(work: Callable[[int], None], count: int) -> float:
         work(number)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def torchio_pipeline(labels: Volume) -> Callable[[int], None]:
-    """Return TorchIO's labels-to-image pipeline with the changes that its documentation names for MR."""
-    import torchio
-
-    data = labels.data.to(torch.int16)
-    transform = torchio.Compose(
-        [
-            torchio.CropOrPad((SIDE,) * 3),
-            torchio.RandomAffine(scales=0.15, degrees=15, translation=10, image_interpolation="nearest"),
-            torchio.RandomElasticDeformation(num_control_points=7, max_displacement=7.5),
-            torchio.RandomLabelsToImage(label_key="label", image_key="image"),
-            torchio.RandomBiasField(),
-            torchio.RandomNoise(std=(0.01, 0.05)),
-            torchio.RandomAnisotropy(downsampling=(2, 6)),
-            torchio.ZNormalization(),
-        ]
-    )
-
-    def work(number: int) -> None:
-        torch.manual_seed(number)
-        label = torchio.LabelMap(tensor=data, affine=labels.affine.numpy())
-        transform(torchio.Subject(label=label))
-
-    return work
-
-
-def monai_pipeline(labels: Volume) -> Callable[[int], None]:
-    """Return a MONAI pipeline: one Gaussian per label, and the same kinds of change."""
-    from monai import transforms
-
-    count = int(labels.data.max()) + 1
-    data = labels.data.float()
-    spatial = transforms.Rand3DElastic(
-        sigma_range=(5, 7),
-        magnitude_range=(50, 150),
-        prob=1.0,
-        rotate_range=(0.26,) * 3,
-        scale_range=(0.15,) * 3,
-        spatial_size=(SIDE,) * 3,
-        mode="nearest",
-        padding_mode="zeros",
-    )
-    intensity = transforms.Compose(
-        [
-            transforms.RandBiasField(degree=3, coeff_range=(0.0, 0.1), prob=1.0),
-            transforms.RandSimulateLowResolution(prob=1.0, zoom_range=(0.3, 0.9)),
-            transforms.RandGaussianNoise(prob=1.0, std=0.05),
-            transforms.NormalizeIntensity(),
-        ]
-    )
-
-    def work(number: int) -> None:
-        spatial.set_random_state(number)
-        intensity.set_random_state(number)
-        generator = torch.Generator().manual_seed(number)
-        means, sds = torch.rand((2, count), generator=generator)
-        label = spatial(data).long()
-        image = means[label] + 0.1 * sds[label] * torch.randn(label.shape, generator=generator)
-        intensity(image)
-
-    return work
 
 
 def own_pipeline(source: Path, lesion: Path | None, *, side: int, spacing: float) -> Callable[[int], None]:
@@ -166,11 +90,11 @@ def main() -> None:
         "anystroke, 96^3, 2 mm": own_pipeline(
             arguments.labels, arguments.lesion, side=SIDE // 2, spacing=2.0
         ),
-        "TorchIO, 192^3": torchio_pipeline(labels),
-        "MONAI, 192^3": monai_pipeline(labels),
+        "TorchIO, 192^3": torchio_pipeline(labels, _SHAPE),
+        "MONAI, 192^3": monai_pipeline(labels, _SHAPE),
     }
     if arguments.memory_of is not None:
-        print(_rise(list(contestants.values())[arguments.memory_of]))
+        print(rise(partial(list(contestants.values())[arguments.memory_of], 1)))
         return
     base = None
     print(f"{torch.get_num_threads()} threads\n\n| generator | s | ratio | GiB |\n|---|---|---|---|")
