@@ -236,7 +236,8 @@ def test_emboli_are_many_small_parts_where_the_territory_is() -> None:
 def test_the_smallest_emboli_are_still_there_when_placed() -> None:
     shower = embolic_shower(sphere_lesion(radius=25), rng=stream(5, "emboli"))
     parts, count = label(shower.mask.numpy())
-    member, _ = place_mask(shower, _points(spacing=1.0), settings=UNCHANGED, rng=stream(5, "place"))
+    points = _points(spacing=1.0, half=75)
+    member, _ = place_mask(shower, points, settings=UNCHANGED, rng=stream(5, "place"))
     found = label((member > 0.5).numpy())[1]
     assert count > 3
     assert found >= 0.9 * count
