@@ -1,5 +1,6 @@
 """What scanner and patient do to the noise-free signal, drawn at random as settings say."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from anystroke.anatomy.deformation import boxes_of
 from anystroke.config import StrictModel
 from anystroke.corruption.bias_field import receive_field
 from anystroke.corruption.coils import slice_gains, surface_coil_field
@@ -144,7 +146,7 @@ def acquire_scan(
         shading *= surface_coil_field(shape, spacing=spacing, strength=facts["coil_shading"], rng=draws)
     blur = uniform(rng("blur"), 0.0, settings.blur)
     images = [smooth(image.mul_(shading), blur) for image in images]
-    changes = [smooth(each.mul_(shading), blur) for each in changes]
+    changes = [_smooth_part(each.mul_(shading), blur) for each in changes]
     facts["snr"] = log_uniform(rng("snr"), *settings.snr)
     reference = white_matter if bool(white_matter.any()) else images[-1] > 0
     sd = float((images[-1] * reference).sum() / reference.sum().clamp(min=1)) / facts["snr"]
@@ -190,6 +192,18 @@ def acquire_scan(
         image = scale_to_percentiles(image, lower=0.0, upper=facts["clipped_above_percentile"])
         followed = None if followed is None else followed.div_(high - low)
     return Scan(image, facts, followed)
+
+
+def _smooth_part(image: Tensor, sigma: float) -> Tensor:
+    """Smooth an image that is zero nearly everywhere, where it is not."""
+    some = image != 0
+    if not bool(some.any()):
+        return image
+    (x, y, z), _ = boxes_of(some, 1, (image.shape[0], image.shape[1], image.shape[2]))
+    margin = math.ceil(5 * sigma) + 1
+    box = tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in (x, y, z))
+    image[box] = smooth(image[box], sigma)
+    return image
 
 
 def _ghost(image: Tensor, settings: ScannerSettings, rng: torch.Generator, facts: dict[str, Any]) -> Tensor:
