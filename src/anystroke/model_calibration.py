@@ -23,8 +23,8 @@ from anystroke.learning.validation import Patient, simulated_patients
 from anystroke.volume import Volume
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-CERTAINTIES = (0.0, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+CERTAINTIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 _SMALLEST_PROBABILITY = 1e-7
 _NEIGHBOURS = np.ones((3, 3, 3))

@@ -14,6 +14,7 @@ def test_the_recipe_starts_from_the_model_and_has_its_grid(tmp_path: Path) -> No
     settings = finetuning_recipe([tmp_path], simulated=2, overrides=["optimiser.steps=7"])
     config = load_config("default")
     assert (settings.architecture, settings.grid.spacing) == (config.architecture, config.spacing)
+    assert settings.grid.normalisation == config.normalisation
     first, second = settings.sources
     assert isinstance(first, ScansPart)
     assert first.scans.data == (tmp_path,)

@@ -45,7 +45,11 @@ def finetuning_recipe(
         "start_from": str(model),
         "architecture": config.architecture,
         "classes": scheme,
-        "grid": {"spacing": config.spacing, "shapes": [[64, 80, 64]]},
+        "grid": {
+            "spacing": config.spacing,
+            "shapes": [[64, 80, 64]],
+            "normalisation": config.normalisation,
+        },
         "data": {"package": 200 if simulated else 0},
         "sources": sources,
         "optimiser": {"steps": 1000, "learning_rate": 1e-4, "warm_up": 50},
