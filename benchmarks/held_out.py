@@ -243,7 +243,10 @@ def markdown(found: dict[str, Any]) -> str:
         f"{k} | {v['n']} | {v.get('median', float('nan')):.2f}"
         for k, v in found["by_weighting_and_stage"].items()
     ]
-    sizes = [f"{k} ml | {v['n']} | {v['median']:.2f}" for k, v in found["by_weighting_and_size_ml"].items()]
+    sizes = [
+        f"{k} ml | {v['n']} | {v.get('median', float('nan')):.2f}"
+        for k, v in found["by_weighting_and_size_ml"].items()
+    ]
     for left, right in zip_longest(stages, sizes, fillvalue=" | | "):
         lines.append(f"| {left} | | {right} |")
     return "\n".join(lines)
