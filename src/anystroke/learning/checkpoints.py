@@ -96,7 +96,7 @@ class EstimatorConfig(StrictModel):
     field_strength: float | None = Field(default=3.0, gt=0)
     spacing: float = Field(gt=0)
     divisor: int = Field(gt=0)
-    normalisation: Literal["foreground", "whole", "percentiles"] = "percentiles"
+    normalisation: Literal["foreground", "log_tail", "whole", "percentiles"] = "percentiles"
     brain_only: bool = False
     perceptual: dict[str, Any] = Field(default_factory=dict)
     curves: dict[str, Curve] = Field(default_factory=dict)
