@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -18,7 +20,6 @@ from anystroke.corruption.head_field import (
     shimmed_on_grid,
 )
 from anystroke.corruption.susceptibility import PROTON_HZ_PER_TESLA
-from anystroke.datasets import data_folder
 from anystroke.echo_planar import EchoPlanarScan, EchoPlanarSettings, draw_echo_planar
 from anystroke.rng import stream
 from anystroke.synthesis import CLASSES, Generator, regenerate
@@ -201,16 +202,14 @@ def test_soft_labels_give_the_field_of_hard_ones() -> None:
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("number", ["01", "04", "10"])
-def test_real_heads_shift_as_published(number: str) -> None:
+def test_real_heads_shift_as_published(data_dir: Path, number: str) -> None:
     """At 3 T: an SD of 15 to 35 Hz over the brain, more than 100 Hz above the sinuses.
 
     Whole-brain spread after a second-order shim, and hot spots above the nasal cavity and the ear canals: J.
     P. Stockmann and L. L. Wald, NeuroImage 168:71 (2018). With an effective echo spacing of 0.6 ms over 220
     mm, 100 Hz are 13 mm: P. Jezzard and R. S. Balaban, Magn Reson Med 34:65 (1995).
     """
-    folder = data_folder()
-    assert folder is not None
-    path = folder / "anatomies" / "synthseg" / f"training_seg_{number}.nii.gz"
+    path = data_dir / "anatomies" / "synthseg" / f"training_seg_{number}.nii.gz"
     labels, scheme = load_label_map(path)
     anatomy = build_anatomy(labels, scheme, stored_registration(path).affine, name=number)
     head = coarse_head(anatomy)
