@@ -88,6 +88,34 @@ def test_gradient_echoes_without_echo_planar_readout_only_lose_signal() -> None:
     assert _draw(anatomy, "T2starw", gradient_echo=0.0, drop_out=0.0) == EchoPlanarScan()
 
 
+def test_fat_is_shifted_by_its_resonance_and_the_readout() -> None:
+    """At 3 T fat is 434 Hz below water; 0.5 ms over 220 mm make 47.8 mm of that."""
+    fixed = {"echo_spacing": (0.0005, 0.0005), "field_of_view": (220.0, 220.0)}
+    scan = _draw(ellipsoid_anatomy(), "DWI", **fixed)
+    assert scan.moves_fat
+    assert abs(scan.facts["fat_shift"]) == pytest.approx(47.8, abs=0.1)
+    assert scan.facts["fat_shift"] * scan.facts["phase_encoding_sign"] < 0
+    assert scan.distortion is not None
+    assert scan.distortion.fat_shift == pytest.approx(scan.facts["fat_shift"] / 8.0, rel=1e-3)
+    assert not _draw(ellipsoid_anatomy(), "T2starw", gradient_echo=0.0).moves_fat
+    assert not _draw(ellipsoid_anatomy(), "ADC", **fixed).moves_fat
+
+
+def test_the_scalp_of_a_diffusion_scan_is_seen_apart_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    anatomy, quiet = ellipsoid_anatomy(), EchoPlanarSettings(diffusion=1.0, ghosts=0.0, left_right=0.0)
+    settings = SETTINGS.model_copy(update={"echo_planar": quiet, "fat_suppression": {}, "clear_air": 0.0})
+    with_fat = Generator(settings)(anatomy, [], rng=stream(5, "fat"))
+    monkeypatch.setattr("anystroke.echo_planar.FAT_PPM", 0.0)
+    without = Generator(settings)(anatomy, [], rng=stream(5, "fat"))
+    assert without.record["scanner"]["fat_shift"] == 0
+    assert torch.equal(with_fat.target, without.target)
+    outside = (without.target == 0) & (without.image > 0.3 * without.image.max())
+    scalp = float(without.image[outside].mean())
+    assert float((with_fat.image - without.image)[outside].mean()) < -0.4 * scalp
+    brain = without.target > 0
+    assert float((with_fat.image - without.image)[brain].amax()) > 0.4 * scalp
+
+
 def test_a_cropped_grid_sees_the_field_of_the_whole_head() -> None:
     anatomy = ellipsoid_anatomy()
     head = coarse_head(anatomy)

@@ -18,6 +18,11 @@ from anystroke.rng import chance, log_uniform, uniform
 
 _COARSE_MM = 4.0
 _LARGEST_SHIFT_MM = 60.0
+FAT_PPM = -3.4
+"""Resonance of fat, its methylene peak at 1.3 ppm, relative to water at 4.7 ppm at body temperature.
+
+Source: G. Hamilton et al., NMR Biomed 24:784 (2011).
+"""
 _NO_SIGNAL = 0.1
 _WHOLE_HEAD_MM = 150.0
 _PARTITION_OVER_SLICE = 1 / 3
@@ -70,9 +75,19 @@ class EchoPlanarScan:
     distortion: EchoPlanar | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def image(self, signal: Tensor) -> Tensor:
-        """Return what becomes of a signal (X, Y, Z), or of a part of it: the operator is linear."""
-        return signal if self.distortion is None else self.distortion.image(signal)
+    def image(self, signal: Tensor, fat: Tensor | None = None) -> Tensor:
+        """Return what becomes of a signal (X, Y, Z), or of a part of it: the operator is linear.
+
+        Args:
+            signal: Of all tissues.
+            fat: The part of it that comes from fat, if that lies elsewhere, see ``moves_fat``.
+        """
+        return signal if self.distortion is None else self.distortion.image(signal, fat)
+
+    @property
+    def moves_fat(self) -> bool:
+        """Whether fat lies elsewhere than water."""
+        return self.distortion is not None and self.distortion.fat_shift != 0 and not self.distortion.computed
 
     def labels(self, labels: Tensor) -> Tensor:
         """Return where labels (X, Y, Z) uint8 are seen."""
@@ -151,9 +166,19 @@ def draw_echo_planar(
     shift = shift_per_hertz(
         echo_spacing=readout["echo_spacing"], field_of_view=readout["phase_encoding_field_of_view"]
     )
-    hertz *= readout["phase_encoding_sign"] * shift
+    shift *= readout["phase_encoding_sign"]
+    hertz *= shift
     displacement = hertz.clamp_(-_LARGEST_SHIFT_MM, _LARGEST_SHIFT_MM) / spacing
-    distortion = EchoPlanar(displacement, factor, axis, kept, readout["nyquist_ghost"], computed=computed)
+    readout["fat_shift"] = shift * FAT_PPM * 1e-6 * PROTON_HZ_PER_TESLA * protocol.field_strength
+    distortion = EchoPlanar(
+        displacement,
+        factor,
+        axis,
+        kept,
+        readout["nyquist_ghost"],
+        readout["fat_shift"] / spacing,
+        computed=computed,
+    )
     return EchoPlanarScan(distortion, facts | readout)
 
 

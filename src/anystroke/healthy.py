@@ -36,7 +36,7 @@ from anystroke.qmri.patient_maps import Exchange, Inclusion
 from anystroke.rng import chance, stream, uniform
 
 _FLUIDS = ("ventricular_csf", "sulcal_csf")
-_FATS = ("fat", "bone_marrow")
+FATS = ("fat", "bone_marrow")
 _FRESH_REPETITION = 30.0
 # Corners in MNI mm of what holds the bright structures, and the arteries.
 _BRIGHT_BOX = ((-50.0, -80.0, -48.0), (50.0, 56.0, 62.0))
@@ -272,7 +272,7 @@ def draw_exchanges(
     echo_planar = isinstance(protocol, DiffusionWeighted)
     if protocol.additive and not echo_planar and fat_left < 1 and chance(rng, settings.missed_fat):
         share = _missed_fat(where.points, step, rng)
-        found.append(_exchange(where, _FATS, share, protocol, density=1 / fat_left))
+        found.append(_exchange(where, FATS, share, protocol, density=1 / fat_left))
     fresh = fresh_blood(protocol)
     if fresh is not None and chance(rng, settings.fresh_blood):
         found.append(_exchange(where, ("arterial_blood",), _fresh_share(where, protocol, rng), fresh))

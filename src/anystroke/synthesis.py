@@ -38,7 +38,7 @@ from anystroke.corruption.bias_field import transmit_field
 from anystroke.echo_planar import draw_echo_planar
 from anystroke.field_of_view import cut_ends, strip_head
 from anystroke.fields import GridShape, refine
-from anystroke.healthy import Where, draw_exchanges, draw_inclusions
+from anystroke.healthy import FATS, Where, draw_exchanges, draw_inclusions
 from anystroke.patient import Patient
 from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, TissuePriors, load_table
@@ -47,7 +47,7 @@ from anystroke.scanner import Scan, acquire_scan
 from anystroke.synthesis_settings import SynthesisSettings
 
 _MOST_DRAWS = 100
-_FAT_ROWS = [TISSUES.index(name) - 1 for name in ("fat", "bone_marrow")]
+_FAT_ROWS = [TISSUES.index(name) - 1 for name in FATS]
 _DRAWN = (*TISSUES[1:], *LESION_TISSUES, WHITE_MATTER_HYPERINTENSITY)
 
 
@@ -327,7 +327,15 @@ class Generator:
         exchanges = draw_exchanges(
             patient.where, protocol, settings.healthy, scan_rng("exchanges"), fat_left=fat_left
         )
-        played = self._signals(maps, protocol, patient.shape, scan_rng("transmit"), exchanges)
+        b1_plus = None
+        if settings.transmit_field:
+            b1_plus = transmit_field(
+                patient.shape, field_strength=protocol.field_strength, rng=scan_rng("transmit")
+            )
+        measured = self._measured(protocol)
+        if len(measured) > 1:
+            exchanges = []
+        played = self._signals(maps, measured, b1_plus, exchanges)
         target = played[0].winners
         images, changes = [each.image for each in played], [each.change for each in played]
         shares = None
@@ -347,7 +355,14 @@ class Generator:
             scan=scan_rng("echo_planar"),
         )
         if echo_planar.distortion is not None:
-            images, target = [echo_planar.image(image) for image in images], echo_planar.labels(target)
+            fats: list[Tensor | None] = [None] * len(images)
+            if echo_planar.moves_fat:
+                fats = [
+                    maps.part_of(FATS, image, each, b1_plus=b1_plus, exchanges=exchanges)
+                    for image, each in zip(images, measured, strict=True)
+                ]
+            images = [echo_planar.image(image, fat) for image, fat in zip(images, fats, strict=True)]
+            target = echo_planar.labels(target)
             changes = [None if each is None else echo_planar.image(each) for each in changes]
             shares, white = echo_planar.shares(shares), target == CLASSES.index("white_matter")
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
@@ -509,22 +524,19 @@ class Generator:
     def _signals(
         self,
         maps: PatientMaps,
-        protocol: Protocol,
-        shape: GridShape,
-        rng: torch.Generator,
-        exchanges: Sequence[Exchange] = (),
+        measured: Sequence[Protocol],
+        b1_plus: Tensor | None,
+        exchanges: Sequence[Exchange],
     ) -> list[Played]:
         """Return the noise-free images that are measured."""
-        settings, b1_plus = self.settings, None
-        if settings.transmit_field:
-            b1_plus = transmit_field(shape, field_strength=protocol.field_strength, rng=rng)
-        computed = settings.corrupted and settings.diffusion.computed
-        played = protocol.measured if computed else (protocol,)
-        if settings.partial_volume == "maps":
-            return [maps.signal_of_means(each, b1_plus=b1_plus, classes=CLASS_OF_TISSUE) for each in played]
-        if len(played) > 1:
-            exchanges = ()
-        return maps.signals(played, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
+        if self.settings.partial_volume == "maps":
+            return [maps.signal_of_means(each, b1_plus=b1_plus, classes=CLASS_OF_TISSUE) for each in measured]
+        return maps.signals(measured, b1_plus=b1_plus, classes=CLASS_OF_TISSUE, exchanges=exchanges)
+
+    def _measured(self, protocol: Protocol) -> Sequence[Protocol]:
+        """Return the images that are measured, of which a protocol's own may be computed."""
+        computed = self.settings.corrupted and self.settings.diffusion.computed
+        return protocol.measured if computed else (protocol,)
 
     def _draw_tissues(self, protocol: Protocol, rng: torch.Generator) -> tuple[TissueDraw, float]:
         """Return the properties of the tissues, and what is left of the signal of fat."""

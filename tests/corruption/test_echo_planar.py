@@ -142,6 +142,18 @@ def test_a_ghost_lies_half_a_field_of_view_away() -> None:
     assert float(ghosted.sum()) == pytest.approx(1.05)
 
 
+def test_fat_lies_its_chemical_shift_away_from_where_water_would() -> None:
+    displacement = _wavy().displacement
+    water, fat = _image("water"), torch.zeros(SHAPE)
+    fat[3, 12, 4] = 2.0
+    both = EchoPlanar(displacement, fat_shift=-5.0)
+    torch.testing.assert_close(both.image(water), EchoPlanar(displacement).image(water))
+    apart = both.image(water + fat, fat) - both.image(water)
+    torch.testing.assert_close(apart, EchoPlanar(displacement - 5.0).image(fat), atol=1e-5, rtol=1e-5)
+    assert float(apart.sum()) == pytest.approx(2.0, rel=1e-4)
+    assert both.coarse(1).fat_shift == -5.0
+
+
 def test_the_compiled_loop_does_what_tensors_do() -> None:
     distortion = _wavy(4, 3.0)
     labels = torch.randint(0, 5, SHAPE, dtype=torch.uint8, generator=stream(1, "labels"))

@@ -5,7 +5,7 @@ from anystroke.acquisition.protocols import Flair, TurboSpinEcho
 from anystroke.anatomy.deformation import SamplingGrid, still_grid
 from anystroke.anatomy.labels import TISSUES
 from anystroke.anatomy.mixing import LabelField
-from anystroke.qmri.patient_maps import Inclusion, PatientMaps
+from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, load_table
 from anystroke.rng import stream
 
@@ -99,6 +99,29 @@ def test_what_a_watched_inclusion_changes_is_told(way: str) -> None:
     assert nothing is None
     assert float(change[2, 3, 3]) > 0.02 * float(image[2, 3, 3])
     assert torch.allclose(change, image.abs() - without.abs(), atol=1e-4 * float(image.max()))
+
+
+def test_the_part_of_a_tissue_is_its_share_of_the_signal() -> None:
+    maps = _maps(2, texture=1.0)
+    image = maps.signal(FLAIR).image
+    part = maps.part_of(["white_matter"], image, FLAIR)
+    assert torch.equal(part[:5], image[:5])
+    assert not part[6:].any()
+    plain = _maps(2)
+    white = float(plain.signal(FLAIR).image[1, 4, 4])
+    border = plain.part_of(["white_matter"], torch.full_like(image, 1e9), FLAIR)[5]
+    torch.testing.assert_close(border, torch.full_like(border, white / 2), rtol=1e-3, atol=0)
+    assert not maps.part_of(["fat"], image, FLAIR).any()
+
+
+def test_a_part_that_gives_another_signal_counts_as_it_does() -> None:
+    maps = _maps(2)
+    image = torch.full((11, 8, 8), 1e9)
+    whole = maps.part_of(["white_matter"], image, FLAIR)[5]
+    twice = Exchange(("white_matter",), torch.ones_like(image), FLAIR, density=2.0)
+    other = Exchange(("fat",), torch.ones_like(image), None)
+    found = maps.part_of(["white_matter"], image, FLAIR, exchanges=[twice, other])[5]
+    torch.testing.assert_close(found, 2 * whole)
 
 
 def test_a_map_does_not_depend_on_the_others_asked_for() -> None:

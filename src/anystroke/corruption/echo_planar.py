@@ -30,6 +30,7 @@ class EchoPlanar:
         axis: Phase-encoding axis, 0 or 1 or 2.
         kept: (a, b, c), the share of the signal that dephasing leaves; None for all of it.
         ghost: Amplitude of the Nyquist ghost over that of the image.
+        fat_shift: How far fat lies from water along the phase-encoding axis [output voxels].
         computed: Whether images are maps computed from several distorted images, such as the ADC, whose
             values move but are not piled up.
 
@@ -47,6 +48,7 @@ class EchoPlanar:
     axis: int = 1
     kept: Tensor | None = None
     ghost: float = 0.0
+    fat_shift: float = 0.0
     computed: bool = False
 
     def __post_init__(self) -> None:
@@ -54,15 +56,19 @@ class EchoPlanar:
         if self.kept is not None:
             check_same_shape("the share that is kept", self.kept, self.displacement.shape)
 
-    def image(self, signal: Tensor) -> Tensor:
+    def image(self, signal: Tensor, fat: Tensor | None = None) -> Tensor:
         """Distort an image; its sum along the phase-encoding axis stays, but for what leaves the grid.
 
         Args:
             signal: (X, Y, Z), may be negative.
+            fat: (X, Y, Z), the part of it that comes from fat; None for nothing.
 
         Returns:
             (X, Y, Z), a new tensor.
         """
+        if fat is not None:
+            apart = replace(self, displacement=self.displacement + self.fat_shift)
+            return self.image(signal - fat).add_(apart.image(fat))
         if self.computed:
             return self.moved(signal[None])[0]
         if self.kept is not None:
@@ -119,7 +125,12 @@ class EchoPlanar:
         """
         if self.factor % factor:
             raise ValueError(f"expected a divisor of {self.factor}, got {factor}")
-        return replace(self, displacement=self.displacement / factor, factor=self.factor // factor)
+        return replace(
+            self,
+            displacement=self.displacement / factor,
+            factor=self.factor // factor,
+            fat_shift=self.fat_shift / factor,
+        )
 
     def displacements(self, shape: GridShape) -> Tensor:
         """Return (X, Y, Z) [voxels], how far the middle of each voxel of a grid moves."""

@@ -4,7 +4,7 @@ A voxel that holds fluid and tissue, or lesion and tissue, has the mean of their
 their mean maps: relaxation rates of fluid and tissue differ so much that the latter would be wrong.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -21,6 +21,7 @@ _LARGEST_TILE = 64
 _NODES = 33
 _FLUIDS = ("ventricular_csf", "sulcal_csf")
 _LARGEST_SMOOTHING = 1.4
+_FILLED = 0.95
 
 
 class SignalModel(Protocol):
@@ -240,7 +241,8 @@ class PatientMaps(Mapping[str, Tensor]):
         images = self._signals_of_parts(protocols, values[:-1], share, b1_plus)
         for protocol, image in zip(protocols, images, strict=True):
             for exchange in exchanges:
-                self._exchange(image, exchange, protocol, share, b1_plus)
+                fluid = share if set(exchange.tissues) == set(_FLUIDS) else None
+                self._exchange(image, exchange, protocol, fluid, b1_plus)
         mean, sd = self._properties(names)
         watched = any(each.watched for each in self._inclusions)
         changes = [torch.zeros_like(image) for image in images] if watched else []
@@ -267,6 +269,35 @@ class PatientMaps(Mapping[str, Tensor]):
                     change[inclusion.box] += inside.abs()
         followed: Sequence[Tensor | None] = changes or [None] * len(images)
         return [Played(image.abs_(), winners, change) for image, change in zip(images, followed, strict=True)]
+
+    def part_of(
+        self,
+        tissues: Sequence[str],
+        image: Tensor,
+        protocol: SignalModel,
+        *,
+        b1_plus: Tensor | None = None,
+        exchanges: Sequence[Exchange] = (),
+    ) -> Tensor:
+        """Return the part of a noise-free magnitude image that some healthy tissues give.
+
+        Args:
+            tissues: Their mean signal counts; where they fill a voxel, all of its signal does.
+            image: (X, Y, Z), what `signal` gave for the protocol.
+            protocol: What was played; its signed signals add up.
+            b1_plus: As in `signal`.
+            exchanges: As in `signal`; those of the same tissues count.
+
+        Returns:
+            (X, Y, Z), nowhere more than the image.
+        """
+        share = self._share_of(tissues, self._grid)
+        part = torch.zeros_like(image)
+        self._add(part, share, b1_plus, lambda nodes: self._of_means(protocol, tissues, nodes))
+        for exchange in exchanges:
+            if set(exchange.tissues) == set(tissues):
+                self._exchange(part, exchange, protocol, share, b1_plus)
+        return torch.where(share > _FILLED, image, torch.minimum(part.abs_(), image))
 
     def signal_of_means(
         self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
@@ -324,7 +355,7 @@ class PatientMaps(Mapping[str, Tensor]):
         image: Tensor,
         exchange: Exchange,
         protocol: SignalModel,
-        fluid: Tensor,
+        share: Tensor | None,
         b1_plus: Tensor | None,
     ) -> None:
         """Add what the exchanged part of each voxel gives more or less than the protocol's own signal."""
@@ -334,23 +365,31 @@ class PatientMaps(Mapping[str, Tensor]):
         if not bool(some.any()):
             return
         _, box = boxes_of(some, 1, self._grid.shape)
-        if set(exchange.tissues) == set(_FLUIDS):
-            share = fluid[box]
-        else:
-            tissues = self._tissues.to(image.device)
-            share = mix(tissues, self._grid.crop(box), tissue_groups(exchange.tissues))[0][0]
-        part = share * exchange.amount[box]
+        part = self._share_of(exchange.tissues, self._grid.crop(box)) if share is None else share[box]
+
+        def change(nodes: Tensor) -> Tensor:
+            less = -self._of_means(protocol, exchange.tissues, nodes)
+            if exchange.protocol is None:
+                return less
+            return less + exchange.density * self._of_means(exchange.protocol, exchange.tissues, nodes)
+
+        self._add(image[box], part * exchange.amount[box], None if b1_plus is None else b1_plus[box], change)
+
+    def _share_of(self, tissues: Sequence[str], grid: SamplingGrid) -> Tensor:
+        """Return the share (X, Y, Z) that healthy tissues have of the voxels of a grid."""
+        return mix(self._tissues.to(grid.control.device), grid, tissue_groups(tuple(tissues)))[0][0]
+
+    @staticmethod
+    def _add(image: Tensor, part: Tensor, b1_plus: Tensor | None, signal: Callable[[Tensor], Tensor]) -> None:
+        """Add to an image a part of each voxel, of a signal that depends on the flip angle."""
         places = torch.nonzero(part > 1e-3, as_tuple=True)
         if not len(places[0]):
             return
-        nodes, here = _nodes(None if b1_plus is None else b1_plus[box][places], image.device)
-        change = -self._of_means(protocol, exchange.tissues, nodes)
-        if exchange.protocol is not None:
-            change += exchange.density * self._of_means(exchange.protocol, exchange.tissues, nodes)
-        first = here.long().clamp_(max=max(len(change) - 2, 0))
-        steps = torch.diff(change, append=change[-1:])
-        inside = image[box]
-        inside[places] += (change[first] + steps[first] * (here - first)) * part[places]
+        nodes, here = _nodes(None if b1_plus is None else b1_plus[places], image.device)
+        values = signal(nodes)
+        first = here.long().clamp_(max=max(len(values) - 2, 0))
+        steps = torch.diff(values, append=values[-1:])
+        image[places] += (values[first] + steps[first] * (here - first)) * part[places]
 
     def _of_means(self, protocol: SignalModel, tissues: Sequence[str], b1_plus: Tensor) -> Tensor:
         """Return the signed signal of the mean of some tissues, (N,) for as many flip angles."""
