@@ -93,9 +93,10 @@ class Setup:
         workers: int = 0,
         contrasts: int = 1,
         reuse: int = 1,
+        made_on: str = "cpu",
     ) -> TrainingSettings:
         """Return a recipe, with a buffer if cases are seen more than once."""
-        options = {"batch": batch, "precision": precision, "workers": workers}
+        options = {"batch": batch, "precision": precision, "workers": workers, "made_on": made_on}
         return TrainingSettings.model_validate(
             {
                 "name": "throughput",
@@ -257,17 +258,22 @@ def largest_worker() -> float | None:
     return max((value for value in found if value is not None), default=None)
 
 
-def described(workers: int, contrasts: int, reuse: int) -> str:
+def described(workers: int, contrasts: int, reuse: int, made_on: str = "cpu") -> str:
     """Name a way of making cases."""
     where = f"{workers} worker{'s' * (workers > 1)}" if workers else "this process"
+    where += " on the device" * (made_on == "device")
     buffer = f", buffer with reuse = {reuse}" if reuse > 1 else ""
     return f"{where}, {contrasts} contrast{'s' * (contrasts > 1)}{buffer}"
 
 
-def made_by_workers(setup: Setup, contrasts: int, reuse: int) -> Row:
+def made_by_workers(setup: Setup, contrasts: int, reuse: int, made_on: str = "cpu") -> Row:
     """Measure what worker processes make, with nothing else to do than to take it."""
     recipe = setup.recipe(
-        batch=setup.batch if reuse > 1 else 1, workers=setup.makers, contrasts=contrasts, reuse=reuse
+        batch=setup.batch if reuse > 1 else 1,
+        workers=setup.makers,
+        contrasts=contrasts,
+        reuse=reuse,
+        made_on=made_on,
     )
     supply = open_supply(setup, recipe)
     wanted = _ROUND * setup.makers if reuse == 1 else reuse * max(_ROUND, setup.makers)
@@ -280,7 +286,9 @@ def made_by_workers(setup: Setup, contrasts: int, reuse: int) -> Row:
         setup.wait()
         rates.append(count / (time.perf_counter() - started))
     return Row(
-        described(setup.makers, contrasts, reuse), cases=statistics.median(rates[1:]), memory=largest_worker()
+        described(setup.makers, contrasts, reuse, made_on),
+        cases=statistics.median(rates[1:]),
+        memory=largest_worker(),
     )
 
 
@@ -348,9 +356,11 @@ def networks(setup: Setup, side: int) -> Iterator[Row]:
         yield eaten(few, setup.recipe(shape=shape, architecture=name, batch=batch), cases, name)
 
 
-def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int) -> Row:
+def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int, made_on: str = "cpu") -> Row:
     """Train with cases made in one of the ways; the first batch and the start of processes do not count."""
-    recipe = setup.recipe(batch=setup.batch, workers=workers, contrasts=contrasts, reuse=reuse)
+    recipe = setup.recipe(
+        batch=setup.batch, workers=workers, contrasts=contrasts, reuse=reuse, made_on=made_on
+    )
     shares, rates = [], []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(recipe, Path(folder), setup.fabric(recipe))
@@ -371,7 +381,7 @@ def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int) -> Row:
             rates.append(setup.steps / total)
         steps_per_second = statistics.median(rates)
         return Row(
-            described(workers, contrasts, reuse),
+            described(workers, contrasts, reuse, made_on),
             cases=setup.batch * steps_per_second,
             steps=steps_per_second,
             waiting=statistics.median(shares),
@@ -398,12 +408,16 @@ def all_tables(setup: Setup, side: int, parts: Sequence[str]) -> dict[str, list[
         made = itertools.chain(
             made_here(ways_of_making(setup)),
             (made_by_workers(setup, contrasts, reuse) for workers, contrasts, reuse in _FEEDS if workers),
+            (made_by_workers(setup, contrasts, 1, "device") for contrasts in (1, CONTRASTS)),
         )
         tables["making"] = shown(f"Making cases; ratio to {beside}", made, eats)
     if "training" in parts:
         trained = (
-            fed(setup, workers=workers * setup.workers, contrasts=contrasts, reuse=reuse)
-            for workers, contrasts, reuse in _FEEDS
+            fed(setup, workers=workers * setup.workers, contrasts=contrasts, reuse=reuse, made_on=made_on)
+            for workers, contrasts, reuse, made_on in (
+                *((*feed, "cpu") for feed in _FEEDS),
+                *((1, CONTRASTS, reuse, "device") for reuse in (1, REUSE)),
+            )
         )
         tables["training"] = shown(f"Training in batches of {setup.batch}; ratio to {beside}", trained, eats)
     if "networks" in parts:

@@ -74,6 +74,13 @@ def _same(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     )
 
 
+def test_processes_that_share_nothing_make_the_same_batches() -> None:
+    """As where cases are made on a GPU: started anew, so all must be sent to them."""
+    stream = CaseStream(_sources, SETTINGS, device="cpu")
+    spawned = islice(stream_loader(stream, workers=2, forked=False), 4)
+    assert _same(list(spawned), _batches(4))
+
+
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4))
 def test_each_source_has_its_share_and_is_spread_evenly(shares: list[int]) -> None:
     order = rotation(shares)

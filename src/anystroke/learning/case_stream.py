@@ -5,7 +5,7 @@ was broken off.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -104,6 +104,8 @@ class CaseStream(IterableDataset[Batch]):
         first: Number of the first batch.
         rank: Of this process.
         ranks: Number of processes.
+        device: Where cases are made; batches are on the CPU. Each kind of device has its own random numbers,
+            so case n is another one on each, of the same distribution.
     """
 
     def __init__(
@@ -114,7 +116,9 @@ class CaseStream(IterableDataset[Batch]):
         first: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        device: torch.device | str = "cpu",
     ) -> None:
+        self.device = torch.device(device)
         self.settings = settings
         self.first, self.rank, self.ranks = first, rank, ranks
         self._open = open_sources
@@ -156,7 +160,8 @@ class CaseStream(IterableDataset[Batch]):
 
     def _batch(self, cases: Sequence[Case]) -> Batch:
         over = self.settings.normalisation
-        images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases])
+        images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases]).cpu()
+        cases = [replace(case, target=case.target.cpu()) for case in cases]
         return Batch(images, stack_targets([case.target for case in cases]), self._cells(cases))
 
     def _turn(self, batch: int) -> tuple[int, int]:
@@ -194,7 +199,7 @@ class CaseStream(IterableDataset[Batch]):
         shape = settings.shapes[choice(stream(settings.seed, "shape", turn), list(settings.shape_weights))]
         number = (turn * self.ranks + self.rank) * settings.batch + place
         source = self._sources[self._order[number % len(self._order)]]
-        rng = stream(settings.seed, "case", number)
+        rng = stream(settings.seed, "case", number, device=self.device)
         several = settings.contrasts > 1
         case = scan_of(source, shape, scan, rng=rng) if several else source.case(shape, rng=rng)
         if not float(case.image.max()) > float(case.image.min()):
@@ -246,18 +251,24 @@ def stack_targets(targets: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(targets))
 
 
-def stream_loader(cases: CaseStream, *, workers: int, pin_memory: bool = False) -> StreamLoader:
+def stream_loader(
+    cases: CaseStream, *, workers: int, pin_memory: bool = False, forked: bool = True
+) -> StreamLoader:
     """Return an endless loader of batches in the order of their numbers.
 
     Args:
         cases: What to load.
         workers: Processes that make cases while the network learns; 0 makes them in this one.
         pin_memory: For a GPU.
+        forked: Whether processes share what this one has read. Where cases are made on a GPU they cannot, and
+            read the data themselves.
     """
+    context = None if forked or not workers else "spawn"
     loader = DataLoader(
         _Groups(cases),
         batch_size=None,
         num_workers=workers,
+        multiprocessing_context=context,
         prefetch_factor=max(4 // cases.together, 1) if workers else None,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,

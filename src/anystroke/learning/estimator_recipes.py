@@ -104,6 +104,8 @@ class EstimatorSettings(StrictModel):
 
     @model_validator(mode="after")
     def _judged(self) -> "EstimatorSettings":
+        if self.optimiser.made_on != "cpu":
+            raise ValueError("expected optimiser.made_on = 'cpu': cases of estimators are made there")
         if self.validation.patients and not any(isinstance(part, SimulatedPart) for part in self.sources):
             raise ValueError("validation.patients are simulated, but no source is of the kind 'simulated'")
         return self

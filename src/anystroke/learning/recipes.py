@@ -167,6 +167,10 @@ class OptimiserSettings(StrictModel):
         compile: Compile the network; worth it on a GPU with shapes that do not change.
         checkpoint_every: Steps between checkpoints and sheets of samples.
         workers: Processes that make cases, per device.
+        made_on: Where they compute: ``"cpu"``, or ``"device"``, beside the network. A simulated case is many
+            small computations, for which a GPU waits more than it works; so several processes share it. The
+            cases are others than on the CPU, of the same distribution; all sources must be simulated, without
+            augmentation.
     """
 
     steps: int = Field(default=10_000, gt=0)
@@ -184,6 +188,7 @@ class OptimiserSettings(StrictModel):
     compile: bool = False
     checkpoint_every: int = Field(default=250, gt=0)
     workers: int = Field(default=1, ge=0)
+    made_on: Literal["cpu", "device"] = "cpu"
 
 
 class ValidationSettings(StrictModel):
@@ -254,6 +259,19 @@ class TrainingSettings(StrictModel):
     optimiser: OptimiserSettings = OptimiserSettings()
     buffer: BufferSettings | None = None
     validation: ValidationSettings = ValidationSettings()
+
+    @model_validator(mode="after")
+    def _simulated_on_device(self) -> "TrainingSettings":
+        if self.optimiser.made_on == "cpu":
+            return self
+        for part in self.sources:
+            if part.kind != "simulated" or part.augmentation is not None:
+                what = f"kind {part.kind!r}" if part.kind != "simulated" else "augmentation"
+                raise ValueError(
+                    "expected only simulated sources without augmentation with optimiser.made_on = 'device', "
+                    f"got one with {what}; make cases on the CPU"
+                )
+        return self
 
     @field_validator("sources")
     @classmethod

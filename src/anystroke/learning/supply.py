@@ -71,8 +71,14 @@ class Supply:
             first=made if self.buffer else step * options.accumulate,
             rank=fabric.global_rank,
             ranks=fabric.world_size,
+            device=fabric.device if options.made_on == "device" else "cpu",
         )
-        loader = stream_loader(self.cases, workers=options.workers, pin_memory=fabric.device.type == "cuda")
+        loader = stream_loader(
+            self.cases,
+            workers=options.workers,
+            pin_memory=fabric.device.type == "cuda",
+            forked=options.made_on == "cpu",
+        )
         self.batches: Iterator[Batch] = iter(loader)
         self.features: list[dict[str, float]] = []
         self._measuring = 0.0

@@ -379,6 +379,8 @@ def recipe_digest(settings: Recipe) -> str:
     data = settings.model_dump(mode="json", exclude={"optimiser": apart})
     if settings.buffer is None:
         del data["buffer"]
+    if settings.optimiser.made_on == "cpu":
+        del data["optimiser"]["made_on"]
     return hashlib.sha256(repr(data).encode()).hexdigest()
 
 
