@@ -153,13 +153,29 @@ def test_with_a_buffer_a_run_depends_on_its_seed_and_not_on_the_workers(run: Pat
 
 
 @pytest.mark.usefixtures("bare")
-def test_a_buffer_goes_on_at_the_first_case_that_was_not_made(run: Path) -> None:
-    train(_settings(BUFFER), run)
-    train(_settings(BUFFER, steps=8), run, resume=True)
+def test_a_buffer_of_several_scans_of_a_patient_depends_on_the_seed_too(run: Path) -> None:
+    settings = [_settings(BUFFER, workers=workers) for workers in (0, 2)]
+    folders = [_beside(run, name) for name in ("one", "two")]
+    for each, folder in zip(settings, folders, strict=True):
+        train(each.model_copy(update={"contrasts": 3}), folder)
+    assert _losses(folders[0]) == _losses(folders[1])
+    plain = _beside(run, "plain")
+    train(settings[0], plain)
+    assert _losses(plain) != _losses(folders[0])
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("contrasts", [1, 4])
+def test_a_buffer_goes_on_at_the_first_case_that_was_not_made(run: Path, contrasts: int) -> None:
+    def settings(steps: int = 6) -> TrainingSettings:
+        return _settings(BUFFER, steps=steps).model_copy(update={"contrasts": contrasts})
+
+    train(settings(), run)
+    train(settings(8), run, resume=True)
     first, second = _calls(run)
     assert (second["from_step"], second["to_step"]) == (6, 8)
     assert int(read_tensors(run / "state.safetensors")[1]["made"]) == first["cases"] + second["cases"]
-    trainer = Trainer(_settings(BUFFER), run)
+    trainer = Trainer(settings(), run)
     trainer.resume()
     assert trainer.made == first["cases"] + second["cases"]
     source = Supply(
