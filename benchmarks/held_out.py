@@ -116,15 +116,17 @@ def judge(model: Model, sample: Sample) -> tuple[dict[str, Any], Reliability]:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return medians and quartiles of Dice over groups of rows."""
+    """Return medians and quartiles of Dice over groups of rows, and how many lesions nobody could see."""
 
     def of(keep: Callable[[dict[str, Any]], bool]) -> dict[str, float | int]:
         scores = [row["dice"] for row in rows if keep(row)]
+        unseen = sum(keep(row) and row["contrast_to_noise"] < VISIBLE_FROM for row in rows)
         if len(scores) < 2:
-            return {"n": len(scores)}
+            return {"n": len(scores), "unseen": unseen}
         low, middle, high = statistics.quantiles(scores, n=4)
         return {
             "n": len(scores),
+            "unseen": unseen,
             "median": round(middle, 3),
             "q1": round(low, 3),
             "q3": round(high, 3),
@@ -236,19 +238,19 @@ def markdown(found: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "| scan, stage | n | median Dice | | scan, size | n | median Dice |",
-        "|---|---|---|---|---|---|---|",
+        "| scan, stage | n | not visible | median Dice | | scan, size | n | median Dice |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     stages = [
-        f"{k} | {v['n']} | {v.get('median', float('nan')):.2f}"
+        f"{k} | {v['n']} | {v['unseen']} | {v.get('median', float('nan')):.2f}"
         for k, v in found["by_weighting_and_stage"].items()
     ]
     sizes = [
         f"{k} ml | {v['n']} | {v.get('median', float('nan')):.2f}"
         for k, v in found["by_weighting_and_size_ml"].items()
     ]
-    for left, right in zip_longest(stages, sizes, fillvalue=" | | "):
-        lines.append(f"| {left} | | {right} |")
+    for left, right in zip_longest(stages, sizes):
+        lines.append(f"| {left or ' | | | '} | | {right or ' | | '} |")
     return "\n".join(lines)
 
 
