@@ -7,7 +7,7 @@ Each kind of device has its own random numbers, so cases cannot be compared one 
 target within each contrast, and each age within the lesions, three quantities of a case are compared: mean
 and SD of the standardised image in the class, and the class's share of the grid. z is the difference of their
 means over cases, over its standard error. If the distributions are one, z has an SD of 1, and 0.3 % of its
-values are beyond 3. Without a card the script compares two streams of the CPU: that shows what the test itself
+values are beyond 3. Without a card the script compares two streams of the CPU, which shows what the test
 gives where nothing differs.
 """
 
