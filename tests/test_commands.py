@@ -302,7 +302,8 @@ def test_calibrate_replaces_the_configuration_of_a_model(
     for name in ("anatomies", "lesions"):
         (data / f"{name}.safetensors").touch()
     errors = VolumeErrors(rate=0.9, edges=(), low=(-1.0,), high=(1.0,), patients=60)
-    found = Calibration(1.7, 0.4, 0.8, errors, None, (0.02, 0.01), (0.5, 0.6), (3.0, 1.0), 60)
+    twice = (0.5, 0.6)
+    found = Calibration(1.7, 0.4, 0.8, errors, None, (0.02, 0.01), twice, twice, twice, (3.0, 1.0), 60)
     asked: list[dict[str, object]] = []
 
     def choose(model: Model, pack: Path, **options: object) -> Calibration:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from anystroke import model_calibration
+from anystroke.inference.prediction import keep_certain
 from anystroke.inference.segmentation import Model
 from anystroke.learning.checkpoints import ModelConfig
 from anystroke.learning.validation import Patient
@@ -91,6 +92,18 @@ def test_what_is_ignored_counts_nowhere() -> None:
     found = model_calibration._judged_masks(apart, seen, 0.064)
     assert found == model_calibration._judged_masks(nothing, seen, 0.064)
     assert found != model_calibration._judged_masks(apart, patient, 0.064)
+
+
+def test_masks_of_all_thresholds_are_judged_as_a_single_one_is() -> None:
+    [ill, healthy] = _patients(count=1, healthy=1, seed=2)
+    for patient in (ill, healthy):
+        probability = torch.sigmoid(SPREAD * patient.scan.data[0] - 6.0)
+        found = model_calibration._judged_masks(probability, patient, 0.064)
+        for i, threshold in enumerate(model_calibration.THRESHOLDS):
+            for j, certain in enumerate(model_calibration.CERTAINTIES):
+                mask = keep_certain((probability >= threshold)[None], probability[None], certain)[0]
+                expected = model_calibration._judged(mask, patient, 0.064)
+                assert found[i][j] == pytest.approx(expected)
 
 
 def test_patients_with_something_ignored_calibrate_a_model(

@@ -171,7 +171,8 @@ def calibrate(
     typer.echo(
         f"temperature {found.temperature:g}, threshold {found.threshold:g}, smallest certainty "
         f"{found.certain:g}; log loss {found.log_loss[0]:.5f} -> {found.log_loss[1]:.5f}, mean Dice "
-        f"{found.mean_dice[0]:.3f} -> {found.mean_dice[1]:.3f}, false volume {found.false_volume[0]:.2f} -> "
+        f"{found.mean_dice[0]:.3f} -> {found.mean_dice[1]:.3f}, lesion-wise F1 {found.mean_f1[0]:.3f} -> "
+        f"{found.mean_f1[1]:.3f}, false volume {found.false_volume[0]:.2f} -> "
         f"{found.false_volume[1]:.2f} ml"
     )
     return OK

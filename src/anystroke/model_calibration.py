@@ -4,14 +4,17 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from anystroke.anatomy.anatomies import load_anatomies
 from anystroke.anatomy.lesions import load_bank
+from anystroke.evaluation.lesion_wise import match_lesions
 from anystroke.evaluation.overlap import dice
 from anystroke.inference.lesions_found import volumes_of_parts
 from anystroke.inference.prediction import predict
@@ -19,15 +22,17 @@ from anystroke.inference.preprocessing import to_model_space
 from anystroke.inference.segmentation import Model
 from anystroke.inference.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
 from anystroke.learning.checkpoints import ModelConfig
-from anystroke.learning.validation import Patient, simulated_patients
+from anystroke.learning.validation import Patient, score_of, simulated_patients
 from anystroke.volume import Volume
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
-THRESHOLDS = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-CERTAINTIES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9)
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+CERTAINTIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 _SMALLEST_PROBABILITY = 1e-7
 _NEIGHBOURS = np.ones((3, 3, 3))
+
+Array = NDArray[Any]
 
 OnPatient = Callable[[str, int, int], None]
 """Told what was done with how many of how many patients."""
@@ -39,13 +44,14 @@ class Calibration:
 
     Attributes:
         temperature: With which the log loss is least.
-        threshold: With ``certain`` that of the best mean Dice; an empty mask of a patient without a lesion
-            counts 1.
+        threshold: With ``certain`` that of the best score, see `anystroke.learning.validation.score_of`.
         certain: What a part of the mask must reach somewhere.
         volume_errors: For intervals of the volume.
         lesion_errors: For those of single lesions; None if too few were found.
         log_loss: Per voxel, before and after.
-        mean_dice: Before and after, as above.
+        score: Before and after.
+        mean_dice: Of patients with a lesion, before and after.
+        mean_f1: Lesion-wise, likewise.
         false_volume: Median volume of the masks of patients without a lesion [ml], before and after.
         patients: How many there were.
     """
@@ -56,7 +62,9 @@ class Calibration:
     volume_errors: VolumeErrors
     lesion_errors: VolumeErrors | None
     log_loss: tuple[float, float]
+    score: tuple[float, float]
     mean_dice: tuple[float, float]
+    mean_f1: tuple[float, float]
     false_volume: tuple[float, float]
     patients: int
 
@@ -65,7 +73,9 @@ class Calibration:
         record = {
             "patients": self.patients,
             "log_loss": self.log_loss,
+            "score": self.score,
             "mean_dice": self.mean_dice,
+            "mean_f1": self.mean_f1,
             "false_volume_ml": self.false_volume,
         }
         return config.model_copy(
@@ -141,10 +151,11 @@ def calibrate(
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
         on_patient("segmented", number, patients)
-    scores = np.array(after)  # patients, thresholds, certainties, (Dice, volume)
-    i, j = np.unravel_index(int(scores[..., 0].mean(axis=0).argmax()), (len(THRESHOLDS), len(CERTAINTIES)))
-    chosen, former = scores[:, i, j], np.array(before)
-    without = np.array(true) == 0
+    judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume)
+    ill = np.array(true) > 0
+    scores = [[_score(judged[:, i, j], ill) for j in range(len(CERTAINTIES))] for i in range(len(THRESHOLDS))]
+    i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
+    both = (np.array(before), judged[:, i, j])
     return Calibration(
         temperature=temperature,
         threshold=THRESHOLDS[i],
@@ -152,13 +163,21 @@ def calibrate(
         volume_errors=fit_volume_errors(expected, true),
         lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
         log_loss=log_loss,
-        mean_dice=(round(float(former[:, 0].mean()), 4), round(float(chosen[:, 0].mean()), 4)),
-        false_volume=(
-            round(float(np.median(former[without, 1])), 3),
-            round(float(np.median(chosen[without, 1])), 3),
-        ),
+        score=_twice(both, lambda each: _score(each, ill)),
+        mean_dice=_twice(both, lambda each: float(each[ill, 0].mean())),
+        mean_f1=_twice(both, lambda each: float(each[ill, 1].mean())),
+        false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))),
         patients=patients,
     )
+
+
+def _score(judged: Array, ill: Array) -> float:
+    """Return the score of some masks: (patients, 3) Dice, F1 and volume, and (patients,) with a lesion."""
+    return score_of(judged[ill, 0].tolist(), judged[ill, 1].tolist(), judged[~ill, 2].tolist())
+
+
+def _twice(both: tuple[Array, Array], of: Callable[[Array], float]) -> tuple[float, float]:
+    return round(of(both[0]), 4), round(of(both[1]), 4)
 
 
 @torch.inference_mode()
@@ -193,16 +212,32 @@ def _log_loss(probability: Tensor, patient: Patient) -> float:
     return -float(right.log().mean(dtype=torch.float64))
 
 
-def _judged_masks(probability: Tensor, patient: Patient, ml: float) -> list[list[tuple[float, float]]]:
+def _judged_masks(probability: Tensor, patient: Patient, ml: float) -> list[list[tuple[float, ...]]]:
     """Judge the mask of each threshold and smallest certainty."""
-    result = []
+    truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
+    counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()
+    true = truth[counted]
+    lesions, voxels = len(np.unique(true[true > 0])), int((true > 0).sum())
+    result: list[list[tuple[float, ...]]] = []
     for threshold in THRESHOLDS:
         labels, count = ndimage.label((probability >= threshold).numpy(), structure=_NEIGHBOURS)
         peaks = np.zeros(count + 1)
         if count:
             peaks[1:] = ndimage.maximum(probability.numpy(), labels, range(1, count + 1))
-        masks = (torch.from_numpy(((peaks >= certain) & (peaks > 0))[labels]) for certain in CERTAINTIES)
-        result.append([_judged(mask, patient, ml) for mask in masks])
+        found = labels[counted]
+        sizes = np.bincount(found, minlength=count + 1)
+        shared = np.bincount(found[true > 0], minlength=count + 1)
+        meets = np.unique(np.stack([found, true])[:, (found > 0) & (true > 0)], axis=1)
+        result.append([])
+        for certain in CERTAINTIES:
+            kept = (peaks >= certain) & (peaks > 0) & (sizes > 0)
+            marked, hit = int(sizes[kept].sum()), len(np.unique(meets[1, kept[meets[0]]]))
+            if lesions:
+                false = int((kept & (shared == 0)).sum())
+                overlap = 2 * int(shared[kept].sum()) / (marked + voxels)
+                result[-1].append((overlap, 2 * hit / (lesions + hit + false), marked * ml))
+            else:
+                result[-1].append((float(marked == 0), float(marked == 0), marked * ml))
     return result
 
 
@@ -213,7 +248,11 @@ def _lesion_errors(parts: Sequence[tuple[float, float, float]], certain: float) 
     return fit_volume_errors([volume for volume, _ in kept], [true for _, true in kept])
 
 
-def _judged(mask: Tensor, patient: Patient, ml: float) -> tuple[float, float]:
-    """Return Dice, 1 if there is neither lesion nor mask, and the volume of the mask [ml]."""
+def _judged(mask: Tensor, patient: Patient, ml: float) -> tuple[float, float, float]:
+    """Return Dice, lesion-wise F1, both 1 if there is neither lesion nor mask, and the mask's volume [ml]."""
     mask = patient.judged(mask)
-    return dice(mask, patient.truth, empty="perfect"), float(mask.sum()) * ml
+    overlap = dice(mask, patient.truth, empty="perfect")
+    if not bool(patient.truth.any()):
+        return overlap, overlap, float(mask.sum()) * ml
+    f1 = match_lesions(mask, patient.truth, voxel_ml=ml).f1()
+    return overlap, f1, float(mask.sum()) * ml

@@ -214,13 +214,31 @@ def judge(model: Model, patients: Sequence[Patient] | Iterator[Patient]) -> list
     return scores
 
 
-def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
-    r"""Return one row per group: its number of scans, Dice, F1, missed lesions, volume and score.
+def score_of(dice: Sequence[float], f1: Sequence[float], false: Sequence[float]) -> float:
+    r"""Return by which models and thresholds are chosen: lesions found, and nothing where there is none.
 
-    Without a lesion the volume is false positive; with one it is the difference to the truth. The score is
-    the mean of mean Dice and mean lesion-wise F1; for simulated patients less
-    :math:`0.2\,\mathrm{mean}(v / (v + 1\,\mathrm{ml}))` over the false volumes :math:`v` of all patients of
-    the set ``"healthy"``. So masks of 1 ml in all of these cost 0.1.
+    That is the mean of mean Dice and mean lesion-wise F1, less
+    :math:`0.2\,\mathrm{mean}(v / (v + 1\,\mathrm{ml}))`. So masks of 1 ml in all patients without a lesion
+    cost 0.1.
+
+    Args:
+        dice: Of patients with a lesion.
+        f1: Lesion-wise, of the same.
+        false: Volumes :math:`v` of the masks of patients without a lesion [ml].
+
+    Example:
+        >>> round(score_of([0.8, 0.4], [1.0, 0.0], [0.0, 1.0]), 3)
+        0.5
+    """
+    penalty = _FALSE_WEIGHT * _mean([ml / (ml + _FALSE_HALF_ML) for ml in false]) if false else 0.0
+    return (_mean(dice) + _mean(f1)) / 2 - penalty
+
+
+def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
+    """Return one row per group: its number of scans, Dice, F1, missed lesions, volume and score.
+
+    Without a lesion the volume is false positive; with one it is the difference to the truth. For the score
+    see `score_of`; false volumes of all patients of the set ``"healthy"`` count in it for simulated ones.
     """
     groups: dict[tuple[str, str], list[Score]] = {}
     for score in scores:
@@ -231,19 +249,17 @@ def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
                 groups.setdefault((of, f"{name} {value}"), []).append(score)
     rows: list[dict[str, str | int | float]] = []
     false = [score.volume for score in groups.get(("healthy", "all"), [])]
-    penalty = _FALSE_WEIGHT * _mean([ml / (ml + _FALSE_HALF_ML) for ml in false]) if false else 0.0
     order = sorted(groups, key=lambda key: (key[0] == "healthy", key[0], key[1] != "all", key[1]))
     for of, group in order:
         members = groups[of, group]
         lesions = [score for score in members if score.truth > 0]
         difference = [abs(score.volume - score.truth) for score in members]
         row: dict[str, str | int | float] = {"set": of, "group": group, "scans": len(members)}
-        row["median_dice"] = _middle([score.dice for score in lesions])
-        row["mean_dice"] = overlap = _mean([score.dice for score in lesions])
-        row["mean_f1"] = match = _mean([score.f1 for score in lesions])
+        overlap, match = [score.dice for score in lesions], [score.f1 for score in lesions]
+        row["median_dice"], row["mean_dice"], row["mean_f1"] = _middle(overlap), _mean(overlap), _mean(match)
         row["missed"] = sum(score.dice == 0 for score in lesions)
         row["median_volume_error_ml"] = _middle(difference)
-        row[SCORE] = (overlap + match) / 2 - (penalty if of == "simulated" else 0)
+        row[SCORE] = score_of(overlap, match, false if of == "simulated" else [])
         rows.append(row)
     return rows
 
