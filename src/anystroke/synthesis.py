@@ -355,13 +355,13 @@ class Generator:
             scan=scan_rng("echo_planar"),
         )
         if echo_planar.distortion is not None:
-            fats: list[Tensor | None] = [None] * len(images)
+            fats: list[Tensor | None] = []
             if echo_planar.moves_fat:
-                fats = [
-                    maps.part_of(FATS, image, each, b1_plus=b1_plus, exchanges=exchanges)
-                    for image, each in zip(images, measured, strict=True)
-                ]
-            images = [echo_planar.image(image, fat) for image, fat in zip(images, fats, strict=True)]
+                fats += maps.parts_of(FATS, images, measured, b1_plus=b1_plus, exchanges=exchanges)
+            images = [
+                echo_planar.image(image, fat)
+                for image, fat in zip(images, fats or [None] * len(images), strict=True)
+            ]
             target = echo_planar.labels(target)
             changes = [None if each is None else echo_planar.image(each) for each in changes]
             shares, white = echo_planar.shares(shares), target == CLASSES.index("white_matter")

@@ -104,23 +104,23 @@ def test_what_a_watched_inclusion_changes_is_told(way: str) -> None:
 def test_the_part_of_a_tissue_is_its_share_of_the_signal() -> None:
     maps = _maps(2, texture=1.0)
     image = maps.signal(FLAIR).image
-    part = maps.part_of(["white_matter"], image, FLAIR)
+    [part] = maps.parts_of(["white_matter"], [image], [FLAIR])
     assert torch.equal(part[:5], image[:5])
     assert not part[6:].any()
     plain = _maps(2)
     white = float(plain.signal(FLAIR).image[1, 4, 4])
-    border = plain.part_of(["white_matter"], torch.full_like(image, 1e9), FLAIR)[5]
+    border = plain.parts_of(["white_matter"], [torch.full_like(image, 1e9)], [FLAIR])[0][5]
     torch.testing.assert_close(border, torch.full_like(border, white / 2), rtol=1e-3, atol=0)
-    assert not maps.part_of(["fat"], image, FLAIR).any()
+    assert not maps.parts_of(["fat"], [image], [FLAIR])[0].any()
 
 
 def test_a_part_that_gives_another_signal_counts_as_it_does() -> None:
     maps = _maps(2)
     image = torch.full((11, 8, 8), 1e9)
-    whole = maps.part_of(["white_matter"], image, FLAIR)[5]
+    whole = maps.parts_of(["white_matter"], [image], [FLAIR])[0][5]
     twice = Exchange(("white_matter",), torch.ones_like(image), FLAIR, density=2.0)
     other = Exchange(("fat",), torch.ones_like(image), None)
-    found = maps.part_of(["white_matter"], image, FLAIR, exchanges=[twice, other])[5]
+    found = maps.parts_of(["white_matter"], [image], [FLAIR], exchanges=[twice, other])[0][5]
     torch.testing.assert_close(found, 2 * whole)
 
 

@@ -270,34 +270,41 @@ class PatientMaps(Mapping[str, Tensor]):
         followed: Sequence[Tensor | None] = changes or [None] * len(images)
         return [Played(image.abs_(), winners, change) for image, change in zip(images, followed, strict=True)]
 
-    def part_of(
+    def parts_of(
         self,
         tissues: Sequence[str],
-        image: Tensor,
-        protocol: SignalModel,
+        images: Sequence[Tensor],
+        protocols: Sequence[SignalModel],
         *,
         b1_plus: Tensor | None = None,
         exchanges: Sequence[Exchange] = (),
-    ) -> Tensor:
-        """Return the part of a noise-free magnitude image that some healthy tissues give.
+    ) -> list[Tensor]:
+        """Return the part of each of several noise-free magnitude images that some healthy tissues give.
 
         Args:
             tissues: Their mean signal counts; where they fill a voxel, all of its signal does.
-            image: (X, Y, Z), what `signal` gave for the protocol.
-            protocol: What was played; its signed signals add up.
+            images: (X, Y, Z) each, what `signals` gave for the protocols.
+            protocols: What was played; their signed signals add up.
             b1_plus: As in `signal`.
             exchanges: As in `signal`; those of the same tissues count.
 
         Returns:
-            (X, Y, Z), nowhere more than the image.
+            (X, Y, Z) for each, nowhere more than the image.
         """
         share = self._share_of(tissues, self._grid)
-        part = torch.zeros_like(image)
-        self._add(part, share, b1_plus, lambda nodes: self._of_means(protocol, tissues, nodes))
-        for exchange in exchanges:
-            if set(exchange.tissues) == set(tissues):
+        own = [each for each in exchanges if set(each.tissues) == set(tissues)]
+        parts = []
+        for image, protocol in zip(images, protocols, strict=True):
+
+            def of_means(nodes: Tensor, protocol: SignalModel = protocol) -> Tensor:
+                return self._of_means(protocol, tissues, nodes)
+
+            part = torch.zeros_like(image)
+            self._add(part, share, b1_plus, of_means)
+            for exchange in own:
                 self._exchange(part, exchange, protocol, share, b1_plus)
-        return torch.where(share > _FILLED, image, torch.minimum(part.abs_(), image))
+            parts.append(torch.where(share > _FILLED, image, torch.minimum(part.abs_(), image)))
+        return parts
 
     def signal_of_means(
         self, protocol: SignalModel, *, b1_plus: Tensor | None = None, classes: Tensor | None = None
