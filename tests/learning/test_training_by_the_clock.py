@@ -230,6 +230,27 @@ def test_sigterm_writes_a_checkpoint_and_stops(run: Path, monkeypatch: pytest.Mo
     assert _losses(run) == _losses(whole)
 
 
+def _train_in_own_group(settings: TrainingSettings, run: Path) -> None:
+    os.setpgrp()
+    train(settings, run)
+
+
+@pytest.mark.usefixtures("bare")
+def test_sigterm_to_all_processes_writes_a_checkpoint_too(run: Path) -> None:
+    settings = _settings(steps=4000, workers=2, checkpoint_every=4000)
+    process = multiprocessing.get_context("fork").Process(target=_train_in_own_group, args=(settings, run))
+    process.start()
+    while len(read_log(run)) < 5:
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.killpg(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 1
+    done = int(read_tensors(run / "state.safetensors")[1]["step"])
+    assert 5 <= done == _losses(run)[-1][0]
+
+
 @pytest.mark.usefixtures("bare")
 def test_sigterm_before_the_first_step_promises_no_checkpoint(
     run: Path, monkeypatch: pytest.MonkeyPatch

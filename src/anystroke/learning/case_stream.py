@@ -4,6 +4,7 @@ Case n depends on the seed and n alone: not on the number of worker processes, o
 was broken off.
 """
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -135,6 +136,8 @@ class CaseStream(IterableDataset[Batch]):
         worker = get_worker_info()
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
+            # A queue's SIGTERM goes to all processes; a worker that died of it would end training at once.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             torch.set_num_threads(1)
             keep_pages()
         for number in count(self.first // self.together + offset, step):
