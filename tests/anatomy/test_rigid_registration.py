@@ -45,6 +45,7 @@ def test_a_moved_head_of_another_contrast_is_found() -> None:
     move[:3, 3] = torch.tensor([8.0, -6.0, 12.0])
     moving = Volume(head(inverted=True).data, move @ head().affine)
     found = register_rigid(moving, head())
+    assert torch.equal(register_rigid(moving, head()).affine, found.affine)
     assert found.problem == ""
     assert _far(found.affine @ move, torch.eye(4, dtype=torch.float64)) < 1.5
     assert found.rotation == pytest.approx(11.4, abs=1.0)

@@ -52,6 +52,11 @@ def found() -> ScanRegistration:
     return register_scan(scan, brain=brain)
 
 
+def test_the_result_depends_on_the_input_alone(found: ScanRegistration) -> None:
+    scan, brain, _ = scan_of_mni()
+    assert torch.equal(register_scan(scan, brain=brain).affine, found.affine)
+
+
 def test_a_known_affine_is_found_whatever_the_contrast(found: ScanRegistration) -> None:
     axis = torch.tensor([-1.0, 1.0], dtype=torch.float64)
     corners = torch.cartesian_prod(axis * 60, axis * 80 - 18, axis * 60 + 5, torch.ones(1).double())

@@ -7,6 +7,7 @@ the input alone.
 """
 
 import json
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -28,6 +29,9 @@ WORKING_SPACING = 3.0
 
 STORED = Path(__file__).with_name("mni_registrations.json")
 """The registrations that come with the package."""
+
+SAMPLING_SEED = 1
+"""Of the voxels that a metric is measured in; without it ITK takes the time of day."""
 
 _LPS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 
@@ -279,9 +283,7 @@ def align(fixed: sitk.Image, moving: sitk.Image) -> Tensor:
         moving: What is aligned, by the mean squared difference; at first, the centres of mass are brought
             together.
     """
-    start = sitk.CenteredTransformInitializer(
-        fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-    )
+    start = centred(fixed, moving)
     rigid = optimiser("squares", shrink=(4, 2), smooth=(8.0, 4.0))
     found = affine_of(sitk.Euler3DTransform(run(rigid, fixed, moving, start)))
     full = optimiser("squares", shrink=(4, 2, 1), smooth=(6.0, 4.0, 2.0))
@@ -316,8 +318,6 @@ def optimiser(
 ) -> sitk.ImageRegistrationMethod:
     """Set up a gradient descent over a pyramid; smoothing is in mm."""
     method = sitk.ImageRegistrationMethod()
-    # More threads would sum in another order each time.
-    method.SetNumberOfThreads(1)
     if similarity == "squares":
         method.SetMetricAsMeanSquares()
     else:
@@ -335,12 +335,52 @@ def optimiser(
     return method
 
 
+class _OneThread:
+    """Lets ITK work with one thread as long as a context lasts: more would sum in another order each time.
+
+    A metric's threads are those of ITK's global default, whatever the registration itself is told, so other
+    filters of the process run with one thread meanwhile. Contexts may overlap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._contexts = 0
+        self._before = 1
+
+    def __enter__(self) -> None:
+        """Remember how many threads there were before the first context."""
+        with self._lock:
+            if not self._contexts:
+                self._before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+                sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+            self._contexts += 1
+
+    def __exit__(self, *_: object) -> None:
+        """Give them back after the last."""
+        with self._lock:
+            self._contexts -= 1
+            if not self._contexts:
+                sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(self._before)
+
+
+_one_thread = _OneThread()
+
+
+def centred(fixed: sitk.Image, moving: sitk.Image) -> sitk.Euler3DTransform:
+    """Return the transform that brings the centres of mass together."""
+    start = sitk.Euler3DTransform()
+    by_mass = sitk.CenteredTransformInitializerFilter.MOMENTS
+    with _one_thread:
+        return sitk.Euler3DTransform(sitk.CenteredTransformInitializer(fixed, moving, start, by_mass))
+
+
 def run(
     method: sitk.ImageRegistrationMethod, fixed: sitk.Image, moving: sitk.Image, start: sitk.Transform
 ) -> sitk.Transform:
     """Find the transform that an optimiser ends at."""
     method.SetInitialTransform(start, inPlace=False)
-    found: sitk.Transform = method.Execute(fixed, moving)
+    with _one_thread:
+        found: sitk.Transform = method.Execute(fixed, moving)
     return found.GetNthTransform(0) if isinstance(found, sitk.CompositeTransform) else found
 
 

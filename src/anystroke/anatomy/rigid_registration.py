@@ -13,7 +13,15 @@ import SimpleITK as sitk  # noqa: N813
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.registration import RegistrationError, itk_image, matrix_of, optimiser, run
+from anystroke.anatomy.registration import (
+    SAMPLING_SEED,
+    RegistrationError,
+    centred,
+    itk_image,
+    matrix_of,
+    optimiser,
+    run,
+)
 from anystroke.anatomy.scan_registration import coarse_scan
 from anystroke.volume import Volume
 
@@ -112,20 +120,16 @@ def _judged(found: RigidRegistration) -> RigidRegistration:
 
 def _align(fixed: sitk.Image, moving: sitk.Image) -> sitk.Euler3DTransform:
     """Find the rigid transform from the fixed world to the moving one, from the better of two starts."""
-    centred = sitk.Euler3DTransform(
-        sitk.CenteredTransformInitializer(
-            fixed, moving, sitk.Euler3DTransform(), sitk.CenteredTransformInitializerFilter.MOMENTS
-        )
-    )
+    middle = centred(fixed, moving)
     still = sitk.Euler3DTransform()
-    still.SetCenter(centred.GetCenter())
-    best, lowest = centred, math.inf
-    for start in (still, centred):
+    still.SetCenter(middle.GetCenter())
+    best, lowest = middle, math.inf
+    for start in (still, middle):
         method = optimiser("mutual_information", shrink=(3,), smooth=(8.0,))
         try:
             found = run(method, fixed, moving, start)
         except RuntimeError:  # the fields of view do not meet from here; the other start decides
-            if start is centred and lowest == math.inf:
+            if start is middle and lowest == math.inf:
                 raise
             continue
         if method.GetMetricValue() < lowest:
@@ -146,7 +150,7 @@ def _stretch(fixed: sitk.Image, moving: sitk.Image, start: sitk.Euler3DTransform
 def _sampled(method: sitk.ImageRegistrationMethod, shares: tuple[float, ...]) -> sitk.ImageRegistrationMethod:
     """Let every n-th voxel count, without chance."""
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentagePerLevel(list(shares))
+    method.SetMetricSamplingPercentagePerLevel(list(shares), seed=SAMPLING_SEED)
     return method
 
 
