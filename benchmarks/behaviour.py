@@ -2,16 +2,19 @@
 
     python benchmarks/behaviour.py OUT.json [--against OTHER.json] [--only segment simulate] [--keep FOLDER]
 
-Runs the commands of `COMMANDS` as a user would, in a folder of their own, on patients that `anystroke simulate` makes
-of the package's own brain, and hashes each file that they write (see ``fingerprints``). With --against it prints what
-differs, is missing or is new, and exits with 1 if anything is. The package is that of this checkout, or of --source.
-Every process has one thread, so that sums are taken in one order; hashes of two machines, or of two versions of
-torch, may differ.
+Runs the commands of `COMMANDS` as a user would, in a folder of their own, on patients that `anystroke
+simulate` makes of the package's own brain, and hashes each file that they write (see ``fingerprints``).
+With --against it prints what differs, is missing or is new, and exits with 1 if anything is. The package
+is that of this checkout, or of --source. Every process has one thread, so that sums are taken in one
+order; hashes of two machines, or of two versions of torch, may differ.
 """
 
 import argparse
 import json
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +25,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fingerprints import UNSAFE_NAMES, fingerprint
+from fingerprints import fingerprint
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 FAILED = "(failed)"
@@ -30,6 +33,7 @@ _THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS",
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )  # fmt: skip
+_TIME = re.compile(r"\d{8}T\d{6}(?:-\d+)?")
 _RECIPE = """name = "tiny"
 architecture = "tiny_unet"
 {task}[grid]
@@ -51,6 +55,7 @@ every = 3
 patients = 1
 """
 _T1W, _FLAIR = "simulate/sim-0001_T1w.nii.gz", "simulate/sim-0001_FLAIR.nii.gz"
+_PATIENT = ("patient/sub-01_T1w.nii.gz", "patient/sub-01_FLAIR.nii.gz")
 _TRUTH = "simulate/sim-0001_label-L_mask.nii.gz"
 
 
@@ -63,27 +68,27 @@ class Command:
         arguments: From the verb on, without ``-o``; paths are relative to the common folder.
         after: Names of the calls whose files it reads.
         files: Texts that it reads, by path.
+        copies: Files that it reads under another name, by the new path.
     """
 
     name: str
-    arguments: tuple[str, ...]
+    arguments: str
     after: tuple[str, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    copies: Mapping[str, str] = field(default_factory=dict)
 
 
 COMMANDS = (
-    Command("simulate", ("simulate", *"--weighting T1w,FLAIR --shape 80,96,80 --seed 7 --maps".split())),
-    Command(
-        "benchmark", ("benchmark", *"small threshold --patients 1 --sequence FLAIR --threads 1".split())
-    ),
+    Command("simulate", "simulate --weighting T1w,FLAIR --shape 80,96,80 --seed 7 --maps"),
+    Command("benchmark", "benchmark small threshold --patients 1 --sequence FLAIR --threads 1"),
     Command(
         "train",
-        ("train", "tiny.toml", "--accelerator", "cpu", "--minutes", "0"),
+        "train tiny.toml --accelerator cpu --minutes 0",
         files={"tiny.toml": _RECIPE.format(task="", source="")},
     ),
     Command(
         "train-qmri",
-        ("train", "tiny-qmri.toml", "--accelerator", "cpu", "--minutes", "0"),
+        "train tiny-qmri.toml --accelerator cpu --minutes 0",
         files={
             "tiny-qmri.toml": _RECIPE.format(
                 task='task = "qmri"\n', source='synthesis = { preset = "estimator" }'
@@ -92,42 +97,34 @@ COMMANDS = (
     ),
     Command(
         "simulate-nnunet/Dataset501_Stroke",
-        (
-            "simulate",
-            *"--weighting DWI,ADC --stage acute --preset typical --format nnunet --all-classes".split(),
-            *"--shape 64,76,64 --spacing 3 --seed 11".split(),
-        ),
+        "simulate --weighting DWI,ADC --stage acute --preset typical --format nnunet --all-classes"
+        " --shape 64,76,64 --spacing 3 --seed 11",
     ),
     Command(
         "segment",
-        ("segment", _T1W, *"--tissues --uncertainty --write-fmriprep-roi --threads 1".split()),
+        f"segment {_T1W} --tissues --uncertainty --write-fmriprep-roi --threads 1",
         after=("simulate",),
     ),
     Command(
         "segment-small",
-        (
-            *("segment", _T1W, _FLAIR),
-            *"--model small --together --flip --min-volume 0.1 --no-report --threads 1".split(),
-        ),
+        f"segment {' '.join(_PATIENT)} --model small --together --flip --min-volume 0.1 --no-report"
+        " --threads 1",
         after=("simulate",),
+        copies=dict(zip(_PATIENT, (_T1W, _FLAIR), strict=True)),
     ),
-    Command(
-        "estimate-qmri",
-        ("estimate-qmri", _T1W, *"--simulate flair,t2w --threads 1".split()),
-        after=("simulate",),
-    ),
+    Command("estimate-qmri", f"estimate-qmri {_T1W} --simulate flair,t2w --threads 1", after=("simulate",)),
     Command(
         "evaluate",
-        ("evaluate", "pairs.tsv", "--preset", "isles22"),
+        "evaluate pairs.tsv --preset isles22",
         after=("simulate", "segment", "segment-small"),
         files={
             "pairs.tsv": f"id\tprediction\ttruth\tsequence\n"
-            f"one\tsegment/sim-0001_T1w_label-L_mask.nii.gz\t{_TRUTH}\tT1w\n"
-            f"two\tsegment-small/sim-0001_FLAIR_label-L_mask.nii.gz\t{_TRUTH}\tFLAIR\n"
+            f"one\tsegment/sim-0001_T1w_space-orig_label-L_mask.nii.gz\t{_TRUTH}\tT1w\n"
+            f"two\tsegment-small/sub-01_space-orig_label-L_desc-FLAIRFused_mask.nii.gz\t{_TRUTH}\tFLAIR\n"
         },
     ),
-    Command("evaluate-qsynth", ("evaluate", "pairs.tsv", "--preset", "qsynth"), after=("evaluate",)),
-    Command("compare", ("compare", "evaluate", "evaluate-qsynth"), after=("evaluate", "evaluate-qsynth")),
+    Command("evaluate-qsynth", "evaluate pairs.tsv --preset qsynth", after=("evaluate",)),
+    Command("compare", "compare evaluate evaluate-qsynth", after=("evaluate", "evaluate-qsynth")),
 )
 
 
@@ -162,13 +159,16 @@ def call(command: Command, folder: Path, source: Path) -> dict[str, str]:
     """
     for name, text in command.files.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for name, source_name in command.copies.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / source_name, folder / name)
     output = folder / command.name
     output.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | dict.fromkeys(_THREADS, "1")
     environment |= {"PYTHONPATH": str(source), "MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": ""}
     started = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "anystroke", *command.arguments, "-o", command.name],
+        [sys.executable, "-m", "anystroke", *shlex.split(command.arguments), "-o", command.name],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -178,18 +178,23 @@ def call(command: Command, folder: Path, source: Path) -> dict[str, str]:
     )
     print(f"{command.name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     if done.returncode:
-        said = [line for line in done.stdout.splitlines() if line.strip()] or [f"exit status {done.returncode}"]
+        said = [line for line in done.stdout.splitlines() if line.strip()] or [
+            f"exit status {done.returncode}"
+        ]
         return {f"{command.name}/{FAILED}": said[-1].strip()}
     return hashed(output, command.name)
 
 
 def hashed(folder: Path, name: str) -> dict[str, str]:
-    """Return the SHA-256 of each file of a folder by ``name/path``; event files of TensorBoard are left out."""
+    """Return the SHA-256 of each file of a folder by ``name/path``.
+
+    Times in a file's name are left out of the path; event files of TensorBoard are not hashed.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
-        f"{name}/{path.relative_to(folder).as_posix()}": fingerprint(path)
+        f"{name}/{_TIME.sub('...', path.relative_to(folder).as_posix())}": fingerprint(path)
         for path in files
-        if not UNSAFE_NAMES.search(path.name)
+        if not path.name.startswith("events.out.tfevents.")
     }
 
 
@@ -237,7 +242,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as folder:
         found = run(commands, Path(folder), options.source.resolve(), options.processes)
     options.output.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    failed = [f"failed: {path.removesuffix('/' + FAILED)}: {said}" for path, said in found.items() if FAILED in path]
+    failed = [
+        f"failed: {path.removesuffix('/' + FAILED)}: {said}" for path, said in found.items() if FAILED in path
+    ]
     if other is not None:
         names = tuple(f"{command.name}/" for command in commands)
         other = {path: one for path, one in other.items() if path.startswith(names)}

@@ -1,8 +1,8 @@
 """Hashes of result files by what they say, not by when, where and by which version they were written.
 
-Images count by voxels, type and affine, tables and JSON by their entries, pages by their text and pictures, networks
-by their tensors. What differs between two runs of one program is left out: dates, durations, versions, the machine
-and absolute paths.
+Images count by voxels, type and affine, tables and JSON by their entries, pages by their text and
+pictures, networks by their tensors. What differs between two runs of one program is left out: dates,
+durations, versions, the machine and absolute paths.
 """
 
 import base64
@@ -18,21 +18,24 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import torch
 from PIL import Image
 from safetensors.torch import load
 
-# Keys and columns, in lower case without underscores and spaces. Times of a protocol, such as EchoTime, are none of
-# them.
-VOLATILE = frozenset(
-    """version torchversion softwareversions python pythonversion platform system machine host hostname device cpu
-    date created modified started start began finished ended end time seconds minutes duration elapsed runtime
-    wallseconds casespersecond secondsperstep waited waiting stepseconds memory peakmemory peakgib
-    commandline command commit""".split()
-)
-UNSAFE_NAMES = re.compile(r"events\.out\.tfevents\.")
+# Keys and columns, in lower case without underscores and spaces. Times of a protocol, such as EchoTime, are
+# none of them.
+VOLATILE = frozenset((
+    "version", "torchversion", "torch", "softwareversions", "python", "pythonversion", "platform",
+    "system", "machine", "host", "hostname", "device", "cpu", "date", "created", "modified", "started",
+    "start", "began", "finished", "ended", "end", "time", "seconds", "minutes", "duration", "elapsed",
+    "runtime", "wallseconds", "casespersecond", "secondsperstep", "waited", "waiting", "stepseconds",
+    "memory", "peakmemory", "peakmemorymb", "peakgib", "commandline", "command", "commit",
+))  # fmt: skip
 
 _LEFT_OUT = "..."
-_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?|\b\d\d:\d\d:\d\d\b")
+_DATE = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?|\b\d\d:\d\d:\d\d\b"
+)
 _DURATION = re.compile(r"\b\d+(?:\.\d+)?\s?(?:s|sec|seconds?|min|minutes?|h|hours?)\b(?!\s*[/^*])")
 _VERSION = re.compile(r"(\banystroke,? (?:version )?)v?\d+\.\d+[\w.+-]*")
 _PATH = re.compile(r"(?<![\w.<:/-])/(?:[\w.+ -]+/)+(?=[\w.+-])")
@@ -104,8 +107,6 @@ def _tensors(path: Path) -> bytes:
 
 
 def _raw(tensor: Any) -> bytes:
-    import torch
-
     return bytes(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
 
 

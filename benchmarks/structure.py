@@ -2,9 +2,9 @@
 
     python benchmarks/structure.py [ROOT] [--against OTHER_ROOT] [--names] [--quick]
 
-Reads the one package below ROOT/src, its tests and ``pyproject.toml``; nothing is imported. With --against the other
-checkout's figures stand in front, as those of before. Near copies are counted by the program ``duplicates`` where it
-is on the PATH.
+Reads the one package below ROOT/src, its tests and ``pyproject.toml``; nothing is imported. With --against
+the other checkout's figures stand in front, as those of before. Near copies are counted by the program
+``duplicates`` where it is on the PATH.
 """
 
 import argparse
@@ -68,7 +68,7 @@ class Package:
 
 
 def imports(package: Package) -> Graph:
-    """Return which modules of the package each module imports, wherever in it, but not for annotations alone."""
+    """Return which modules of the package each module imports, anywhere in it but for annotations."""
     known = {package.dotted(path) for path in package.modules}
     found = {}
     for path, tree in package.modules.items():
@@ -156,16 +156,18 @@ def argument_counts(package: Package) -> dict[str, int]:
 def names_that_mean_two_things(package: Package) -> dict[str, list[str]]:
     """Return public names that modules define differently, with those modules.
 
-    A definition is a function, class or constant at the top of a module, without an underscore. Not counted are
-    definitions that are the same to the letter (copies), a name for what is imported (``A = other.A``), functions
-    that a decorator makes a verb of the command line, and one interface kept by siblings: files of one name at the
-    same place in folders side by side, below a common folder of the package (``tasks/*/recipe.py``).
+    A definition is a function, class or constant at the top of a module, without an underscore. Not counted
+    are definitions that are the same to the letter (copies), a name for what is imported (``A =
+    other.A``), functions of modules that import ``typer`` (verbs, named by what users type), and one
+    interface kept by siblings: files of one name at the same place in folders side by side, below a common
+    folder of the package (``tasks/*/recipe.py``).
     """
     found: dict[str, dict[PurePosixPath, str]] = defaultdict(dict)
     for path, tree in package.modules.items():
-        for name, meaning in _definitions(tree.body):
-            if not name.startswith("_"):
-                found[name][path] = meaning
+        verbs = _holds_verbs(tree)
+        for node, name in _definitions(tree.body):
+            if not name.startswith("_") and not (verbs and isinstance(node, ast.FunctionDef)):
+                found[name][path] = ast.dump(node)
     return {
         name: [package.dotted(path) for path in meanings]
         for name, meanings in sorted(found.items())
@@ -173,26 +175,25 @@ def names_that_mean_two_things(package: Package) -> dict[str, list[str]]:
     }
 
 
-def _definitions(body: Iterable[ast.stmt]) -> Iterator[tuple[str, str]]:
+def _definitions(body: Iterable[ast.stmt]) -> Iterator[tuple[ast.stmt, str]]:
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if not any(_is_verb(decorator) for decorator in node.decorator_list):
-                yield node.name, ast.dump(node)
+            yield node, node.name
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             elements = [each for target in targets for each in getattr(target, "elts", [target])]
             for name in (each.id for each in elements if isinstance(each, ast.Name)):
                 if not _is_reexport(node.value, name):
-                    yield name, ast.dump(node)
+                    yield node, name
         elif isinstance(node, ast.If) and not _for_types_alone(node.test):
             yield from _definitions([*node.body, *node.orelse])
         elif isinstance(node, ast.Try):
             yield from _definitions([*node.body, *(each for part in node.handlers for each in part.body)])
 
 
-def _is_verb(decorator: ast.expr) -> bool:
-    called = decorator.func if isinstance(decorator, ast.Call) else decorator
-    return isinstance(called, ast.Attribute) and called.attr in ("command", "callback")
+def _holds_verbs(tree: ast.Module) -> bool:
+    """Say whether a module is of the command line, whose functions have the names that users type."""
+    return any(isinstance(node, ast.Import) and node.names[0].name == "typer" for node in tree.body)
 
 
 def _is_reexport(value: ast.expr | None, name: str) -> bool:
@@ -218,7 +219,9 @@ def contract_lines(root: Path) -> tuple[int, int]:
 
 def count_tests(root: Path) -> int:
     """Return the number of functions in ``tests`` that are tests; one with many parameters counts once."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / "tests").rglob("test_*.py"))]
+    trees = [
+        ast.parse(path.read_text(encoding="utf-8")) for path in sorted((root / "tests").rglob("test_*.py"))
+    ]
     functions = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
     return sum(node.name.startswith("test_") for node in functions)
 
