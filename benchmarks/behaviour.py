@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -204,7 +205,8 @@ def run(commands: Sequence[Command], folder: Path, source: Path, processes: int 
 
     def wait_and_call(command: Command) -> dict[str, str]:
         for name in command.after:
-            calls[name].result()
+            if f"{name}/{FAILED}" in calls[name].result():
+                return {f"{command.name}/{FAILED}": f"it reads what {name} writes, which failed"}
         return call(command, folder, source)
 
     with ThreadPoolExecutor(processes) as pool:
@@ -251,6 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     changed = [] if other is None else differences(found, other)
     for line in [*failed, *changed]:
         print(line)
+    cpu = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"{cpu.ru_utime + cpu.ru_stime:.0f} s of one core", file=sys.stderr)
     compared = "" if other is None else f", {len(changed)} other than in {options.against}"
     print(f"{len(found)} files of {len(commands)} commands{compared}")
     return 1 if failed or changed else 0

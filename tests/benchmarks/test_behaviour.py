@@ -111,8 +111,13 @@ def test_a_command_brings_those_that_it_reads() -> None:
 
 
 def test_a_command_that_fails_is_said_and_does_not_stop_others(tmp_path: Path) -> None:
-    found = run([Command("no", ("no-such-verb",), files={"a.txt": "x"})], tmp_path, behaviour.SOURCE)
-    assert list(found) == [f"no/{FAILED}"]
+    commands = [
+        Command("no", "no-such-verb", files={"a.txt": "x"}),
+        Command("next", "models", after=("no",), copies={"b": "no/a"}),
+    ]
+    found = run(commands, tmp_path, behaviour.SOURCE)
+    assert list(found) == [f"no/{FAILED}", f"next/{FAILED}"]
+    assert "what no writes" in found[f"next/{FAILED}"]
     assert "no-such-verb" in found[f"no/{FAILED}"]
 
 
