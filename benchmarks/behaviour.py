@@ -41,7 +41,8 @@ architecture = "tiny_unet"
 spacing = 4.0
 shapes = [[32, 32, 32]]
 [data]
-package = 2
+package = 6
+held_out_lesions = 0.5
 [[sources]]
 kind = "simulated"
 {source}

@@ -28,8 +28,8 @@ VOLATILE = frozenset((
     "version", "torchversion", "torch", "softwareversions", "python", "pythonversion", "platform",
     "system", "machine", "host", "hostname", "device", "cpu", "date", "created", "modified", "started",
     "start", "began", "finished", "ended", "end", "time", "seconds", "minutes", "duration", "elapsed",
-    "runtime", "wallseconds", "casespersecond", "secondsperstep", "waited", "waiting", "stepseconds",
-    "memory", "peakmemory", "peakmemorymb", "peakgib", "commandline", "command", "commit",
+    "runtime", "wallseconds", "casespersecond", "secondsperstep", "waited", "secondswaiting", "waiting",
+    "stepseconds", "memory", "peakmemory", "peakmemorymb", "peakgib", "commandline", "command", "commit",
 ))  # fmt: skip
 
 _LEFT_OUT = "..."
@@ -37,6 +37,7 @@ _DATE = re.compile(
     r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?|\b\d\d:\d\d:\d\d\b"
 )
 _DURATION = re.compile(r"\b\d+(?:\.\d+)?\s?(?:s|sec|seconds?|min|minutes?|h|hours?)\b(?!\s*[/^*])")
+_SPEED = re.compile(r"\b\d+(?:\.\d+)? (?:steps a second|% of the time)")
 _VERSION = re.compile(r"(\banystroke,? (?:version )?)v?\d+\.\d+[\w.+-]*")
 _PATH = re.compile(r"(?<![\w.<:/-])/(?:[\w.+ -]+/)+(?=[\w.+-])")
 _EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,([A-Za-z0-9+/=\s]+)")
@@ -80,7 +81,7 @@ def settled_text(text: str) -> str:
         >>> settled_text("anystroke 1.2.0 wrote /tmp/a/b.tsv in 12.5 s")
         'anystroke ... wrote .../b.tsv in ...'
     """
-    text = _DATE.sub(_LEFT_OUT, text)
+    text = _SPEED.sub(_LEFT_OUT, _DATE.sub(_LEFT_OUT, text))
     text = _VERSION.sub(rf"\g<1>{_LEFT_OUT}", text)
     return _PATH.sub(f"{_LEFT_OUT}/", _DURATION.sub(_LEFT_OUT, text))
 
