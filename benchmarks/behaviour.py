@@ -99,7 +99,7 @@ COMMANDS = (
     ),
     Command(
         "simulate-nnunet/Dataset501_Stroke",
-        "simulate --weighting DWI,ADC --stage acute --preset typical --format nnunet --all-classes"
+        "simulate --weighting DWI,ADC --stage acute --format nnunet --all-classes"
         " --shape 64,76,64 --spacing 3 --seed 11",
     ),
     Command(
