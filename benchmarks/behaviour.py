@@ -126,7 +126,7 @@ COMMANDS = (
         },
     ),
     Command("evaluate-qsynth", "evaluate pairs.tsv --preset qsynth", after=("evaluate",)),
-    Command("compare", "compare evaluate evaluate-qsynth", after=("evaluate", "evaluate-qsynth")),
+    Command("compare", "compare benchmark/scores/small benchmark/scores/threshold", after=("benchmark",)),
 )
 
 
