@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
-from anystroke.cli_common import progress_bar
-from anystroke.inference.preprocessing import normalise_intensity
-from anystroke.learning.simulated import load_pack
-from anystroke.memory import keep_pages
-from anystroke.rng import integer, stream
-from anystroke.synthesis import CLASSES, Generator, Sample
-from anystroke.synthesis_settings import SynthesisSettings
+from anystroke.commands.common import progress_bar
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import integer, stream
+from anystroke.learning.sources.simulated import load_pack
+from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.generator import CLASSES, Generator, Sample
+from anystroke.simulation.settings import SynthesisSettings
 
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC", "T2starw")
 _FEWEST = 20

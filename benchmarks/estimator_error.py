@@ -16,12 +16,18 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from anystroke.anatomy.anatomies import load_anatomies
-from anystroke.anatomy.lesions import blob_lesion, load_bank
-from anystroke.anatomy.mni import mni_anatomy
-from anystroke.classes import CLASSES
-from anystroke.estimator_calibration import heads_to_estimate, measure_errors, scan_of
-from anystroke.inference.estimation import (
+from anystroke.anatomy.lesions.bank import blob_lesion, load_bank
+from anystroke.anatomy.tissues.anatomies import load_anatomies
+from anystroke.anatomy.tissues.classes import CLASSES
+from anystroke.anatomy.tissues.mni import mni_anatomy
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.io.formats import read_scan
+from anystroke.learning.sources.simulated import Pack
+from anystroke.qmri.estimated_maps import MAP_OUTPUTS
+from anystroke.qmri.units_check import UNITS
+from anystroke.tasks.qmri.calibrate import heads_to_estimate, measure_errors, scan_of
+from anystroke.tasks.qmri.predict import (
     TISSUES,
     Estimator,
     QmriEstimate,
@@ -29,13 +35,7 @@ from anystroke.inference.estimation import (
     estimate_qmri,
     named_protocols,
 )
-from anystroke.inference.segmentation import Model, segment
-from anystroke.learning.estimated_maps import MAP_OUTPUTS
-from anystroke.learning.simulated import Pack
-from anystroke.qmri.units_check import UNITS
-from anystroke.rng import stream
-from anystroke.scan_files import read_scan
-from anystroke.volume import Volume
+from anystroke.tasks.segmentation.predict import Model, segment
 
 FREESURFER = {"white_matter": (2, 41), "grey_matter": (3, 42), "csf": (4, 43)}
 SEED = 20261122

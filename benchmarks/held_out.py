@@ -17,19 +17,19 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from anystroke.anatomy.anatomies import Anatomy, load_anatomies
-from anystroke.anatomy.lesions import LesionMask, LesionSettings, draw_masks, load_bank
-from anystroke.evaluation.calibration import Reliability, reliability
-from anystroke.evaluation.lesion_wise import match_lesions
-from anystroke.evaluation.metrics import dice
-from anystroke.inference.lesions_found import volumes_of_parts
-from anystroke.inference.segmentation import Model, segment
-from anystroke.inference.volume_interval import volume_interval
-from anystroke.memory import keep_pages
-from anystroke.rng import integer, stream
-from anystroke.synthesis import CLASSES, Generator, Sample
-from anystroke.synthesis_settings import SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings, draw_masks, load_bank
+from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import integer, stream
+from anystroke.core.volume import Volume
+from anystroke.evaluation.metrics.calibration import Reliability, reliability
+from anystroke.evaluation.metrics.lesion_wise import match_lesions
+from anystroke.evaluation.metrics.measure import dice
+from anystroke.models.volume_interval import volume_interval
+from anystroke.simulation.generator import CLASSES, Generator, Sample
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
+from anystroke.tasks.segmentation.predict import Model, segment
 
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 SIZES_ML = ((1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, 1e9))

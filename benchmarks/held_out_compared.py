@@ -14,13 +14,13 @@ from typing import Any
 import held_out
 from rich.progress import TaskID
 
-from anystroke.cli_common import progress_bar
+from anystroke.commands.common import progress_bar
+from anystroke.core.files import atomic_path
+from anystroke.core.rng import stream
 from anystroke.evaluation.statistics import bootstrap_interval
-from anystroke.files import atomic_path
-from anystroke.inference.segmentation import Model
-from anystroke.model_calibration import calibrate
-from anystroke.rng import stream
-from anystroke.synthesis import Sample
+from anystroke.simulation.generator import Sample
+from anystroke.tasks.segmentation.calibrate import calibrate
+from anystroke.tasks.segmentation.predict import Model
 
 Row = dict[str, Any]
 SEED = 2031

@@ -18,7 +18,7 @@ import torch
 from scipy import ndimage
 
 from anystroke.evaluation.metrics import measure
-from anystroke.evaluation.surface_distances import hausdorff
+from anystroke.evaluation.metrics.surface_distances import hausdorff
 
 SPACING = (1.0, 1.0, 1.0)
 SIDE = 256

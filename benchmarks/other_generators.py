@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
-from anystroke.fields import GridShape
-from anystroke.volume import Volume
+from anystroke.core.fields import GridShape
+from anystroke.core.volume import Volume
 
 
 def torchio_pipeline(labels: Volume, shape: GridShape) -> Callable[[int], None]:

@@ -35,15 +35,20 @@ from held_out_compared import Patients, Row, compared, judged
 from held_out_compared import table as held_out_table
 from safetensors import safe_open
 
-from anystroke.anatomy.anatomies import Anatomy, load_anatomies
-from anystroke.anatomy.lesions import LesionMask, choose_mask, load_bank
-from anystroke.files import atomic_path
-from anystroke.inference.segmentation import Model
-from anystroke.labelled_scans import find_labelled_scans
-from anystroke.learning.recipes import TrainingSettings, load_recipe
+from anystroke.anatomy.lesions.bank import LesionMask, choose_mask, load_bank
+from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.core.files import atomic_path
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.io.labelled import find_labelled_scans
+from anystroke.learning.recipe import TrainingSettings, load_recipe
+from anystroke.learning.run import train
 from anystroke.learning.trainer import TrainingError, recipe_digest
-from anystroke.learning.training import train
-from anystroke.learning.validation import (
+from anystroke.simulation.generator import CLASSES, Sample
+from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
+from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.validate import (
     Patient,
     Score,
     judge,
@@ -51,11 +56,6 @@ from anystroke.learning.validation import (
     simulated_patients,
     summarise,
 )
-from anystroke.memory import keep_pages
-from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
-from anystroke.rng import stream
-from anystroke.synthesis import CLASSES, Sample
-from anystroke.volume import Volume
 
 SEED = 90210
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI")

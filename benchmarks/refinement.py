@@ -9,13 +9,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from anystroke.anatomy.anatomies import load_anatomies
-from anystroke.anatomy.lesions import load_bank
-from anystroke.evaluation.metrics import dice
-from anystroke.inference.refinement import LARGEST_ML
-from anystroke.inference.segmentation import Model, segment
-from anystroke.learning.validation import simulated_patients
-from anystroke.memory import keep_pages
+from anystroke.anatomy.lesions.bank import load_bank
+from anystroke.anatomy.tissues.anatomies import load_anatomies
+from anystroke.core.memory import keep_pages
+from anystroke.evaluation.metrics.measure import dice
+from anystroke.tasks.segmentation.predict import Model, segment
+from anystroke.tasks.segmentation.refinement import LARGEST_ML
+from anystroke.tasks.segmentation.validate import simulated_patients
 
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI")
 SEED = 61

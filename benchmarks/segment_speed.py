@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
-from anystroke.anatomy.mni import mni_anatomy
-from anystroke.learning.checkpoints import load_model, shipped_models
-from anystroke.learning.networks import residual_unet
-from anystroke.memory import keep_pages
-from anystroke.rng import stream
-from anystroke.synthesis import Generator
-from anystroke.synthesis_settings import SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.anatomy.tissues.mni import mni_anatomy
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.models.architectures.catalogue import residual_unet
+from anystroke.models.checkpoints import load_model, shipped_models
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.settings import SynthesisSettings
 
 SHAPE = (181, 217, 181)
 WINDOW = 192

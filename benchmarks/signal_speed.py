@@ -15,11 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from anystroke.acquisition.blocks import in_blocks
+from anystroke.acquisition.fast.blocks import in_blocks
 from anystroke.acquisition.protocols import Protocol, load_preset
-from anystroke.memory import keep_pages
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, load_table
-from anystroke.rng import stream
 
 TISSUES = ("white_matter", "cortical_grey_matter", "ventricular_csf", "chronic_core", "background")
 

@@ -22,16 +22,16 @@ import torch
 from other_generators import monai_pipeline, torchio_pipeline
 from peak_memory import rise
 
-from anystroke.anatomy.anatomies import build_anatomy
-from anystroke.anatomy.label_maps import load_label_map
-from anystroke.anatomy.lesions import blob_lesion, load_masks
-from anystroke.anatomy.registration import stored_registration
-from anystroke.inference.preprocessing import normalise_intensity
-from anystroke.memory import keep_pages
-from anystroke.rng import stream
-from anystroke.synthesis import Generator
-from anystroke.synthesis_settings import SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.anatomy.lesions.bank import blob_lesion, load_masks
+from anystroke.anatomy.registration.affine import stored_registration
+from anystroke.anatomy.tissues.anatomies import build_anatomy
+from anystroke.anatomy.tissues.label_maps import load_label_map
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.settings import SynthesisSettings
 
 SIDE = 192
 _SHAPE = (SIDE, SIDE, SIDE)

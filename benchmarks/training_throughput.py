@@ -33,20 +33,20 @@ from lightning_fabric import Fabric
 from other_generators import monai_pipeline, torchio_pipeline
 from peak_memory import give_back, own, rise
 
-from anystroke.fields import GridShape
-from anystroke.inference.prediction import fast_bfloat16
-from anystroke.inference.preprocessing import normalise_intensity
-from anystroke.learning.case_stream import Batch, CaseStream
-from anystroke.learning.recipes import DataSettings, Precision, TrainingSettings
-from anystroke.learning.simulated import load_pack
-from anystroke.learning.sources import pack, sources_of
+from anystroke.core.fields import GridShape
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import integer, stream
+from anystroke.core.volume import Volume
+from anystroke.learning.recipe import DataSettings, Precision, TrainingSettings
+from anystroke.learning.sources.packing import pack, sources_of
+from anystroke.learning.sources.simulated import load_pack
+from anystroke.learning.stream import Batch, CaseStream
 from anystroke.learning.supply import RANGE_CASES, Supply, stream_settings
 from anystroke.learning.trainer import Trainer, make_fabric
-from anystroke.memory import keep_pages
-from anystroke.rng import integer, stream
-from anystroke.synthesis import Generator
-from anystroke.synthesis_settings import SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.mask import fast_bfloat16
 
 SPACING = 2.0
 CONTRASTS = 4

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anystroke.volume import Volume
+from anystroke.core.volume import Volume
 
 pydicom: Any = pytest.importorskip("pydicom")
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from anystroke.anatomy.deformation import DeformationSettings
-from anystroke.classes import CLASSES
-from anystroke.synthesis import Generator
-from anystroke.synthesis_settings import SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.anatomy.tissues.classes import CLASSES
+from anystroke.anatomy.tissues.deformation import DeformationSettings
+from anystroke.core.volume import Volume
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SPACING = 4.0

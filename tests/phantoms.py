@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.anatomies import Anatomy
-from anystroke.anatomy.labels import TISSUES
-from anystroke.anatomy.lesions import LesionMask
-from anystroke.anatomy.mixing import LabelField
+from anystroke.anatomy.lesions.bank import LesionMask
+from anystroke.anatomy.tissues.anatomies import Anatomy
+from anystroke.anatomy.tissues.labels import TISSUES
+from anystroke.anatomy.tissues.mixing import LabelField
 
 
 def _ellipsoid(

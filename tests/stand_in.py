@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from anystroke.inference.segmentation import Model
-from anystroke.inference.volume_interval import VolumeErrors
-from anystroke.learning.checkpoints import ModelConfig
-from anystroke.volume import Volume
+from anystroke.core.volume import Volume
+from anystroke.models.checkpoints import ModelConfig
+from anystroke.models.volume_interval import VolumeErrors
+from anystroke.tasks.segmentation.predict import Model
 
 CONFIG = ModelConfig(
     name="stand-in",

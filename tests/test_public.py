@@ -12,5 +12,5 @@ def test_every_public_name_can_be_loaded() -> None:
 
 
 def test_importing_the_package_does_not_load_torch() -> None:
-    code = "import sys, anystroke, anystroke.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, anystroke, anystroke.commands.main; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

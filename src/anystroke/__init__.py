@@ -14,55 +14,55 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anystroke.acquisition.protocols import load_preset as load_preset
-    from anystroke.adapters import SimulateScand as SimulateScand
-    from anystroke.adapters import to_subject as to_subject
-    from anystroke.anatomy.anatomies import Anatomy as Anatomy
-    from anystroke.anatomy.anatomies import build_anatomy as build_anatomy
-    from anystroke.anatomy.lesions import LesionMask as LesionMask
-    from anystroke.anatomy.lesions import load_masks as load_masks
-    from anystroke.anatomy.mni import mni_anatomy as mni_anatomy
-    from anystroke.inference.estimation import QmriEstimate as QmriEstimate
-    from anystroke.inference.estimation import estimate_qmri as estimate_qmri
-    from anystroke.inference.segmentation import Model as Model
-    from anystroke.inference.segmentation import Segmentation as Segmentation
-    from anystroke.inference.segmentation import segment as segment
-    from anystroke.inference.together import Together as Together
-    from anystroke.inference.together import segment_together as segment_together
-    from anystroke.learning.recipes import load_recipe as load_recipe
+    from anystroke.anatomy.lesions.bank import LesionMask as LesionMask
+    from anystroke.anatomy.lesions.bank import load_masks as load_masks
+    from anystroke.anatomy.tissues.anatomies import Anatomy as Anatomy
+    from anystroke.anatomy.tissues.anatomies import build_anatomy as build_anatomy
+    from anystroke.anatomy.tissues.mni import mni_anatomy as mni_anatomy
+    from anystroke.core.rng import stream as stream
+    from anystroke.core.volume import Volume as Volume
+    from anystroke.learning.recipe import load_recipe as load_recipe
+    from anystroke.learning.run import train as train
     from anystroke.learning.sampling import SimulatedCases as SimulatedCases
-    from anystroke.learning.training import train as train
     from anystroke.qmri.tissue_priors import load_table as load_table
-    from anystroke.rng import stream as stream
-    from anystroke.synthesis import Generator as Generator
-    from anystroke.synthesis import Sample as Sample
-    from anystroke.synthesis_settings import SynthesisSettings as SynthesisSettings
-    from anystroke.volume import Volume as Volume
+    from anystroke.simulation.adapters import SimulateScand as SimulateScand
+    from anystroke.simulation.adapters import to_subject as to_subject
+    from anystroke.simulation.generator import Generator as Generator
+    from anystroke.simulation.generator import Sample as Sample
+    from anystroke.simulation.settings import SynthesisSettings as SynthesisSettings
+    from anystroke.tasks.qmri.predict import QmriEstimate as QmriEstimate
+    from anystroke.tasks.qmri.predict import estimate_qmri as estimate_qmri
+    from anystroke.tasks.segmentation.predict import Model as Model
+    from anystroke.tasks.segmentation.predict import Segmentation as Segmentation
+    from anystroke.tasks.segmentation.predict import segment as segment
+    from anystroke.tasks.segmentation.together import Together as Together
+    from anystroke.tasks.segmentation.together import segment_together as segment_together
 
 _HOMES = {
-    "Anatomy": "anatomy.anatomies",
-    "Generator": "synthesis",
-    "LesionMask": "anatomy.lesions",
-    "Model": "inference.segmentation",
-    "QmriEstimate": "inference.estimation",
-    "Sample": "synthesis",
-    "SimulateScand": "adapters",
+    "Anatomy": "anatomy.tissues.anatomies",
+    "Generator": "simulation.generator",
+    "LesionMask": "anatomy.lesions.bank",
+    "Model": "tasks.segmentation.predict",
+    "QmriEstimate": "tasks.qmri.predict",
+    "Sample": "simulation.generator",
+    "SimulateScand": "simulation.adapters",
     "SimulatedCases": "learning.sampling",
-    "Segmentation": "inference.segmentation",
-    "SynthesisSettings": "synthesis_settings",
-    "Volume": "volume",
-    "build_anatomy": "anatomy.anatomies",
-    "estimate_qmri": "inference.estimation",
-    "load_masks": "anatomy.lesions",
+    "Segmentation": "tasks.segmentation.predict",
+    "SynthesisSettings": "simulation.settings",
+    "Volume": "core.volume",
+    "build_anatomy": "anatomy.tissues.anatomies",
+    "estimate_qmri": "tasks.qmri.predict",
+    "load_masks": "anatomy.lesions.bank",
     "load_preset": "acquisition.protocols",
-    "load_recipe": "learning.recipes",
+    "load_recipe": "learning.recipe",
     "load_table": "qmri.tissue_priors",
-    "mni_anatomy": "anatomy.mni",
-    "Together": "inference.together",
-    "segment": "inference.segmentation",
-    "segment_together": "inference.together",
-    "stream": "rng",
-    "to_subject": "adapters",
-    "train": "learning.training",
+    "mni_anatomy": "anatomy.tissues.mni",
+    "Together": "tasks.segmentation.together",
+    "segment": "tasks.segmentation.predict",
+    "segment_together": "tasks.segmentation.together",
+    "stream": "core.rng",
+    "to_subject": "simulation.adapters",
+    "train": "learning.run",
 }
 
 __version__ = version("anystroke")

@@ -2,7 +2,7 @@
 
 import sys
 
-from anystroke.cli import main
+from anystroke.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.acquisition.preset import load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.acquisition.protocols import Protocol
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, load_table
-from anystroke.rng import stream
 
 TISSUES = (
     "white_matter",

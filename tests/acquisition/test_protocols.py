@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.acquisition import protocols, sequences
-from anystroke.acquisition.distributions import Distribution, PresetError
+from anystroke.acquisition import protocols
+from anystroke.acquisition.presets.distributions import Distribution, PresetError
 from anystroke.acquisition.protocols import (
     AdcMap,
     BalancedSsfp,
@@ -32,9 +32,10 @@ from anystroke.acquisition.protocols import (
     from_dict,
     load_preset,
 )
+from anystroke.acquisition.sequences import equations
 from anystroke.acquisition.timing import TimingError
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, load_table
-from anystroke.rng import stream
 
 TISSUES = ("white_matter", "cortical_grey_matter", "ventricular_csf", "acute_infarct", "chronic_core")
 WM, GM, CSF, ACUTE, CORE = range(5)
@@ -152,7 +153,7 @@ def test_large_maps_keep_their_gradient() -> None:
 
 def test_signal_is_the_function_with_the_protocol_s_parameters() -> None:
     maps = tissue_maps(3.0)
-    expected = sequences.mprage(
+    expected = equations.mprage(
         proton_density=maps["proton_density"],
         r1=maps["r1"],
         r2star=maps["r2star"],
@@ -303,7 +304,7 @@ def test_flair_inversion_time_follows_the_null_of_csf(preset: Preset) -> None:
     for seed in range(200):
         protocol = preset.sample(stream(seed, "null"), weighting="FLAIR")
         assert isinstance(protocol, Flair)
-        null = sequences.null_inversion_time(
+        null = equations.null_inversion_time(
             t1=4.2,
             repetition_time=protocol.repetition_time,
             echo_spacing=protocol.echo_spacing,

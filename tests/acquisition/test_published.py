@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from anystroke.acquisition import published, sequences
-from anystroke.acquisition.preset import load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.acquisition.protocols import (
     PublishedFlair,
     PublishedMp2rage,
@@ -14,8 +13,9 @@ from anystroke.acquisition.protocols import (
     PublishedSpgr,
     from_dict,
 )
+from anystroke.acquisition.sequences import equations, published
 from anystroke.acquisition.timing import TimingError
-from anystroke.rng import stream
+from anystroke.core.rng import stream
 
 ONE = torch.ones(1, dtype=torch.float64)
 ECHO: dict[str, Any] = {"proton_density": 100 * ONE, "r1": ONE, "r2star": 20 * ONE}
@@ -73,7 +73,7 @@ def test_flair_keeps_its_sign_and_exceeds_proton_density_after_the_next_inversio
 
 
 def test_published_mprage_is_the_right_one_read_an_excitation_early() -> None:
-    right = sequences.mprage(**ECHO, **{**MPRAGE, "n_excitations": 160})
+    right = equations.mprage(**ECHO, **{**MPRAGE, "n_excitations": 160})
     wrong = published.published_mprage(**ECHO, **MPRAGE)
     assert 0.001 < abs(wrong.item() / right.item() - 1.0) < 0.06
 
@@ -91,7 +91,7 @@ def test_printed_equation_6_is_not_an_mprage() -> None:
         n_excitations=160,
         flip_angle=9.0,
     )
-    right = sequences.mprage(
+    right = equations.mprage(
         proton_density=density, r1=tissue, r2star=0 * tissue, **{**MPRAGE, "n_excitations": 160}
     )
     assert bool((printed > 10 * right).all())

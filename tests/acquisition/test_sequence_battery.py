@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.acquisition import sequences
+from anystroke.acquisition.sequences import equations
 from anystroke.acquisition.timing import TimingError
 
 Signal = Callable[..., Tensor]
@@ -31,64 +31,64 @@ DOUBLE = {
 
 
 def inv1(**arguments: Any) -> Tensor:
-    return sequences.mp2rage(**arguments)[0]
+    return equations.mp2rage(**arguments)[0]
 
 
 def inv2(**arguments: Any) -> Tensor:
-    return sequences.mp2rage(**arguments)[1]
+    return equations.mp2rage(**arguments)[1]
 
 
 CASES: dict[str, Case] = {
-    "spin_echo": (sequences.spin_echo, SPIN, {"repetition_time": 0.6, "echo_time": 0.012}),
-    "turbo_spin_echo": (sequences.turbo_spin_echo, SPIN, {"repetition_time": 4.0, **TRAIN}),
+    "spin_echo": (equations.spin_echo, SPIN, {"repetition_time": 0.6, "echo_time": 0.012}),
+    "turbo_spin_echo": (equations.turbo_spin_echo, SPIN, {"repetition_time": 4.0, **TRAIN}),
     "even_turbo_spin_echo": (
-        sequences.turbo_spin_echo,
+        equations.turbo_spin_echo,
         SPIN,
         {"repetition_time": 4.0, **TRAIN, "echo_train_length": 16},
     ),
     "flair": (
-        sequences.flair,
+        equations.flair,
         SPIN,
         {"repetition_time": 9.0, "inversion_time": 2.5, "inversion_efficiency": 0.95, **TRAIN},
     ),
-    "perfect_flair": (sequences.flair, SPIN, {"repetition_time": 9.0, "inversion_time": 2.5, **TRAIN}),
+    "perfect_flair": (equations.flair, SPIN, {"repetition_time": 9.0, "inversion_time": 2.5, **TRAIN}),
     "spoiled_gradient_echo": (
-        sequences.spoiled_gradient_echo,
+        equations.spoiled_gradient_echo,
         GRADIENT,
         {"repetition_time": 0.025, "echo_time": 0.005, "flip_angle": 20.0},
     ),
     "mt_spoiled_gradient_echo": (
-        sequences.spoiled_gradient_echo,
+        equations.spoiled_gradient_echo,
         (*GRADIENT, "mt_saturation"),
         {"repetition_time": 0.025, "echo_time": 0.005, "flip_angle": 6.0},
     ),
-    "mprage": (sequences.mprage, GRADIENT, {**INVERSION, **SHOTS}),
-    "odd_mprage": (sequences.mprage, GRADIENT, {**INVERSION, **SHOTS, "n_excitations": 151}),
+    "mprage": (equations.mprage, GRADIENT, {**INVERSION, **SHOTS}),
+    "odd_mprage": (equations.mprage, GRADIENT, {**INVERSION, **SHOTS, "n_excitations": 151}),
     "inversion_recovery_spin_echo": (
-        sequences.inversion_recovery_spin_echo,
+        equations.inversion_recovery_spin_echo,
         SPIN,
         {"repetition_time": 3.0, "inversion_time": 0.6, "echo_time": 0.015, "inversion_efficiency": 0.95},
     ),
     "perfect_inversion_recovery_spin_echo": (
-        sequences.inversion_recovery_spin_echo,
+        equations.inversion_recovery_spin_echo,
         SPIN,
         {"repetition_time": 3.0, "inversion_time": 0.6, "echo_time": 0.015},
     ),
     "double_inversion_recovery": (
-        sequences.double_inversion_recovery,
+        equations.double_inversion_recovery,
         SPIN,
         {"repetition_time": 9.0, "inversion_times": (2.6, 0.42), "inversion_efficiency": 0.95, **TRAIN},
     ),
     "mp2rage_inv1": (inv1, GRADIENT, DOUBLE),
     "mp2rage_inv2": (inv2, GRADIENT, {**DOUBLE, "n_excitations": 131}),
-    "balanced_ssfp": (sequences.balanced_ssfp, SPIN, {"repetition_time": 0.005, "flip_angle": 40.0}),
+    "balanced_ssfp": (equations.balanced_ssfp, SPIN, {"repetition_time": 0.005, "flip_angle": 40.0}),
     "banded_ssfp": (
-        sequences.balanced_ssfp,
+        equations.balanced_ssfp,
         (*SPIN, "off_resonance"),
         {"repetition_time": 0.005, "flip_angle": 40.0},
     ),
     "diffusion_weighted": (
-        sequences.diffusion_weighted,
+        equations.diffusion_weighted,
         (*SPIN, "adc"),
         {"repetition_time": 4.0, "echo_time": 0.08, "b_value": 1000.0},
     ),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from anystroke.acquisition import sequences
+from anystroke.acquisition.sequences import equations
 from anystroke.acquisition.timing import TimingError
 
 Array = NDArray[np.float64]
@@ -195,7 +195,7 @@ def test_spin_echo_and_diffusion_equal_bloch(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_spin_echo(tr=tr, te=te, b1=b1),
-        lambda dtype: sequences.spin_echo(
+        lambda dtype: equations.spin_echo(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -207,7 +207,7 @@ def test_spin_echo_and_diffusion_equal_bloch(seed: int, use_b1: bool) -> None:
     )
     check(
         simulate_spin_echo(tr=tr, te=te, b=b, b1=b1),
-        lambda dtype: sequences.diffusion_weighted(
+        lambda dtype: equations.diffusion_weighted(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -229,7 +229,7 @@ def test_turbo_spin_echo_equals_bloch(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_train(tr=tr, te_index=te_index, esp=esp, etl=etl, b1=b1),
-        lambda dtype: sequences.turbo_spin_echo(
+        lambda dtype: equations.turbo_spin_echo(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -252,7 +252,7 @@ def test_flair_equals_bloch_with_its_sign(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_train(tr=tr, te_index=te_index, esp=esp, etl=etl, ti=ti, eff=eff, b1=b1),
-        lambda dtype: sequences.flair(
+        lambda dtype: equations.flair(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -278,7 +278,7 @@ def test_spoiled_gradient_echo_equals_bloch(seed: int, use_b1: bool, use_mt: boo
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_gradient_echo(tr=tr, te=te, fa=fa, mt=MT if use_mt else None, b1=b1),
-        lambda dtype: sequences.spoiled_gradient_echo(
+        lambda dtype: equations.spoiled_gradient_echo(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2star=tensor(1 / T2STAR, dtype),
@@ -303,7 +303,7 @@ def test_mprage_equals_bloch_with_its_sign(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_mprage(tr=tr, ti=ti, tx=tx, n=n, fa=fa, te=te, eff=eff, centre=centre, b1=b1),
-        lambda dtype: sequences.mprage(
+        lambda dtype: equations.mprage(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2star=tensor(1 / T2STAR, dtype),
@@ -328,9 +328,9 @@ ONE = torch.ones(1, dtype=torch.float64)
 def test_published_vectors_of_gradient_echoes() -> None:
     """PD 100, R1 1, R2* 20: values of nitorch's equations where they are the same as these."""
     echo: dict[str, Any] = {"proton_density": 100 * ONE, "r1": ONE, "r2star": 20 * ONE}
-    plain = sequences.spoiled_gradient_echo(**echo, repetition_time=0.025, echo_time=0.005, flip_angle=20.0)
+    plain = equations.spoiled_gradient_echo(**echo, repetition_time=0.025, echo_time=0.005, flip_angle=20.0)
     assert plain.item() == pytest.approx(9.149858, rel=1e-6)
-    saturated = sequences.spoiled_gradient_echo(
+    saturated = equations.spoiled_gradient_echo(
         **echo, mt_saturation=ONE, repetition_time=0.025, echo_time=0.005, flip_angle=20.0
     )
     assert saturated.item() == pytest.approx(8.162534, rel=1e-6)
@@ -338,7 +338,7 @@ def test_published_vectors_of_gradient_echoes() -> None:
 
 def test_published_vector_of_mprage() -> None:
     """nitorch reads one excitation before the centre: excitation 79 of 160, fired TX before TI."""
-    signal = sequences.mprage(
+    signal = equations.mprage(
         proton_density=100 * ONE,
         r1=ONE,
         r2star=20 * ONE,
@@ -355,7 +355,7 @@ def test_published_vector_of_mprage() -> None:
 
 
 def test_turbo_spin_echo_is_the_textbook_form_to_2e_5() -> None:
-    signal = sequences.turbo_spin_echo(
+    signal = equations.turbo_spin_echo(
         proton_density=tensor(PD),
         r1=tensor(1 / T1),
         r2=tensor(1 / T2),
@@ -369,11 +369,11 @@ def test_turbo_spin_echo_is_the_textbook_form_to_2e_5() -> None:
 
 
 def test_long_repetition_leaves_proton_density_and_decay() -> None:
-    spin = sequences.spin_echo(
+    spin = equations.spin_echo(
         proton_density=80 * ONE, r1=ONE, r2=10 * ONE, repetition_time=60.0, echo_time=0.05
     )
     assert spin.item() == pytest.approx(80 * math.exp(-0.5), rel=1e-12)
-    gradient = sequences.spoiled_gradient_echo(
+    gradient = equations.spoiled_gradient_echo(
         proton_density=80 * ONE, r1=ONE, r2star=10 * ONE, repetition_time=60.0, echo_time=0.05, flip_angle=30
     )
     assert gradient.item() == pytest.approx(80 * math.exp(-0.5) * 0.5, rel=1e-12)
@@ -381,16 +381,16 @@ def test_long_repetition_leaves_proton_density_and_decay() -> None:
 
 def test_no_diffusion_weighting_is_a_spin_echo() -> None:
     common: dict[str, Any] = {"proton_density": 80 * ONE, "r1": ONE, "r2": 10 * ONE}
-    diffusion = sequences.diffusion_weighted(
+    diffusion = equations.diffusion_weighted(
         **common, adc=1e-3 * ONE, repetition_time=4.0, echo_time=0.08, b_value=0.0
     )
-    assert torch.equal(diffusion, sequences.spin_echo(**common, repetition_time=4.0, echo_time=0.08))
+    assert torch.equal(diffusion, equations.spin_echo(**common, repetition_time=4.0, echo_time=0.08))
 
 
 def test_diffusion_decay_gives_the_adc_back() -> None:
     adc = torch.tensor([0.0, 0.5e-3, 3.1e-3], dtype=torch.float64)
     low, high = (
-        sequences.diffusion_weighted(
+        equations.diffusion_weighted(
             proton_density=80 * ONE,
             r1=ONE,
             r2=10 * ONE,
@@ -412,8 +412,8 @@ def test_null_inversion_time_nulls(t1: float, efficiency: float) -> None:
         "echo_spacing": 0.001,
         "inversion_efficiency": efficiency,
     }
-    time = sequences.null_inversion_time(t1=t1, echo_train_length=100, **train)
-    signal = sequences.flair(
+    time = equations.null_inversion_time(t1=t1, echo_train_length=100, **train)
+    signal = equations.flair(
         proton_density=100 * ONE,
         r1=ONE / t1,
         r2=ONE,
@@ -427,12 +427,12 @@ def test_null_inversion_time_nulls(t1: float, efficiency: float) -> None:
 
 def test_null_inversion_time_refuses_a_t1_of_zero() -> None:
     with pytest.raises(TimingError, match=r"t1 must be above 0 s, got 0\.0"):
-        sequences.null_inversion_time(t1=0.0, repetition_time=9.0, echo_spacing=0.01, echo_train_length=4)
+        equations.null_inversion_time(t1=0.0, repetition_time=9.0, echo_spacing=0.01, echo_train_length=4)
 
 
 def test_gradient_echo_peaks_at_the_ernst_angle() -> None:
     angles = torch.linspace(1.0, 40.0, 40, dtype=torch.float64)
-    signal = sequences.spoiled_gradient_echo(
+    signal = equations.spoiled_gradient_echo(
         proton_density=ONE,
         r1=ONE,
         r2star=ONE,
@@ -446,7 +446,7 @@ def test_gradient_echo_peaks_at_the_ernst_angle() -> None:
 
 
 def test_no_inversion_makes_flair_a_saturation_recovery() -> None:
-    signal = sequences.flair(
+    signal = equations.flair(
         proton_density=ONE,
         r1=ONE,
         r2=ONE,
@@ -466,7 +466,7 @@ def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
 
     def signals(dtype: torch.dtype) -> list[float]:
         one = torch.ones((), dtype=dtype)
-        gradient = sequences.spoiled_gradient_echo(
+        gradient = equations.spoiled_gradient_echo(
             proton_density=one,
             r1=r1 * one,
             r2star=one,
@@ -474,7 +474,7 @@ def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
             echo_time=0.002,
             flip_angle=8.0,
         )
-        balanced = sequences.balanced_ssfp(
+        balanced = equations.balanced_ssfp(
             proton_density=one, r1=r1 * one, r2=one, repetition_time=0.006, flip_angle=40.0
         )
         return [gradient.item(), balanced.item()]
@@ -491,9 +491,9 @@ def test_spin_echoes_are_right_to_3e_7_of_m0_in_float32(r1: float) -> None:
         maps: dict[str, Any] = {"proton_density": one, "r1": r1 * one, "r2": one}
         train: dict[str, Any] = {"echo_time": 0.1, "echo_spacing": 0.01, "echo_train_length": 16}
         return [
-            sequences.spin_echo(**maps, repetition_time=0.5, echo_time=0.01).item(),
-            sequences.turbo_spin_echo(**maps, repetition_time=2.0, **train).item(),
-            sequences.flair(**maps, repetition_time=6.0, inversion_time=2.0, **train).item(),
+            equations.spin_echo(**maps, repetition_time=0.5, echo_time=0.01).item(),
+            equations.turbo_spin_echo(**maps, repetition_time=2.0, **train).item(),
+            equations.flair(**maps, repetition_time=6.0, inversion_time=2.0, **train).item(),
         ]
 
     assert signals(torch.float32) == pytest.approx(signals(torch.float64), abs=3e-7)
@@ -505,7 +505,7 @@ def test_short_t1_stays_stable_in_float32() -> None:
     def signal(dtype: torch.dtype) -> torch.Tensor:
         t1 = torch.tensor([0.05, 0.1, 0.2, 0.25, 0.4], dtype=dtype)
         one = torch.ones_like(t1)
-        return sequences.mprage(
+        return equations.mprage(
             proton_density=one,
             r1=1 / t1,
             r2star=one,

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from anystroke.acquisition.preset import load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.acquisition.protocols import (
     DiffusionWeighted,
     Flair,
@@ -14,9 +14,9 @@ from anystroke.acquisition.protocols import (
     SpoiledGradientEcho,
     TurboSpinEcho,
 )
-from anystroke.acquisition.sidecar_reading import SidecarError, read_sidecar
-from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
-from anystroke.rng import stream
+from anystroke.acquisition.sidecars.reading import SidecarError, read_sidecar
+from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
+from anystroke.core.rng import stream
 
 SIEMENS: dict[str, Any] = {
     "Manufacturer": "Siemens",

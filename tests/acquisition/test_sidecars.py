@@ -3,8 +3,8 @@ import json
 import pytest
 
 from anystroke.acquisition.protocols import WEIGHTINGS, Mprage, Protocol, load_preset
-from anystroke.acquisition.sidecars import acquisition_fields, image_suffix
-from anystroke.rng import stream
+from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
+from anystroke.core.rng import stream
 
 
 def _protocols() -> list[Protocol]:

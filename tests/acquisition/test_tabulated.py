@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.acquisition import tabulated
+from anystroke.acquisition.fast import tabulated
 from anystroke.acquisition.protocols import Protocol, load_preset
-from anystroke.rng import stream
+from anystroke.core.rng import stream
 
 SHAPE = (40, 50, 60)
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.anatomy.atlas import Atlas, AtlasError, read_names
-from anystroke.volume import Volume
+from anystroke.anatomy.registration.atlas import Atlas, AtlasError, read_names
+from anystroke.core.volume import Volume
 
 
 def _labels() -> Volume:

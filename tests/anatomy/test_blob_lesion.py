@@ -2,8 +2,8 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from anystroke.anatomy.lesions import blob_lesion
-from anystroke.rng import stream
+from anystroke.anatomy.lesions.bank import blob_lesion
+from anystroke.core.rng import stream
 
 CENTRE = (-40.0, -5.0, 12.0)
 

@@ -2,13 +2,13 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from anystroke.anatomy.confounders import (
+from anystroke.anatomy.lookalikes.confounders import (
     balls,
     draw_confounders,
     white_matter_hyperintensities,
     with_perivascular_spaces,
 )
-from anystroke.rng import stream
+from anystroke.core.rng import stream
 
 
 def _brain() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from anystroke.anatomy.deformation import (
+from anystroke.anatomy.tissues.deformation import (
     DeformationSettings,
     grid_affine,
     random_affine,
@@ -11,7 +11,7 @@ from anystroke.anatomy.deformation import (
     sample_at,
     sampling_grid,
 )
-from anystroke.rng import stream
+from anystroke.core.rng import stream
 
 STILL = DeformationSettings(rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from anystroke.anatomy.label_maps import load_label_map
-from anystroke.volume import VolumeError
+from anystroke.anatomy.tissues.label_maps import load_label_map
+from anystroke.core.volume import VolumeError
 
 ANATOMY = np.ones((4, 5, 6), dtype=np.uint8)
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anystroke.anatomy.label_maps import load_label_map
-from anystroke.anatomy.labels import (
+from anystroke.anatomy.tissues.label_maps import load_label_map
+from anystroke.anatomy.tissues.labels import (
     COLIN27,
     SCHEMES,
     SEGMENTATION_CLASSES,
@@ -24,7 +24,7 @@ from anystroke.anatomy.labels import (
     tissue_mask,
     to_tissues,
 )
-from anystroke.volume import Volume
+from anystroke.core.volume import Volume
 
 
 def tissue(name: str) -> int:

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool3d, max_pool3d, pad
 
-from anystroke.anatomy.lesion_edges import SoftEdge, fade, soft_copy_paste
-from anystroke.rng import stream
+from anystroke.anatomy.lesions.edges import SoftEdge, fade, soft_copy_paste
+from anystroke.core.rng import stream
 
 
 def _cube(side: int) -> torch.Tensor:

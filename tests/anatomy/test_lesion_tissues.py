@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from anystroke.anatomy.lesion_tissues import (
+from anystroke.anatomy.lesions.stages import (
     BLOOD_OF_STAGE,
     STAGES,
     TISSUES_OF_STAGE,
@@ -9,9 +9,9 @@ from anystroke.anatomy.lesion_tissues import (
     lesion_shares,
     mix_tissue,
 )
-from anystroke.fields import smooth
+from anystroke.core.fields import smooth
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import load_table
-from anystroke.rng import stream
 
 
 def _ball(radius_mm: float = 28.0, spacing: float = 2.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,10 +4,7 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from anystroke.anatomy.deformation import DeformationSettings
-from anystroke.anatomy.lesion_edges import SoftEdge, soft_copy_paste
-from anystroke.anatomy.lesion_habits import lesion_habits
-from anystroke.anatomy.lesions import (
+from anystroke.anatomy.lesions.bank import (
     LesionSettings,
     choose_mask,
     crop_mask,
@@ -18,8 +15,11 @@ from anystroke.anatomy.lesions import (
     place_mask,
     save_bank,
 )
-from anystroke.rng import stream
-from anystroke.volume import Volume
+from anystroke.anatomy.lesions.edges import SoftEdge, soft_copy_paste
+from anystroke.anatomy.lesions.habits import lesion_habits
+from anystroke.anatomy.tissues.deformation import DeformationSettings
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
 from phantoms import sphere_lesion
 
 UNCHANGED = LesionSettings(

@@ -1,9 +1,14 @@
 import pytest
 import torch
 
-from anystroke.anatomy.deformation import DeformationSettings, SamplingGrid, grid_affine, sampling_grid
-from anystroke.anatomy.mass_effect import displaced, plausible_displacement
-from anystroke.rng import stream
+from anystroke.anatomy.lesions.mass_effect import displaced, plausible_displacement
+from anystroke.anatomy.tissues.deformation import (
+    DeformationSettings,
+    SamplingGrid,
+    grid_affine,
+    sampling_grid,
+)
+from anystroke.core.rng import stream
 
 SHAPE = (60, 64, 56)
 BOX = (slice(20, 40), slice(22, 42), slice(18, 38))

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.deformation import DeformationSettings, SamplingGrid, sampling_grid, still_grid
-from anystroke.anatomy.mixing import LabelField, ShareField, Texture, _mix_torch, mix, texture_tile
-from anystroke.rng import stream
+from anystroke.anatomy.tissues.deformation import DeformationSettings, SamplingGrid, sampling_grid, still_grid
+from anystroke.anatomy.tissues.mixing import LabelField, ShareField, Texture, _mix_torch, mix, texture_tile
+from anystroke.core.rng import stream
 
 SHAPE = (30, 26, 22)
 IDENTITY = torch.eye(4, dtype=torch.float64)

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from anystroke.anatomy.anatomies import SKULL_TISSUES
-from anystroke.anatomy.labels import TISSUES
-from anystroke.anatomy.mixing import ShareField
-from anystroke.anatomy.mni import mni_anatomy
+from anystroke.anatomy.tissues.anatomies import SKULL_TISSUES
+from anystroke.anatomy.tissues.labels import TISSUES
+from anystroke.anatomy.tissues.mixing import ShareField
+from anystroke.anatomy.tissues.mni import mni_anatomy
 
 
 def _shares() -> ShareField:

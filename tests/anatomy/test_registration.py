@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.anatomy.label_maps import load_label_map
-from anystroke.anatomy.labels import COLIN27, SYNTHSEG
-from anystroke.anatomy.registration import (
+from anystroke.anatomy.registration.affine import (
     STORED,
     Registration,
     RegistrationError,
@@ -18,7 +16,9 @@ from anystroke.anatomy.registration import (
     save_registrations,
     stored_registration,
 )
-from anystroke.volume import Volume
+from anystroke.anatomy.tissues.label_maps import load_label_map
+from anystroke.anatomy.tissues.labels import COLIN27, SYNTHSEG
+from anystroke.core.volume import Volume
 
 IDENTITY = Registration(torch.eye(4, dtype=torch.float64), 0.7, 0.7, 0.9)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.registration import RegistrationError
-from anystroke.anatomy.rigid_registration import register_rigid
-from anystroke.volume import Volume
+from anystroke.anatomy.registration.affine import RegistrationError
+from anystroke.anatomy.registration.rigid import register_rigid
+from anystroke.core.volume import Volume
 from stand_in import rotation
 
 SHAPE = (60, 70, 52)

@@ -7,11 +7,11 @@ import torch
 from nilearn.datasets import load_mni152_template
 from torch import Tensor
 
-from anystroke.anatomy import scan_registration
-from anystroke.anatomy.lesions import load_masks
-from anystroke.anatomy.registration import RegistrationError
-from anystroke.anatomy.scan_registration import ScanRegistration, lesion_in_mni, mni_grid, register_scan
-from anystroke.volume import Volume
+from anystroke.anatomy.lesions.bank import load_masks
+from anystroke.anatomy.registration import mni as scan_registration
+from anystroke.anatomy.registration.affine import RegistrationError
+from anystroke.anatomy.registration.mni import ScanRegistration, lesion_in_mni, mni_grid, register_scan
+from anystroke.core.volume import Volume
 
 PLACE = (-38.0, -20.0, 12.0)
 

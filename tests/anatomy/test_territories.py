@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.ndimage import label
 
-from anystroke.anatomy.territories import load_territories, territory_bank, territory_lesion
-from anystroke.datasets import DatasetError
-from anystroke.rng import stream
-from anystroke.volume import Volume
+from anystroke.anatomy.lesions.territories import load_territories, territory_bank, territory_lesion
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.io.datasets import DatasetError
 
 
 def _territory() -> Volume:

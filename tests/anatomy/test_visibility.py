@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from anystroke.anatomy.visibility import visible_truth
-from anystroke.rng import stream
+from anystroke.anatomy.lesions.visibility import visible_truth
+from anystroke.core.rng import stream
 
 
 def _noise(*shape: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anystroke.core.rng import stream
 from anystroke.corruption.bias_field import (
     control_point_field,
     polynomial_field,
@@ -35,7 +36,6 @@ from anystroke.corruption.resolution import (
     slice_grid,
     voxel_grids,
 )
-from anystroke.rng import stream
 
 Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
 

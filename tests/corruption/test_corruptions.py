@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.corruption.bias_field import polynomial_field, receive_field, transmit_field
 from anystroke.corruption.noise import rician
 from anystroke.corruption.resolution import along_axis, slice_grid
-from anystroke.rng import stream
 
 
 def test_fields_are_positive_smooth_and_bounded() -> None:

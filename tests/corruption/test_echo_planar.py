@@ -1,13 +1,13 @@
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.corruption.echo_planar import (
     EchoPlanar,
     dephasing,
     gradient_across,
     shift_per_hertz,
 )
-from anystroke.rng import stream
 
 SHAPE = (10, 24, 14)
 

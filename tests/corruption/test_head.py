@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from anystroke.core.rng import stream
 from anystroke.corruption.bias_field import control_point_field
 from anystroke.corruption.head import (
     apply_mask,
@@ -11,7 +12,6 @@ from anystroke.corruption.head import (
     deface,
     face_region,
 )
-from anystroke.rng import stream
 
 SHAPE = (48, 64, 56)
 SPACING = 2.0

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anystroke.core.rng import stream
 from anystroke.corruption.intensity import equalise, gamma, percentiles, scale_to_percentiles, shift_histogram
-from anystroke.rng import stream
 
 
 @settings(deadline=None, max_examples=30)

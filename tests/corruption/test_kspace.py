@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from anystroke.core.rng import stream
 from anystroke.corruption.kspace import Pose, Spike, ghosting, gibbs_ringing, rigid_motion, spikes
-from anystroke.rng import stream
 
 
 def _random(*shape: int) -> Tensor:

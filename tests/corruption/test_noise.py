@@ -4,8 +4,8 @@ import pytest
 import torch
 from scipy import stats
 
+from anystroke.core.rng import stream
 from anystroke.corruption.noise import g_factor_map, noise_sd, non_central_chi, rician
-from anystroke.rng import stream
 
 
 @pytest.mark.parametrize("signal", [0.0, 1.0, 2.5, 10.0])

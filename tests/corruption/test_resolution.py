@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.corruption.kspace import gibbs_ringing
 from anystroke.corruption.noise import rician
 from anystroke.corruption.resolution import (
@@ -14,7 +15,6 @@ from anystroke.corruption.resolution import (
     slice_grid,
     voxel_grids,
 )
-from anystroke.rng import stream
 
 PROFILES: list[Profile] = ["box", "trapezoid", "gaussian"]
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.tissues.labels import TISSUES
+from anystroke.core.rng import stream
 from anystroke.corruption.susceptibility import (
     SUSCEPTIBILITY,
     dipole_field,
@@ -12,7 +13,6 @@ from anystroke.corruption.susceptibility import (
     solid_harmonics,
     susceptibility_table,
 )
-from anystroke.rng import stream
 
 
 def _sphere(side: int, radius: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from anystroke.evaluation.calibration import reliability
+from anystroke.evaluation.metrics.calibration import reliability
 
 
 @settings(max_examples=60, deadline=None)

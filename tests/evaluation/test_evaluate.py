@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.cli import main
+from anystroke.commands.main import main
+from anystroke.core.tables import TableError, number, read_rows, write_table
+from anystroke.core.volume import Volume
 from anystroke.evaluation.cases import Case, CaseError, find_cases
 from anystroke.evaluation.evaluate import Reading, evaluate_cases
 from anystroke.evaluation.masks import MaskError, isotropic_grid, load_mask, load_probability, on_grid
-from anystroke.evaluation.metrics import load_settings
-from anystroke.evaluation.tables import TableError, number, read_rows, write_table
-from anystroke.volume import Volume
+from anystroke.evaluation.metrics.measure import load_settings
 
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
 

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from adversaries import SHAPE, Mask, components, named_masks, pairs_of_masks, voxels_of
-from anystroke.evaluation.lesion_wise import Connectivity, LesionMatch, OverlapRule, match_lesions
-from anystroke.evaluation.overlap import EmptyPolicy
+from anystroke.evaluation.metrics.lesion_wise import Connectivity, LesionMatch, OverlapRule, match_lesions
+from anystroke.evaluation.metrics.overlap import EmptyPolicy
 
 MASKS = named_masks()
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from adversaries import named_masks, pairs_of_masks
-from anystroke.config import ConfigError
-from anystroke.evaluation.metrics import METRICS, EmptyPolicy, dice, load_settings, measure, volume_ml
-from anystroke.evaluation.settings import metric_presets
+from anystroke.core.config import ConfigError
+from anystroke.evaluation.metrics.measure import METRICS, EmptyPolicy, dice, load_settings, measure, volume_ml
+from anystroke.evaluation.metrics.settings import metric_presets
 
 FULL, EMPTY = torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)
 

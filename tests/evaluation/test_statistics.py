@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from anystroke.core.rng import stream
 from anystroke.evaluation.statistics import (
     bootstrap_interval,
     compare_pairs,
@@ -18,7 +19,6 @@ from anystroke.evaluation.statistics import (
     t_interval,
     wilcoxon_p,
 )
-from anystroke.rng import stream
 
 SCORES = np.random.default_rng(1).beta(2, 2, 60)
 

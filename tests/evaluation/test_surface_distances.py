@@ -18,8 +18,8 @@ from adversaries import (
     pairs_of_masks,
     percentile,
 )
-from anystroke.evaluation.distance_transform import distances_between
-from anystroke.evaluation.surface_distances import (
+from anystroke.evaluation.metrics.distance_transform import distances_between
+from anystroke.evaluation.metrics.surface_distances import (
     DEFINITIONS,
     HausdorffDefinition,
     distance_when_missed,

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from anystroke.config import ConfigError, validate
-from anystroke.fields import GridShape, smooth, spline_matrix
-from anystroke.learning.augmentation import (
+from anystroke.core.config import ConfigError, validate
+from anystroke.core.fields import GridShape, smooth, spline_matrix
+from anystroke.core.rng import stream
+from anystroke.learning.augmentation.apply import (
     BASELINE,
     NONE,
     PRESETS,
@@ -20,7 +21,6 @@ from anystroke.learning.augmentation import (
     elastic_sd,
 )
 from anystroke.learning.cases import HEALTHY
-from anystroke.rng import stream
 
 LESION = 4
 GEOMETRY = AugmentationSettings(deformation=1.0, flip=0.8)

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.config import ConfigError
+from anystroke.core.config import ConfigError
+from anystroke.core.rng import stream
 from anystroke.learning.buffer import Buffer, BufferSettings, changed_grey_values
-from anystroke.learning.recipes import parse_recipe
-from anystroke.rng import stream
+from anystroke.learning.recipe import parse_recipe
 
 CPU = torch.device("cpu")
 SHAPE = (6, 5, 4)

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from anystroke.config import ConfigError
+from anystroke.core.config import ConfigError
 from anystroke.learning.clock import LEAVING, Clock, rate_by_time
 from anystroke.learning.interruption import Interruption
-from anystroke.learning.recipes import parse_recipe
+from anystroke.learning.recipe import parse_recipe
 
 
 class Fake:

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from anystroke.acquisition.protocols import from_dict
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.corruption.scanner import ScannerSettings
 from anystroke.learning.cases import HEALTHY, CaseSource
-from anystroke.learning.map_files import MapDataError
-from anystroke.learning.map_packs import open_maps
-from anystroke.learning.maps import MapCases, MapSettings, pack_data
+from anystroke.learning.sources.map_packs import open_maps
+from anystroke.learning.sources.maps import MapCases, MapSettings, pack_data
+from anystroke.qmri.map_files import MapDataError
 from anystroke.qmri.tissue_priors import MAPS
-from anystroke.rng import stream
-from anystroke.scanner import ScannerSettings
-from anystroke.simulation import Request, simulate_files
-from anystroke.synthesis_settings import SynthesisSettings
-from anystroke.volume import Volume
+from anystroke.simulation.files import Request, simulate_files
+from anystroke.simulation.settings import SynthesisSettings
 from map_phantoms import SPACING, load, write_map_subject
 
 SHAPE = (48, 56, 44)

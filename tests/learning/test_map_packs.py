@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.learning.map_files import MapDataError, find_map_subjects
-from anystroke.learning.map_packs import INDEX, PackedSubject, open_maps, pack_maps
-from anystroke.volume import Volume
+from anystroke.core.volume import Volume
+from anystroke.learning.sources.map_packs import INDEX, PackedSubject, open_maps, pack_maps
+from anystroke.qmri.map_files import MapDataError, find_map_subjects
 from map_phantoms import SPACING, write_map_subject
 
 

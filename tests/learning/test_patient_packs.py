@@ -4,12 +4,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anystroke.anatomy.lesions import LesionMask, load_bank, load_mask
-from anystroke.datasets import DatasetError
-from anystroke.learning import patient_packs
-from anystroke.learning.patient_packs import pack_patients
-from anystroke.learning.recipes import DataSettings
-from anystroke.volume import Volume
+from anystroke.anatomy.lesions.bank import LesionMask, load_bank, load_mask
+from anystroke.core.volume import Volume
+from anystroke.io.datasets import DatasetError
+from anystroke.learning.recipe import DataSettings
+from anystroke.learning.sources import patient_packs
+from anystroke.learning.sources.patient_packs import pack_patients
 from phantoms import ellipsoid_anatomy
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from anystroke.learning.recipes import parse_recipe
+from anystroke.learning.recipe import parse_recipe
 from anystroke.learning.run_log import Row, RunLog, read_log, write_report
 
 RECIPE = 'name = "toy"\n[[sources]]\nkind = "simulated"\n'

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anystroke.anatomy.anatomies import save_anatomies
-from anystroke.anatomy.lesions import save_bank
-from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.anatomy.lesions.bank import save_bank
+from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.learning.sampling import SimulatedCases, case_loader, simulate_case
-from anystroke.random_contrasts import RandomContrastGenerator, RandomContrastSettings
-from anystroke.synthesis import Generator
-from anystroke.synthesis_settings import SynthesisSettings
+from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
+from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SETTINGS = SynthesisSettings(spacing=4.0, shapes=((32, 32, 32),))

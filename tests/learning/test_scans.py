@@ -6,21 +6,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from anystroke.anatomy.lesions import blob_lesion
-from anystroke.config import ConfigError, validate
-from anystroke.grids import keep_volume
-from anystroke.labelled_scans import LabelledScan, LabelledScanError
-from anystroke.learning.augmentation import BASELINE, TAIL
+from anystroke.anatomy.lesions.bank import blob_lesion
+from anystroke.core.config import ConfigError, validate
+from anystroke.core.grids import keep_volume
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume
+from anystroke.io.labelled import LabelledScan, LabelledScanError
+from anystroke.learning.augmentation.apply import BASELINE, TAIL
 from anystroke.learning.cases import HEALTHY, IGNORED
-from anystroke.learning.scans import (
-    PackedScans,
-    ScanCases,
-    ScanError,
-    ScanSettings,
-    pack_scans,
-)
-from anystroke.rng import stream
-from anystroke.volume import Volume
+from anystroke.learning.sources.scans import PackedScans, ScanCases, ScanError, ScanSettings, pack_scans
 from stand_in import axial_affine, dice, lesion_truth, phantom, rotation
 
 SHAPE = (48, 56, 40)
@@ -132,7 +126,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     scan = write(tmp_path, "a")
-    monkeypatch.setattr("anystroke.learning.packed_scans.save_file", full)
+    monkeypatch.setattr("anystroke.learning.sources.packed_scans.save_file", full)
     with pytest.raises(ScanError, match="No space left on device"):
         pack_scans([scan], tmp_path / "packed", spacing=4.0)
     assert not list((tmp_path / "packed").iterdir())

@@ -4,15 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke import random_contrasts, synthesis
-from anystroke.anatomy.anatomies import save_anatomies
-from anystroke.anatomy.lesions import LesionSettings, save_bank
+from anystroke.anatomy.lesions.bank import LesionSettings, save_bank
+from anystroke.anatomy.tissues.anatomies import save_anatomies
+from anystroke.core.rng import stream
 from anystroke.learning.cases import CaseSource
-from anystroke.learning.simulated import Pack, SimulatedSource, TargetKind
+from anystroke.learning.sources.simulated import Pack, SimulatedSource, TargetKind
 from anystroke.learning.targets import SCHEMES, Scheme
-from anystroke.random_contrasts import RandomContrastSettings
-from anystroke.rng import stream
-from anystroke.synthesis_settings import SynthesisSettings
+from anystroke.simulation import generator as synthesis
+from anystroke.simulation import random_contrasts
+from anystroke.simulation.random_contrasts import RandomContrastSettings
+from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 PHYSICS = SynthesisSettings(spacing=5.0, lesions=LesionSettings(absent=0.0))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from anystroke.learning.cases import IGNORED
 from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
-from anystroke.synthesis import CLASSES
+from anystroke.simulation.generator import CLASSES
 
 
 def _shares(seed: int, n: int = 200) -> torch.Tensor:

@@ -17,21 +17,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from anystroke.anatomy.anatomies import load_anatomies, save_anatomies
-from anystroke.anatomy.lesions import save_bank
-from anystroke.inference.image_features import FEATURES
-from anystroke.inference.preprocessing import normalise_intensity
-from anystroke.learning import tasks
-from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings
-from anystroke.learning.checkpoints import load_model, read_tensors
-from anystroke.learning.losses import LossSettings
-from anystroke.learning.recipes import TrainingSettings
+from anystroke.anatomy.lesions.bank import save_bank
+from anystroke.anatomy.tissues.anatomies import load_anatomies, save_anatomies
+from anystroke.learning import task as tasks
+from anystroke.learning.recipe import TrainingSettings
+from anystroke.learning.run import Devices, train
 from anystroke.learning.run_log import read_log
-from anystroke.learning.sources import sources_of
+from anystroke.learning.sources.packing import sources_of
+from anystroke.learning.stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
-from anystroke.learning.training import Devices, train
-from anystroke.synthesis import regenerate
+from anystroke.models.checkpoints import load_model, read_tensors
+from anystroke.models.image_features import FEATURES
+from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.generator import regenerate
+from anystroke.tasks.segmentation.losses import LossSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = (32, 32, 32)

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from anystroke.anatomy.anatomies import save_anatomies
-from anystroke.anatomy.lesions import save_bank
-from anystroke.fields import GridShape
+from anystroke.anatomy.lesions.bank import save_bank
+from anystroke.anatomy.tissues.anatomies import save_anatomies
+from anystroke.core.fields import GridShape
 from anystroke.learning import clock, loop, run_log, supply
 from anystroke.learning.cases import Case
-from anystroke.learning.checkpoints import load_model, read_tensors
 from anystroke.learning.interruption import Interruption
-from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.recipe import TrainingSettings
+from anystroke.learning.run import train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.supply import Supply
 from anystroke.learning.trainer import Trainer, TrainingError, make_fabric, recipe_digest
-from anystroke.learning.training import train
+from anystroke.models.checkpoints import load_model, read_tensors
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 BUFFER = {"reuse": 4, "cases": 20, "first": 3}

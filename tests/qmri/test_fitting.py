@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.qmri.fitting import SubjectStatistics, fit_population, measure_subject
 from anystroke.qmri.tissue_priors import MAPS, PriorError, TissuePriors, load_table
-from anystroke.rng import stream
 
 NAMES = ("cortical_grey_matter", "white_matter", "chronic_core")
 LABELS = {3: NAMES[0], 2: NAMES[1], 99: NAMES[2]}

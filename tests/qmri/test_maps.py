@@ -1,9 +1,9 @@
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.qmri.maps import QuantitativeMaps
 from anystroke.qmri.tissue_priors import MAPS, load_table
-from anystroke.rng import stream
 
 NAMES = ("white_matter", "sulcal_csf")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.acquisition.sequences import spoiled_gradient_echo
+from anystroke.acquisition.sequences.equations import spoiled_gradient_echo
+from anystroke.core.rng import stream
+from anystroke.core.volume import Volume, VolumeError
 from anystroke.qmri.measured_maps import MeasuredMaps, find_maps, load_images, map_of
 from anystroke.qmri.units_check import UnitError
-from anystroke.rng import stream
-from anystroke.volume import Volume, VolumeError
 
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
 

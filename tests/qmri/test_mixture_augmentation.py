@@ -5,14 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anystroke.qmri.mixture_augmentation import (
-    Mixture,
-    fit_mixture,
-    move_values,
-    moved_mixture,
-    posteriors,
-)
-from anystroke.rng import stream
+from anystroke.core.rng import stream
+from anystroke.qmri.mixture import Mixture, fit_mixture, move_values, moved_mixture, posteriors
 
 CENTRES = torch.tensor([[70.0, 1.0, 1.5], [80.0, 0.65, 0.8], [95.0, 0.3, 0.1]])
 SPREAD = torch.tensor([1.5, 0.03, 0.05])

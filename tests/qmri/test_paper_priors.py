@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.tissues.labels import TISSUES
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, PriorError, TissuePriors, load_table, save_table
-from anystroke.rng import stream
 
 PD, R1, R2, R2STAR, MT, ADC = range(6)
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from anystroke.acquisition.protocols import Flair, TurboSpinEcho
-from anystroke.anatomy.deformation import SamplingGrid, still_grid
-from anystroke.anatomy.labels import TISSUES
-from anystroke.anatomy.mixing import LabelField
+from anystroke.anatomy.tissues.deformation import SamplingGrid, still_grid
+from anystroke.anatomy.tissues.labels import TISSUES
+from anystroke.anatomy.tissues.mixing import LabelField
+from anystroke.core.rng import stream
 from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw, load_table
-from anystroke.rng import stream
 
 FLAIR = Flair(
     weighting="FLAIR",

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anystroke.core.rng import stream
 from anystroke.qmri.time_course import LAST_HOUR, InfarctCourse, with_infarct
 from anystroke.qmri.tissue_priors import PriorError, TissueDraw, load_table
-from anystroke.rng import stream
 
 PD, R1, R2, R2STAR, MT, ADC = range(6)
 

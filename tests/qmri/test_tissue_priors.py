@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, PriorError, TissuePriors, load_table
-from anystroke.rng import stream
 
 TISSUES = [
     "background",

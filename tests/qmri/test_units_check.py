@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, load_table
 from anystroke.qmri.units_check import (
     UNITS,
@@ -14,7 +15,6 @@ from anystroke.qmri.units_check import (
     find_unit,
     r2_from_r2star,
 )
-from anystroke.rng import stream
 
 TISSUES = ["cortical_grey_matter", "white_matter", "ventricular_csf"]
 

@@ -1,19 +1,19 @@
 """Protocols: one frozen dataclass per sequence, and presets, which are distributions over protocols.
 
 A protocol checks its own timing when it is made, knows which maps its sequence needs and calls the function
-in ``anystroke.acquisition.sequences``. Times are seconds, angles degrees, field strengths tesla.
+in ``anystroke.acquisition.sequences.equations``. Times are seconds, angles degrees, field strengths tesla.
 """
 
-from anystroke.acquisition.base_protocol import WEIGHTINGS, Protocol
-from anystroke.acquisition.catalogue import SEQUENCES, from_dict
-from anystroke.acquisition.gradient_echo_protocols import (
+from anystroke.acquisition.base import WEIGHTINGS, Protocol
+from anystroke.acquisition.presets.preset import Preset, PresetEntry, load_preset
+from anystroke.acquisition.sequences.catalogue import SEQUENCES, from_dict
+from anystroke.acquisition.sequences.gradient_echo_protocols import (
     BalancedSsfp,
     Mp2rage,
     Mprage,
     SpoiledGradientEcho,
 )
-from anystroke.acquisition.preset import Preset, PresetEntry, load_preset
-from anystroke.acquisition.published_protocols import (
+from anystroke.acquisition.sequences.published_protocols import (
     PublishedFlair,
     PublishedGradientEcho,
     PublishedMp2rage,
@@ -21,7 +21,7 @@ from anystroke.acquisition.published_protocols import (
     PublishedSpgr,
     PublishedTurboSpinEcho,
 )
-from anystroke.acquisition.spin_echo_protocols import (
+from anystroke.acquisition.sequences.spin_echo_protocols import (
     AdcMap,
     DiffusionWeighted,
     DoubleInversionRecovery,

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from anystroke import units
+from anystroke.core import units
 
 TINY = float(torch.finfo(torch.float32).tiny)
 """Smaller than any denominator except 0, where the numerator is 0 too and the limit is 0."""

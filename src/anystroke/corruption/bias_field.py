@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from anystroke.core.fields import GridShape, apply_separable, legendre_matrix, spline_matrix
+from anystroke.core.rng import integer, uniform
 from anystroke.corruption.limits import check_within
-from anystroke.fields import GridShape, apply_separable, legendre_matrix, spline_matrix
-from anystroke.rng import integer, uniform
 
 
 def receive_field(shape: GridShape, *, strength: float, rng: torch.Generator) -> Tensor:

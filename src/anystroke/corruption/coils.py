@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from anystroke.fields import GridShape, apply_separable, linear_matrix
-from anystroke.rng import choice, integer, normal, uniform
+from anystroke.core.fields import GridShape, apply_separable, linear_matrix
+from anystroke.core.rng import choice, integer, normal, uniform
 
 _COARSE_MM = 12.0
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from anystroke.core.fields import GridShape, smooth_noise
 from anystroke.corruption.limits import check_positive, check_same_shape, check_within
-from anystroke.fields import GridShape, smooth_noise
 
 _FIBRE_MM = 12.0
 _TINY = 1e-20

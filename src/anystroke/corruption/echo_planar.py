@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anystroke.core.fields import GridShape, apply_separable, linear_matrix
+from anystroke.core.threads import in_threads
 from anystroke.corruption.echo_planar_loops import HALF, carry_planes, push_planes
 from anystroke.corruption.limits import check_axis, check_same_shape
-from anystroke.fields import GridShape, apply_separable, linear_matrix
-from anystroke.threads import in_threads
 
 Array = NDArray[np.generic]
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
+from anystroke.core.fields import GridShape, apply_separable, linear_matrix, smooth, smooth_noise
 from anystroke.corruption.limits import check_positive, check_same_shape, check_within
-from anystroke.fields import GridShape, apply_separable, linear_matrix, smooth, smooth_noise
 
 Box = tuple[slice, slice, slice]
 

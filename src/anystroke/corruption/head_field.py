@@ -15,17 +15,17 @@ from scipy.ndimage import binary_closing, binary_fill_holes, generate_binary_str
 from torch import Tensor
 from torch.nn.functional import avg_pool3d, max_pool3d, pad
 
-from anystroke.anatomy.anatomies import BRAIN_TISSUES, Anatomy
-from anystroke.anatomy.deformation import SamplingGrid, rotation_matrix, sample_at
-from anystroke.anatomy.labels import TISSUES
-from anystroke.anatomy.mixing import ShareField
+from anystroke.anatomy.tissues.anatomies import BRAIN_TISSUES, Anatomy
+from anystroke.anatomy.tissues.deformation import SamplingGrid, rotation_matrix, sample_at
+from anystroke.anatomy.tissues.labels import TISSUES
+from anystroke.anatomy.tissues.mixing import ShareField
+from anystroke.core.rng import chance, normal, uniform
 from anystroke.corruption.susceptibility import (
     dipole_field,
     shim_coefficients,
     solid_harmonics,
     susceptibility_table,
 )
-from anystroke.rng import chance, normal, uniform
 
 Triple = tuple[float, float, float]
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anystroke.core.fields import GridShape, smooth_noise
+from anystroke.core.rng import integer
+from anystroke.core.threads import in_threads
 from anystroke.corruption.limits import check_same_shape, check_within
-from anystroke.fields import GridShape, smooth_noise
-from anystroke.rng import integer
-from anystroke.threads import in_threads
 
 # Torch starts threads of its own for 32768 numbers; a block stays below, and in the cache.
 _BLOCK = 32704

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from anystroke.core.fields import GridShape, apply_separable
 from anystroke.corruption.kspace import Window, window_weights
 from anystroke.corruption.limits import check_positive, check_within
-from anystroke.fields import GridShape, apply_separable
 
 Profile = Literal["box", "trapezoid", "gaussian"]
 Interpolation = Literal["linear", "sinc"]

@@ -9,7 +9,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn.functional import pad
 
-from anystroke.anatomy.labels import TISSUES
+from anystroke.anatomy.tissues.labels import TISSUES
 from anystroke.corruption.limits import check_positive, check_within
 
 Triple = tuple[float, float, float]

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from anystroke.bids import image_stem
-from anystroke.evaluation.metrics import METRICS
-from anystroke.evaluation.tables import TableError, read_rows
-from anystroke.volume import SUFFIXES
+from anystroke.core.tables import TableError, read_rows
+from anystroke.core.volume import SUFFIXES
+from anystroke.evaluation.metrics.measure import METRICS
+from anystroke.io.names import image_stem
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 # What says how a derivative was made, not of what.

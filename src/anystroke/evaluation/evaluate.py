@@ -12,6 +12,9 @@ from typing import Literal
 
 import torch
 
+from anystroke.core.files import atomic_path
+from anystroke.core.tables import Cell, write_table
+from anystroke.core.volume import Volume, VolumeError
 from anystroke.evaluation.cases import Case, Cases
 from anystroke.evaluation.masks import (
     LoadedMask,
@@ -21,10 +24,7 @@ from anystroke.evaluation.masks import (
     load_probability,
     on_grid,
 )
-from anystroke.evaluation.metrics import METRICS, Measurement, MetricSettings, load_settings, measure
-from anystroke.evaluation.tables import Cell, write_table
-from anystroke.files import atomic_path
-from anystroke.volume import Volume, VolumeError
+from anystroke.evaluation.metrics.measure import METRICS, Measurement, MetricSettings, load_settings, measure
 
 CASES, LESIONS, RELIABILITY, DESCRIPTION = "metrics.tsv", "lesions.tsv", "reliability.tsv", "metrics.json"
 FILES = ("prediction", "truth", "probability", "scan")

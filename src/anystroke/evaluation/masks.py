@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anystroke.bids import image_stem
-from anystroke.volume import Volume
+from anystroke.core.volume import Volume
+from anystroke.io.names import image_stem
 
 _SAME_PLACE = 0.01  # voxels
 

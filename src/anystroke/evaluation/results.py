@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from anystroke.evaluation.calibration import Reliability
+from anystroke.core.tables import TableError, number, read_rows
 from anystroke.evaluation.evaluate import CASES, DESCRIPTION, FILES, RELIABILITY
-from anystroke.evaluation.metrics import METRICS
-from anystroke.evaluation.tables import TableError, number, read_rows
+from anystroke.evaluation.metrics.calibration import Reliability
+from anystroke.evaluation.metrics.measure import METRICS
 
 _SAME_VOLUME_ML = 1e-3
 _FIXED = ("id", "status", "undefined", "message", *FILES)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anystroke.evaluation.metrics import METRICS
+from anystroke.core.rng import stream
+from anystroke.evaluation.metrics.measure import METRICS
 from anystroke.evaluation.results import CaseResult, Results, ResultsError
 from anystroke.evaluation.statistics import (
     Centre,
@@ -20,7 +21,6 @@ from anystroke.evaluation.statistics import (
     seed_spread,
     t_interval,
 )
-from anystroke.rng import stream
 
 MAIN_METRICS = ("dice", "hausdorff95", "volume_difference", "lesion_count_difference", "lesion_f1")
 ALL = "all"

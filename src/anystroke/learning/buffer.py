@@ -8,8 +8,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from anystroke.config import StrictModel
-from anystroke.rng import stream
+from anystroke.core.config import StrictModel
+from anystroke.core.rng import stream
 
 Kind = tuple[tuple[torch.Size, torch.dtype], ...]
 """Shapes and types of the tensors of a case; a batch holds cases of one kind."""

@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
-from anystroke.fields import GridShape
-from anystroke.rng import stream
+from anystroke.core.fields import GridShape
+from anystroke.core.rng import stream
 
 HEALTHY = 255
 """Target of a voxel that is no lesion but whose tissue is not known."""

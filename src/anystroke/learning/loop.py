@@ -10,19 +10,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from anystroke.files import atomic_path
-from anystroke.inference.image_features import image_features, image_range
-from anystroke.learning.case_stream import Batch
-from anystroke.learning.checkpoints import load_config, save_config
+from anystroke.core.files import atomic_path
 from anystroke.learning.clock import Clock
-from anystroke.learning.estimated_maps import activate
-from anystroke.learning.estimator_recipes import EstimatorSettings
 from anystroke.learning.interruption import Interruption
-from anystroke.learning.recipes import TrainingSettings
+from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.run_log import RunLog, write_report
 from anystroke.learning.sheets import map_sheet, predict_lesion, sample_sheet
+from anystroke.learning.stream import Batch
 from anystroke.learning.supply import RANGE_CASES, Supply
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
+from anystroke.models.checkpoints import load_config, save_config
+from anystroke.models.image_features import image_features, image_range
+from anystroke.qmri.estimated_maps import activate
+from anystroke.tasks.qmri.recipe import EstimatorSettings
 
 log = logging.getLogger(__name__)
 Validate = Callable[[Trainer, RunLog], None]

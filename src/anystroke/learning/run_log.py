@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from anystroke.files import atomic_path
-from anystroke.learning.estimator_recipes import Recipe
+from anystroke.core.files import atomic_path
+from anystroke.tasks.qmri.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ def write_report(folder: Path, settings: Recipe, *, criterion: str = "score") ->
     seconds = [float(row["seconds"]) for row in rows]
     waited = sum(float(row["seconds_waiting"]) for row in rows)
     samples = sorted((folder / "samples").glob("*.png"))
-    template = Environment(loader=PackageLoader("anystroke", "learning"), autoescape=True).get_template(
+    template = Environment(loader=PackageLoader("anystroke.reports"), autoescape=True).get_template(
         "run_report.html"
     )
     last = max((int(row["step"]) for row in validations), default=0)

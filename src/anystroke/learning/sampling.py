@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from anystroke.anatomy.anatomies import Anatomy, load_anatomies
-from anystroke.anatomy.lesions import LesionMask, load_bank
-from anystroke.inference.preprocessing import normalise_intensity
+from anystroke.anatomy.lesions.bank import LesionMask, load_bank
+from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.core.memory import keep_pages
+from anystroke.core.rng import integer, stream
 from anystroke.learning.targets import make_target
-from anystroke.memory import keep_pages
-from anystroke.rng import integer, stream
-from anystroke.synthesis import Generator, Sample
-from anystroke.synthesis_settings import SynthesisSettings
+from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.generator import Generator, Sample
+from anystroke.simulation.settings import SynthesisSettings
 
 
 class MakesSamples(Protocol):
@@ -88,7 +88,7 @@ class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
             ValueError: There is no anatomy.
 
         Example:
-            >>> from anystroke.anatomy.mni import mni_anatomy
+            >>> from anystroke.anatomy.tissues.mni import mni_anatomy
             >>> generator = Generator(SynthesisSettings(shapes=((32, 32, 32),)))
             >>> cases = SimulatedCases.of([mni_anatomy()], generator, seed=1)
             >>> image, target = next(iter(cases))

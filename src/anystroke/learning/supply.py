@@ -10,14 +10,14 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anystroke.inference.image_features import image_features
 from anystroke.learning.buffer import Buffer
-from anystroke.learning.case_stream import Batch, CaseStream, StreamSettings, stream_loader
 from anystroke.learning.clock import Clock
-from anystroke.learning.estimator_recipes import Recipe
-from anystroke.learning.recipes import TrainingSettings
-from anystroke.learning.sources import sources_of
-from anystroke.learning.tasks import Segmentation
+from anystroke.learning.recipe import TrainingSettings
+from anystroke.learning.sources.packing import sources_of
+from anystroke.learning.stream import Batch, CaseStream, StreamSettings, stream_loader
+from anystroke.learning.task import Segmentation
+from anystroke.models.image_features import image_features
+from anystroke.tasks.qmri.recipe import Recipe
 
 RANGE_CASES = 200
 """Cases whose images tell what those of a training are like."""

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anystroke.classes import CLASSES, LESION
+from anystroke.anatomy.tissues.classes import CLASSES, LESION
 from anystroke.learning.cases import IGNORED
 
 Scheme = Literal["tissues", "lesion", "published"]

@@ -12,10 +12,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anystroke.files import sha256
-from anystroke.inference.prediction import fast_bfloat16
-from anystroke.learning.case_stream import Batch
-from anystroke.learning.checkpoints import (
+from anystroke.core.files import sha256
+from anystroke.core.rng import stream
+from anystroke.learning.clock import rate_by_time
+from anystroke.learning.recipe import OptimiserSettings, Precision
+from anystroke.learning.stream import Batch
+from anystroke.learning.task import task_of
+from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
+from anystroke.models.architectures.interpolating_unet import DetailedUNet, InterpolatingUNet
+from anystroke.models.checkpoints import (
     EstimatorConfig,
     ModelConfig,
     find_model,
@@ -28,13 +33,8 @@ from anystroke.learning.checkpoints import (
     task_of_model,
     write_atomically,
 )
-from anystroke.learning.clock import rate_by_time
-from anystroke.learning.estimator_recipes import Recipe
-from anystroke.learning.interpolating_unet import DetailedUNet, InterpolatingUNet
-from anystroke.learning.networks import DivisibleUNet, build_network
-from anystroke.learning.recipes import OptimiserSettings, Precision
-from anystroke.learning.tasks import task_of
-from anystroke.rng import stream
+from anystroke.tasks.qmri.recipe import Recipe
+from anystroke.tasks.segmentation.mask import fast_bfloat16
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from anystroke.fields import smooth
+from anystroke.core.fields import smooth
+from anystroke.core.rng import stream, uniform
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
-from anystroke.rng import stream, uniform
 
 
 class QuantitativeMaps(Mapping[str, Tensor]):

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from anystroke.bids import image_stem
+from anystroke.core.volume import SUFFIXES, Volume
+from anystroke.io.names import image_stem
 from anystroke.qmri.tissue_priors import MAPS
 from anystroke.qmri.units_check import (
     ClampFinding,
@@ -17,7 +18,6 @@ from anystroke.qmri.units_check import (
     clamp_maps,
     r2_from_r2star,
 )
-from anystroke.volume import SUFFIXES, Volume
 
 MAP_SUFFIXES: Mapping[str, str] = {
     "PDmap": "proton_density",

@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.deformation import Box, SamplingGrid, boxes_of
-from anystroke.anatomy.labels import TISSUES, tissue_groups
-from anystroke.anatomy.mixing import Texture, TissueField, mix, texture_tile
+from anystroke.anatomy.tissues.deformation import Box, SamplingGrid, boxes_of
+from anystroke.anatomy.tissues.labels import TISSUES, tissue_groups
+from anystroke.anatomy.tissues.mixing import Texture, TissueField, mix, texture_tile
+from anystroke.core.rng import integer, stream, uniform
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
-from anystroke.rng import integer, stream, uniform
 
 _LARGEST_TILE = 64
 _NODES = 33

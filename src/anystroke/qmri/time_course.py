@@ -11,8 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from anystroke.core.rng import normal
 from anystroke.qmri.tissue_priors import MAPS, PriorError, TissueDraw
-from anystroke.rng import normal
 
 LAST_HOUR = 672.0
 """Four weeks, in hours: later a lesion has a cavity and a rim, which are tissues of their own."""
@@ -77,7 +77,7 @@ class InfarctCourse:
             rng: The random stream.
 
         Example:
-            >>> from anystroke.rng import stream
+            >>> from anystroke.core.rng import stream
             >>> 0 < InfarctCourse.sample(stream(1)).adc_minimum <= 1
             True
         """
@@ -156,7 +156,7 @@ def with_infarct(
 
     Example:
         >>> from anystroke.qmri.tissue_priors import load_table
-        >>> from anystroke.rng import stream
+        >>> from anystroke.core.rng import stream
         >>> draw = load_table().sample(stream(1), ["cortical_grey_matter", "white_matter"])
         >>> with_infarct(draw, 24.0).names
         ('cortical_grey_matter', 'white_matter', 'acute_infarct')

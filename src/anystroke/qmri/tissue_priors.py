@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anystroke.files import atomic_path
+from anystroke.core.files import atomic_path
 
 MAPS = ("proton_density", "r1", "r2", "r2star", "mt_saturation", "adc")
 """The quantitative maps, in the order of every maps axis: p.u., 1/s, 1/s, 1/s, p.u., mm^2/s."""
@@ -213,7 +213,7 @@ class TissuePriors:
             PriorError: If a tissue is missing, the field is not positive or the spread is negative.
 
         Example:
-            >>> from anystroke.rng import stream
+            >>> from anystroke.core.rng import stream
             >>> load_table().sample(stream(1), ["background", "white_matter"]).mean.shape
             torch.Size([2, 6])
         """

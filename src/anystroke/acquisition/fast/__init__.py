@@ -1,0 +1,1 @@
+"""The same signals sooner: from tables, and in blocks."""

@@ -1,0 +1,1 @@
+"""Which protocols are drawn, and how often."""

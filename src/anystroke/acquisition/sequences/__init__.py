@@ -1,0 +1,1 @@
+"""Signal equations, and the protocols that play them."""

@@ -1,0 +1,1 @@
+"""Protocols as BIDS sidecars, written and read."""

@@ -1,0 +1,1 @@
+"""Lesions: masks, stages, places, edges, visibility."""

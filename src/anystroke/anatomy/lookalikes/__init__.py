@@ -1,0 +1,1 @@
+"""What heads without a stroke have and networks take for lesions."""

@@ -1,0 +1,1 @@
+"""From one head to another: affine, rigid, to MNI, and atlases there."""

@@ -1,0 +1,87 @@
+"""The verb ``pseudo-label`` of the command."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, progress_bar
+
+
+def pseudo_label(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT", help="Scans without masks: .nii, .nii.gz or .mgz.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="A shipped model, or a model folder.")
+    ] = "default",
+    smallest: Annotated[float, typer.Option(metavar="ML", help="Leave out smaller lesions.")] = 0.5,
+    largest: Annotated[float, typer.Option(metavar="ML", help="Leave out larger lesions.")] = 400.0,
+    confidence: Annotated[
+        float, typer.Option(help="Leave out lesions of a lower mean probability, 0 to 1.")
+    ] = 0.8,
+    lesions: Annotated[
+        bool, typer.Option("--lesions", help="Also take the lesions to MNI space, to simulate with.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+) -> int:
+    """Segment scans to train on: masks, and a table of which to use.
+
+    The folder is a data set for 'train'; its lesions_mni, if asked for, one for 'simulate --lesions'. A run
+    that was cut short goes on where it was.
+
+    Example: anystroke pseudo-label scans/*.nii.gz -o pseudo --confidence 0.9
+    """
+    check_folder(output)
+    from anystroke.models.checkpoints import CheckpointError
+    from anystroke.tasks.segmentation.predict import Model
+    from anystroke.tasks.segmentation.pseudo_labels import (
+        TABLE,
+        PseudoLabel,
+        PseudoLabelError,
+        pseudo_lesions,
+    )
+    from anystroke.tasks.segmentation.pseudo_labels import pseudo_label as label_scans
+
+    if not debug:
+        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+    failed = False
+
+    def report(label: PseudoLabel) -> None:
+        nonlocal failed
+        progress.advance(task)
+        if label.failed:
+            failed = True
+            typer.echo(f"{label.details if debug else ''}error: {label.reason}", err=True)
+        else:
+            verdict = "kept" if label.kept else f"left out: {label.reason}"
+            typer.echo(f"{label.image}: {label.volume_ml:.1f} ml, {verdict}")
+
+    def report_lesion(name: str, problem: str) -> None:
+        progress.advance(task)
+        if problem:
+            typer.echo(f"left out of the lesions: {problem}", err=True)
+
+    with progress_bar() as progress:
+        try:
+            task = progress.add_task("segmenting", total=len(inputs))
+            labels = label_scans(
+                inputs,
+                output,
+                model=Model.open(model),
+                smallest_ml=smallest,
+                largest_ml=largest,
+                confidence=confidence,
+                on_scan=report,
+            )
+        except (CheckpointError, PseudoLabelError) as error:
+            raise ArgumentError(str(error)) from error
+        kept = sum(label.kept for label in labels)
+        if lesions:
+            task = progress.add_task("registering", total=kept)
+            found = pseudo_lesions(labels, output, on_scan=report_lesion)
+            typer.echo(f"lesions: {len(found)} of {kept} in MNI space")
+    typer.echo(f"{output / TABLE}: {kept} of {len(labels)} scans kept")
+    return FAILED if failed else OK

@@ -1,0 +1,1 @@
+"""What people have, and what is written for them: files, names, BIDS, DICOM, labelled data sets."""

@@ -1,0 +1,386 @@
+"""Recipes: everything that decides a training run, as typed settings read from TOML."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from anystroke.core.config import ConfigError, StrictModel, apply_overrides, read_toml, validate
+from anystroke.core.fields import GridShape
+from anystroke.learning.augmentation.apply import PRESETS, AugmentationSettings
+from anystroke.learning.buffer import BufferSettings
+from anystroke.learning.sources.maps import MapSettings
+from anystroke.learning.sources.scans import ScanSettings
+from anystroke.learning.targets import Scheme
+from anystroke.models.architectures.catalogue import ARCHITECTURES
+from anystroke.models.model_space import Normalisation
+from anystroke.simulation.random_contrasts import RandomContrastSettings
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.losses import LossSettings
+
+Precision = Literal["auto", "float32", "bfloat16", "float64"]
+
+
+class DataSettings(StrictModel):
+    """Where label maps and lesion masks are, and which are kept from training.
+
+    Attributes:
+        anatomies: Folders of label maps in the SynthSeg scheme.
+        lesions: Folders of lesion masks in MNI space.
+        package: Use the package's own anatomy as well (the MNI152 brain, without a skull) and so many made-up
+            lesions; what is made up is also held out where nothing else is.
+        held_out_anatomies: Stems of label maps that training never sees.
+        held_out_lesions: Share of lesion masks, by a hash of the stem, that training never sees.
+        split: Name that the hash begins with; another name holds out other masks.
+        largest_lesion_ml: Masks above this volume are taken for errors and left out.
+    """
+
+    anatomies: tuple[Path, ...] = ()
+    lesions: tuple[Path, ...] = ()
+    package: int = Field(default=0, ge=0)
+    held_out_anatomies: tuple[str, ...] = ()
+    held_out_lesions: float = Field(default=0.15, ge=0, lt=1)
+    split: str = ""
+    largest_lesion_ml: float = Field(default=400.0, gt=0)
+
+
+class GridSettings(StrictModel):
+    """The voxels that a network sees.
+
+    Attributes:
+        spacing: Voxel size in mm.
+        shapes: Sizes of the parts of a head that are cut out; each step draws one.
+        shape_weights: Probability of each of them.
+        normalisation: How intensities are standardised, see ``normalise_intensity``.
+    """
+
+    spacing: float = Field(default=2.0, gt=0)
+    shapes: tuple[GridShape, ...] = ((96, 112, 96),)
+    shape_weights: tuple[float, ...] = (1.0,)
+    normalisation: Normalisation = "foreground"
+
+    @model_validator(mode="after")
+    def _fits(self) -> "GridSettings":
+        if not self.shapes or len(self.shapes) != len(self.shape_weights):
+            raise ValueError(
+                f"expected a weight for each of at least one shape, got {len(self.shapes)} shapes and "
+                f"{len(self.shape_weights)} weights"
+            )
+        return self
+
+
+def _preset(value: Any) -> Any:
+    """Turn the name of augmentations into them."""
+    if not isinstance(value, str):
+        return value
+    if value not in PRESETS:
+        raise ValueError(f"expected a table or one of {', '.join(PRESETS)}")
+    return PRESETS[value]
+
+
+Augmentation = Annotated[AugmentationSettings, BeforeValidator(_preset)]
+
+
+class _Source(StrictModel):
+    share: int = Field(default=1, gt=0)
+    augmentation: Augmentation | None = None
+
+
+class SimulatedPart(_Source):
+    """Scans simulated by physics.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
+        synthesis: What scans look like; grid and voxel size are those of the recipe.
+        target: Hard classes, or the share of each class in each voxel.
+    """
+
+    kind: Literal["simulated"]
+    synthesis: SynthesisSettings = SynthesisSettings()
+    target: Literal["hard", "soft"] = "hard"
+
+
+class RandomContrastPart(_Source):
+    """Scans of random contrast, as SynthStroke makes them.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
+        contrasts: How random; grid and voxel size are those of the recipe.
+        target: Hard classes, or the share of each class in each voxel.
+    """
+
+    kind: Literal["random_contrasts"]
+    contrasts: RandomContrastSettings = RandomContrastSettings()
+    target: Literal["hard", "soft"] = "hard"
+
+
+class ScansPart(StrictModel):
+    """Labelled scans, also pseudo-labelled ones.
+
+    Attributes:
+        share: Cases of this source in every round.
+        scans: Where they are, and what happens to them.
+    """
+
+    kind: Literal["scans"]
+    share: int = Field(default=1, gt=0)
+    scans: ScanSettings
+
+
+class MapsPart(_Source):
+    """Scans simulated from measured or estimated maps of patients.
+
+    Attributes:
+        share: Cases of this source in every round.
+        augmentation: Changes made to the cases: a table, or ``"tail"`` or ``"baseline"`` for published ones.
+        maps: Where they are.
+    """
+
+    kind: Literal["maps"]
+    maps: MapSettings
+
+
+Part = Annotated[SimulatedPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")]
+
+
+class OptimiserSettings(StrictModel):
+    """How the network is fitted.
+
+    Attributes:
+        steps: Number of optimiser steps; does not count by the clock.
+        minutes: By the clock: everything is done and written so many minutes after the call; warm-up and
+            decay of the learning rate follow the time that is left. 0 trains by steps.
+        batch: Cases per forward pass and process.
+        accumulate: Forward passes per step.
+        learning_rate: Peak of AdamW's learning rate.
+        weight_decay: Of AdamW.
+        warm_up: Steps over which the rate rises from zero.
+        warm_up_share: By the clock: share of the time over which it does.
+        power: The rate falls as (1 - step / steps), or the share of the time that is left, to this power.
+        clip: Largest gradient norm.
+        ema: Decay of the averaged weights, which are the ones that are kept; 0 keeps the last.
+        precision: ``"auto"`` is bfloat16 where the device computes it fast.
+        compile: Compile the network; worth it on a GPU with shapes that do not change.
+        checkpoint_every: Steps between checkpoints and sheets of samples.
+        workers: Processes that make cases, per device.
+        made_on: Where they compute: ``"cpu"``, or ``"device"``, beside the network. A simulated case is many
+            small computations, for which a GPU waits more than it works; so several processes share it. The
+            cases are others than on the CPU, of the same distribution; all sources must be simulated, without
+            augmentation.
+    """
+
+    steps: int = Field(default=10_000, gt=0)
+    minutes: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    batch: int = Field(default=1, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warm_up: int = Field(default=200, ge=0)
+    warm_up_share: float = Field(default=0.02, ge=0, lt=1)
+    power: float = Field(default=0.9, ge=0)
+    clip: float = Field(default=12.0, gt=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    precision: Precision = "auto"
+    compile: bool = False
+    checkpoint_every: int = Field(default=250, gt=0)
+    workers: int = Field(default=1, ge=0)
+    made_on: Literal["cpu", "device"] = "cpu"
+
+
+class ValidationSettings(StrictModel):
+    """What a run is judged on while it goes on.
+
+    Attributes:
+        every: Steps between validations.
+        patients: Simulated patients with a lesion of 1 ml or more, of the anatomies and masks that are held
+            out; one after the other takes the next contrast, then the next stage, then skull or none.
+        healthy: Simulated patients without a lesion.
+        weightings: The contrasts.
+        preset: Protocols of the simulated patients.
+        scans: Labelled scans, judged apart and never used to choose a model.
+    """
+
+    every: int = Field(default=1000, gt=0)
+    patients: int = Field(default=0, ge=0)
+    healthy: int = Field(default=0, ge=0)
+    weightings: tuple[str, ...] = ("T1w", "T2w", "FLAIR", "DWI")
+    preset: str = "realistic"
+    scans: tuple[Path, ...] = ()
+
+
+def _known_architecture(name: str) -> str:
+    if name not in ARCHITECTURES:
+        raise ValueError(f"expected one of {', '.join(ARCHITECTURES)}")
+    return name
+
+
+Architecture = Annotated[str, AfterValidator(_known_architecture)]
+"""A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``."""
+
+
+class TrainingSettings(StrictModel):
+    """A whole recipe.
+
+    Attributes:
+        name: Name of the model.
+        seed: Seed of weights and cases.
+        start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
+            must be of the same kind, with the same outputs.
+        architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
+        classes: What the network tells apart: ``"tissues"``, ``"lesion"`` or ``"published"``.
+        grid: The voxels that it sees.
+        data: Label maps and lesion masks.
+        sources: What it is trained on; their shares are the ratio in which cases follow each other.
+        contrasts: Scans of each simulated patient, with protocols, fields and artefacts of their own; several
+            cost less than as many patients. A source that names no weighting draws those of further scans
+            among the weightings that show lesions of the patient's age.
+        loss: What is minimised.
+        optimiser: How.
+        buffer: Cases that are kept on the device and seen several times; none without it.
+        validation: What the run is judged on.
+    """
+
+    name: str
+    seed: int = 1
+    start_from: str | None = None
+    start_from_wider: bool = False
+    architecture: Architecture = "compact_unet"
+    classes: Scheme = "tissues"
+    grid: GridSettings = GridSettings()
+    data: DataSettings = DataSettings()
+    sources: tuple[Part, ...]
+    contrasts: int = Field(default=1, ge=1, le=16)
+    loss: LossSettings = LossSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    buffer: BufferSettings | None = None
+    validation: ValidationSettings = ValidationSettings()
+
+    @model_validator(mode="after")
+    def _simulated_on_device(self) -> "TrainingSettings":
+        if self.optimiser.made_on == "cpu":
+            return self
+        for part in self.sources:
+            if part.kind != "simulated" or part.augmentation is not None:
+                what = f"kind {part.kind!r}" if part.kind != "simulated" else "augmentation"
+                raise ValueError(
+                    "expected only simulated sources without augmentation with optimiser.made_on = 'device', "
+                    f"got one with {what}; make cases on the CPU"
+                )
+        return self
+
+    @field_validator("sources")
+    @classmethod
+    def _some(cls, sources: tuple[Part, ...]) -> tuple[Part, ...]:
+        if not sources:
+            raise ValueError("expected at least one source of cases")
+        return sources
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSettings:
+    """Read a recipe; its relative data folders are relative to the current folder.
+
+    A recipe may begin with ``base = "other.toml"``, or a list of such files, whose values hold where it gives
+    none: tables are merged, a list such as ``sources`` replaces that of the base, and of several bases the
+    later ones win. A table ``synthesis`` beside the sources holds for each simulated one, see
+    `spread_synthesis`.
+
+    Args:
+        path: The file.
+        overrides: Changes on top of it, such as ``"optimiser.steps=100"`` or ``"sources.0.share=2"``.
+
+    Raises:
+        ConfigError: If a file is missing or is not TOML, bases go round in a circle, a value does not fit, or
+            it is the recipe of an estimator.
+    """
+    data = read_recipe(path)
+    if "task" in data:
+        raise ConfigError(f"{path} is no recipe of a segmentation; read it with load_any_recipe")
+    apply_overrides(data, overrides or [])
+    return validate(spread_synthesis(data, source=str(path)), TrainingSettings, source=str(path))
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe with its bases as plain values, unchecked.
+
+    Raises:
+        ConfigError: If a file is missing or is not TOML, or bases go round in a circle.
+    """
+    return _with_bases(Path(path), ())
+
+
+def parse_recipe(text: str, *, source: str = "the recipe") -> TrainingSettings:
+    """Read a recipe without a base from a string of TOML."""
+    return validate(spread_synthesis(tomllib.loads(text), source=source), TrainingSettings, source=source)
+
+
+class _Common(StrictModel):
+    synthesis: SynthesisSettings = SynthesisSettings()
+
+
+def spread_synthesis(data: Mapping[str, Any], *, source: str) -> dict[str, Any]:
+    """Give each simulated source what the recipe's own table ``synthesis`` says; the source's values win.
+
+    Args:
+        data: A recipe as plain values, left as it is.
+        source: Where it comes from, for the message.
+
+    Returns:
+        The recipe without that table.
+
+    Raises:
+        ConfigError: A key of the table is unknown, a value does not fit, or no source is simulated.
+
+    Example:
+        >>> sources = [{"kind": "simulated"}, {"kind": "simulated", "synthesis": {"cut": 0.5}}]
+        >>> recipe = {"name": "toy", "synthesis": {"cut": 0.0, "texture": 0.2}, "sources": sources}
+        >>> for each in spread_synthesis(recipe, source="the example")["sources"]:
+        ...     print(each["synthesis"])
+        {'cut': 0.0, 'texture': 0.2}
+        {'cut': 0.5, 'texture': 0.2}
+    """
+    result = dict(data)
+    common = result.pop("synthesis", {})
+    sources = result.get("sources")
+    if not common or not isinstance(sources, list):
+        return result
+    validate({"synthesis": common}, _Common, source=source)
+    simulated = [isinstance(part, dict) and part.get("kind") == "simulated" for part in sources]
+    if not any(simulated):
+        raise ConfigError(
+            f"{source}: 'synthesis' is for sources of the kind 'simulated', but there is none; remove it"
+        )
+    result["sources"] = [
+        part | {"synthesis": _merged(common, part.get("synthesis", {}))} if filled else part
+        for part, filled in zip(sources, simulated, strict=True)
+    ]
+    return result
+
+
+def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: its base recipes lead back to itself; remove one 'base' line")
+    data = read_toml(path)
+    bases = data.pop("base", [])
+    names = [bases] if isinstance(bases, str) else bases
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: 'base' should name one recipe or a list of them, but it is {bases!r}")
+    for name in reversed(names):
+        data = _merged(_with_bases(path.parent / name, (*seen, path.resolve())), data)
+    return data
+
+
+def _merged(base: Any, changes: Any) -> Any:
+    if isinstance(base, dict) and isinstance(changes, dict):
+        keys = [*base, *(key for key in changes if key not in base)]
+        return {
+            key: _merged(base[key], changes[key])
+            if key in base and key in changes
+            else changes.get(key, base.get(key))
+            for key in keys
+        }
+    return changes

@@ -1,0 +1,1 @@
+"""What makes training cases, and the data that is packed for it."""

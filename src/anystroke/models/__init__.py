@@ -1,0 +1,1 @@
+"""Networks with their weights, and the way of a scan into one and out of it."""

@@ -1,0 +1,204 @@
+"""Network architectures; every number of a variant is in one place.
+
+All networks map (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid. Those with several heads do
+so for inference; in training ``DivisibleUNet.heads`` gives the logits of each.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from anystroke.models.architectures.residual_unet import ResidualUNet
+
+
+class DivisibleUNet(nn.Module):
+    """A U-Net that refuses an image whose sides it cannot halve often enough.
+
+    Args:
+        network: The network.
+        divisor: Sides of the image are multiples of this.
+    """
+
+    def __init__(self, network: nn.Module, divisor: int) -> None:
+        super().__init__()
+        self.network = network
+        self.divisor = divisor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, classes, X, Y, Z) for x (B, 1, X, Y, Z).
+
+        Raises:
+            ValueError: If a side of ``x`` is not a multiple of ``divisor``.
+        """
+        return self.heads(x)[0]
+
+    def heads(self, x: Tensor) -> list[Tensor]:
+        """Return the logits of each head, the finest first; one for inference or without deep supervision.
+
+        Raises:
+            ValueError: If a side of ``x`` is not a multiple of ``divisor``.
+        """
+        check_divisible(x, self.divisor)
+        logits = self.network(x)
+        if isinstance(logits, Tensor):
+            # DynUNet puts its heads, enlarged to the image, along the second of six axes.
+            return list(logits.unbind(1)) if logits.ndim == 6 else [logits]
+        return list(logits)
+
+
+def check_divisible(x: Tensor, divisor: int) -> None:
+    """Raise ValueError unless the last three sides of ``x`` are multiples of ``divisor``."""
+    sides = tuple(x.shape[2:])
+    if any(n % divisor for n in sides):
+        raise ValueError(f"expected sides that are multiples of {divisor}, but got {sides}; pad the image")
+
+
+def _residual_unet(classes: int, channels: tuple[int, ...], dropout: float) -> DivisibleUNet:
+    network = ResidualUNet(classes, channels=channels, dropout=dropout)
+    return DivisibleUNet(network, 2 ** (len(channels) - 1))
+
+
+def compact_unet(classes: int) -> DivisibleUNet:
+    """Build the default network, made for CPUs: MONAI's residual U-Net with channels 24-48-96-192-192."""
+    return _residual_unet(classes, (24, 48, 96, 192, 192), dropout=0.0)
+
+
+def small_unet(classes: int) -> DivisibleUNet:
+    """Build a network for old computers and browsers: as `compact_unet`, with channels 16-32-64-128-128."""
+    return _residual_unet(classes, (16, 32, 64, 128, 128), dropout=0.0)
+
+
+def tiny_unet(classes: int) -> DivisibleUNet:
+    """Build a network to try things with in minutes: as `compact_unet`, with channels 8-16-32-32."""
+    return _residual_unet(classes, (8, 16, 32, 32), dropout=0.0)
+
+
+def residual_unet(classes: int) -> DivisibleUNet:
+    """Build the residual U-Net of SynthStroke, qATLAS and qSynth.
+
+    18,615,295 parameters for two classes and 18,623,079 for six: MONAI's U-Net with channels
+    32-64-128-256-320-320, five strides of two, one residual unit per block, instance norm, PReLU and dropout
+    0.2.
+    """
+    return _residual_unet(classes, (32, 64, 128, 256, 320, 320), dropout=0.2)
+
+
+def plain_unet(classes: int) -> DivisibleUNet:
+    """Build nnU-Net's plain U-Net (MONAI's DynUNet): 31,190,312 parameters for two classes.
+
+    Channels 32-64-128-256-320-320, two convolutions of 3 voxels per level, instance norm, leaky ReLU; four
+    heads in training.
+    """
+    from monai.networks.nets import DynUNet
+
+    network = DynUNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=classes,
+        kernel_size=[3] * 6,
+        strides=[1] + [2] * 5,
+        upsample_kernel_size=[2] * 5,
+        filters=[32, 64, 128, 256, 320, 320],
+        deep_supervision=True,
+        deep_supr_num=3,
+    )
+    return DivisibleUNet(network, 32)
+
+
+def residual_encoder_unet(classes: int) -> DivisibleUNet:
+    """Build a U-Net with a residual encoder (MONAI's SegResNetDS): 87,164,200 parameters for two classes.
+
+    Channels 32-64-128-256-512, 1-2-2-4-4 residual blocks in the encoder and one per level in the decoder,
+    instance norm, leaky ReLU; four heads in training.
+    """
+    from monai.networks.nets import SegResNetDS
+
+    network = SegResNetDS(
+        spatial_dims=3,
+        init_filters=32,
+        in_channels=1,
+        out_channels=classes,
+        act=("leakyrelu", {"negative_slope": 0.01}),
+        norm="instance",
+        blocks_down=(1, 2, 2, 4, 4),
+        dsdepth=4,
+    )
+    return DivisibleUNet(network, 16)
+
+
+def mde(classes: int) -> DivisibleUNet:
+    """Build MDUNet with attention in the encoder; 28,503,010 parameters for two classes."""
+    from anystroke.models.architectures.mdunet import MDUNet
+
+    return DivisibleUNet(MDUNet(1, classes), 32)
+
+
+def mded(classes: int) -> DivisibleUNet:
+    """Build MDUNet with attention in encoder and decoder; 24,285,634 parameters for two classes."""
+    from anystroke.models.architectures.mdunet import MDUNet
+
+    return DivisibleUNet(MDUNet(1, classes, attentive_decoder=True), 32)
+
+
+def estimator_unet(outputs: int) -> DivisibleUNet:
+    """Build the estimator of qATLAS: 9.40 million parameters for four maps.
+
+    Channels 24-48-96-192-384, four strides of two, two residual units per level on the way down, instance
+    norm, GELU, dropout 0.1, linear upsampling.
+    """
+    from anystroke.models.architectures.interpolating_unet import InterpolatingUNet
+
+    return DivisibleUNet(InterpolatingUNet(outputs, channels=(24, 48, 96, 192, 384), dropout=0.1), 16)
+
+
+def small_estimator_unet(outputs: int) -> DivisibleUNet:
+    """Build an estimator that a CPU can train: channels 16-32-64-128, and a part on the image's own grid.
+
+    Voxels of 2 mm have no detail to spare, so that the last two convolutions see the image again.
+    """
+    from anystroke.models.architectures.interpolating_unet import InterpolatingUNet
+
+    return DivisibleUNet(InterpolatingUNet(outputs, channels=(16, 32, 64, 128), detail=8), 8)
+
+
+def compact_estimator_unet(outputs: int) -> DivisibleUNet:
+    """Build an estimator that can start from a model with a `compact_unet`: the same, and a part as above."""
+    from anystroke.models.architectures.interpolating_unet import DetailedUNet
+
+    return DivisibleUNet(DetailedUNet(outputs, channels=(24, 48, 96, 192, 192), features=8), 16)
+
+
+ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
+    "compact_unet": compact_unet,
+    "small_unet": small_unet,
+    "tiny_unet": tiny_unet,
+    "residual_unet": residual_unet,
+    "plain_unet": plain_unet,
+    "residual_encoder_unet": residual_encoder_unet,
+    "mde": mde,
+    "mded": mded,
+    "estimator_unet": estimator_unet,
+    "small_estimator_unet": small_estimator_unet,
+    "compact_estimator_unet": compact_estimator_unet,
+}
+
+
+def build_network(architecture: str, classes: int, *, seed: int | None = None) -> DivisibleUNet:
+    """Build a network by name.
+
+    Args:
+        architecture: One of ``ARCHITECTURES``.
+        classes: Number of output classes.
+        seed: Makes the initial weights reproducible, without a trace on the global random state.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"unknown architecture {architecture!r}; known are {', '.join(ARCHITECTURES)}")
+    if seed is None:
+        return ARCHITECTURES[architecture](classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ARCHITECTURES[architecture](classes)

@@ -1,0 +1,241 @@
+"""Run a network over a head: whole or in windows, mirrored if asked, and on less memory if it must be."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from anystroke.models.checkpoints import ModelConfig
+from anystroke.models.model_space import Standardisation
+
+# Above this many voxels of the model grid the network sees overlapping windows instead of the whole head.
+ONE_PASS_VOXELS = 160**3
+WINDOW = 96
+_SMALL_WINDOW = 64
+Read = Callable[[Tensor], Tensor]
+
+
+class PredictionWarning(UserWarning):
+    """Something about a prediction that the user should know."""
+
+
+@dataclass(frozen=True)
+class Processing:
+    """How a scan is brought to the network and put through it.
+
+    Attributes:
+        spacing: Voxel size [mm]; None for the model's own.
+        normalisation: How intensities are standardised; None for the model's own.
+        crop: Cut out the head instead of taking the whole field of view.
+        window: Side of the windows [voxels].
+        one_pass_voxels: Up to this many voxels there are no windows.
+        flips: Axes along which the head is mirrored in each pass; the passes are averaged.
+    """
+
+    spacing: float | None = None
+    normalisation: Standardisation | None = None
+    crop: bool = True
+    window: int = WINDOW
+    one_pass_voxels: int = ONE_PASS_VOXELS
+    flips: tuple[tuple[int, ...], ...] = ((),)
+
+    def mirrored(self) -> "Processing":
+        """Add a pass over the head mirrored left to right, where there is none."""
+        return self if (0,) in self.flips else replace(self, flips=(*self.flips, (0,)))
+
+
+ALL_FLIPS = tuple(
+    tuple(axis for axis, chosen in enumerate(choice) if chosen) for choice in product((0, 1), repeat=3)
+)
+# Chalcroft et al., the test-time processing of SynthStroke and its successors.
+_PAPER = Processing(
+    spacing=1.0, normalisation="equalised", crop=False, window=192, one_pass_voxels=0, flips=ALL_FLIPS
+)
+PRESETS = {
+    "default": Processing(),
+    "paper": _PAPER,
+    "paper-one-pass": replace(_PAPER, flips=((),)),
+}
+"""Ways of processing by name."""
+
+
+def best_device(device: torch.device | str | None = None) -> torch.device:
+    """Choose where to compute: as asked, or a GPU if there is one.
+
+    Example:
+        >>> best_device("cpu")
+        device(type='cpu')
+    """
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def class_probabilities(
+    image: Tensor,
+    network: nn.Module,
+    config: ModelConfig,
+    wanted: list[int],
+    processing: Processing,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Compute probabilities of classes; with less memory each time it runs out, said once each.
+
+    Args:
+        image: (1, X, Y, Z), sides multiples of the model's divisor.
+        network: Moved to the device that served.
+        config: Divisor and temperature.
+        wanted: Numbers of the classes.
+        processing: Windows and flips.
+        device: Where to begin: after smaller windows and half precision, the CPU is used.
+
+    Returns:
+        Mean over the flips (K, X, Y, Z), and the standard deviation of the first class over them
+        (1, X, Y, Z), both on the CPU.
+
+    Raises:
+        torch.OutOfMemoryError: The memory is too small on the CPU too.
+    """
+
+    def read(logits: Tensor) -> Tensor:
+        return torch.softmax(logits / config.temperature, dim=1)[:, wanted]
+
+    return average_output(image, network, read, divisor=config.divisor, processing=processing, device=device)
+
+
+def average_output(
+    image: Tensor,
+    network: nn.Module,
+    read: Read,
+    *,
+    divisor: int,
+    processing: Processing,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Average what a network puts out over windows and flips; with less memory each time it runs out.
+
+    Args:
+        image: (1, X, Y, Z), sides multiples of the divisor.
+        network: Moved to the device that served.
+        read: What is averaged, made of the network's output (1, K, x, y, z) in float32.
+        divisor: Of the network.
+        processing: Windows and flips.
+        device: Where to begin: after smaller windows and half precision, the CPU is used.
+
+    Returns:
+        Mean over the flips (K, X, Y, Z), the sum over the number of them, and the standard deviation of the
+        first channel over them (1, X, Y, Z), both on the CPU.
+
+    Raises:
+        torch.OutOfMemoryError: The memory is too small on the CPU too.
+
+    Example:
+        >>> ones = torch.ones(1, 32, 32, 32)
+        >>> eight = Processing(flips=ALL_FLIPS)
+        >>> mean, _ = average_output(
+        ...     ones, nn.Identity(), lambda x: 3 * x, divisor=8, processing=eight, device=torch.device("cpu")
+        ... )
+        >>> float(mean.min()), float(mean.max())
+        (3.0, 3.0)
+    """
+    small = replace(processing, window=min(processing.window, _SMALL_WINDOW), one_pass_voxels=0)
+    steps: list[tuple[str, Processing, bool, torch.device]] = [("", processing, False, device)]
+    if device.type != "cpu":
+        steps.append(("smaller windows are used", small, False, device))
+        if device.type == "cuda":
+            steps.append(("half precision is used", small, True, device))
+        steps.append(("the CPU is used instead", processing, False, torch.device("cpu")))
+    for i, (words, chosen, half, where) in enumerate(steps):
+        if words:
+            warnings.warn(
+                f"the {device.type} device's memory is too small for this scan; {words}",
+                PredictionWarning,
+                stacklevel=5,
+            )
+        try:
+            return _passes(image, network, read, divisor, chosen, where, half)
+        except RuntimeError as error:
+            if "out of memory" not in str(error).lower() or i + 1 == len(steps):
+                raise
+    raise AssertionError("there is always a last step")
+
+
+def _passes(
+    image: Tensor,
+    network: nn.Module,
+    read: Read,
+    divisor: int,
+    processing: Processing,
+    device: torch.device,
+    half: bool,
+) -> tuple[Tensor, Tensor]:
+    """Average the passes over the head and its mirror images."""
+    network = network.to(device).eval()
+    run = _runner(network, read, divisor, processing, device, half)
+    head = image[None].to(device)
+    total: Tensor | None = None
+    squares: Tensor | None = None
+    for flip in processing.flips:
+        axes = [axis + 2 for axis in flip]
+        values = run(head.flip(axes)).flip(axes) if axes else run(head)
+        first = values[:, :1]
+        if total is None or squares is None:
+            total, squares = values, first.square()
+        else:
+            total, squares = total + values, squares + first.square()
+    if total is None or squares is None:
+        raise ValueError("expected at least one pass over the head, got none")
+    mean = total / len(processing.flips)
+    variance = squares / len(processing.flips) - mean[:, :1].square()
+    return mean[0].cpu(), variance.clamp(min=0).sqrt()[0].cpu()
+
+
+def _runner(
+    network: nn.Module,
+    read: Read,
+    divisor: int,
+    processing: Processing,
+    device: torch.device,
+    half: bool,
+) -> Callable[[Tensor], Tensor]:
+    """Make the function that puts one head through the network."""
+    precision = torch.float16 if half else torch.bfloat16
+
+    def selected(x: Tensor) -> Tensor:
+        with torch.autocast(device.type, precision, enabled=half or fast_bfloat16(device)):
+            logits: Tensor = network(x)
+        return read(logits.float())
+
+    def run(x: Tensor) -> Tensor:
+        if x[0, 0].numel() <= processing.one_pass_voxels:
+            return selected(x)
+        from monai.inferers.utils import sliding_window_inference  # takes seconds to import
+
+        side = divisor * max(1, processing.window // divisor)
+        windows = [min(side, n) for n in x.shape[2:]]
+        result: Tensor = sliding_window_inference(
+            x, windows, 1, selected, overlap=0.5, mode="gaussian", sigma_scale=0.125
+        )
+        return result
+
+    return run
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 matrices in hardware (CPU: AMX or AVX512-BF16).
+
+    Example:
+        >>> isinstance(fast_bfloat16(torch.device("cpu")), bool)
+        True
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in checks)

@@ -1,0 +1,146 @@
+"""How large the lesion may be: an interval around the volume that the network expects.
+
+A split conformal interval (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, with one
+category per range of the expected volume): simulated patients tell how far true volumes lie from expected
+ones, and the quantiles of that distance are the ends. It holds the true volume of patients that are drawn as
+those were at its stated rate, however good or bad the network is; other patients may be unlike them.
+"""
+
+import bisect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pydantic import Field, model_validator
+
+from anystroke.core.config import StrictModel
+from anystroke.core.volume import Volume
+
+RATE = 0.9
+"""Share of patients whose true volume the interval is to hold."""
+SMALLEST_PROBABILITY = 0.05
+"""Less probable voxels add nothing to the expected volume, however large the field of view."""
+FEWEST = 40
+"""Patients, or lesions, that are needed to measure errors."""
+
+
+class VolumeErrors(StrictModel):
+    """How far the true volumes of simulated patients, or of single lesions, were from the expected ones.
+
+    Attributes:
+        rate: Share of them between ``low`` and ``high``.
+        edges: Expected volumes [ml] that divide them into ranges, ascending.
+        low: For each range, the lower quantile of ``log((true + 1 ml) / (expected + 1 ml))``.
+        high: The upper one.
+        patients: How many there were.
+    """
+
+    rate: float = Field(gt=0, lt=1)
+    edges: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    patients: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "VolumeErrors":
+        ranges = len(self.edges) + 1
+        if len(self.low) != ranges or len(self.high) != ranges or list(self.edges) != sorted(self.edges):
+            raise ValueError(
+                f"expected ascending edges and {ranges} quantiles, got {len(self.low)} and {len(self.high)}"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class VolumeInterval:
+    """Ends of the interval.
+
+    Attributes:
+        low: [ml].
+        high: [ml].
+        rate: Share of patients whose true volume it is to hold.
+    """
+
+    low: float
+    high: float
+    rate: float = RATE
+
+
+def expected_volume(probability: Volume) -> float:
+    """Sum up the probabilities of a map: the volume [ml] that is expected if they are right.
+
+    Example:
+        >>> import torch
+        >>> expected_volume(Volume(torch.full((1, 10, 10, 10), 0.5), torch.eye(4)))
+        0.5
+    """
+    values = probability.data
+    return float(values[values >= SMALLEST_PROBABILITY].double().sum()) * probability.voxel_volume
+
+
+def volume_interval(expected: float, mask_volume: float, errors: VolumeErrors) -> VolumeInterval:
+    """Compute the interval of a volume.
+
+    Args:
+        expected: Expected volume [ml].
+        mask_volume: Volume of the mask [ml]; the interval holds it too.
+        errors: Of the model.
+
+    Example:
+        >>> errors = VolumeErrors(rate=0.9, edges=(), low=(-0.5,), high=(0.5,), patients=100)
+        >>> found = volume_interval(9.0, 10.0, errors)
+        >>> round(found.low, 2), round(found.high, 2)
+        (5.07, 15.49)
+    """
+    i = bisect.bisect_right(errors.edges, expected)
+    low, high = ((expected + 1) * math.exp(shift) - 1 for shift in (errors.low[i], errors.high[i]))
+    return VolumeInterval(max(min(low, mask_volume), 0.0), max(high, mask_volume), errors.rate)
+
+
+def fit_volume_errors(
+    expected: Sequence[float], true: Sequence[float], *, rate: float = RATE, ranges: int = 4
+) -> VolumeErrors:
+    """Measure the errors of patients whose true volume is known.
+
+    Args:
+        expected: Expected volume of each [ml].
+        true: True volume of each [ml].
+        rate: Share of patients that the intervals are to hold.
+        ranges: Ranges of the expected volume, with as many patients each; fewer if each would hold fewer
+            than 40.
+
+    Raises:
+        ValueError: The sequences differ in length, or there are fewer than 40 patients.
+
+    Example:
+        >>> fit_volume_errors([9.0] * 40, [9.0] * 20 + [19.0] * 20, ranges=1).high
+        (0.693147,)
+    """
+    if len(expected) != len(true) or len(expected) < FEWEST:
+        raise ValueError(
+            f"expected a true volume for each of at least {FEWEST} patients, got {len(expected)} expected "
+            f"and {len(true)} true volumes"
+        )
+    ranges = max(1, min(ranges, len(expected) // FEWEST))
+    ordered = sorted(expected)
+    wanted = sorted({round(ordered[len(ordered) * i // ranges], 4) for i in range(1, ranges)})
+    edges = [
+        edge
+        for below, edge in pairwise([-math.inf, *wanted])
+        if edge <= ordered[-1] and any(below <= e < edge for e in ordered)
+    ]
+    low, high = [], []
+    for i in range(len(edges) + 1):
+        shifts = sorted(
+            math.log((t + 1) / (e + 1))
+            for e, t in zip(expected, true, strict=True)
+            if bisect.bisect_right(edges, e) == i
+        )
+        # The k-th of n values, counted from either end, leaves the next patient out with k / (n + 1).
+        k = math.floor((1 - rate) / 2 * (len(shifts) + 1))
+        low.append(round(shifts[max(k - 1, 0)], 6))
+        high.append(round(shifts[min(len(shifts) - k, len(shifts) - 1)], 6))
+    return VolumeErrors(
+        rate=rate, edges=tuple(edges), low=tuple(low), high=tuple(high), patients=len(expected)
+    )

@@ -1,0 +1,1 @@
+"""Facts in, pages and figures out."""

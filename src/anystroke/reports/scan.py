@@ -1,0 +1,150 @@
+"""Pages to read: one for each scan and one for all, without anything from the network."""
+
+import base64
+from collections.abc import Sequence
+from importlib import resources
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CITATIONS = (
+    "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke segmentation. "
+    "arXiv:2404.01946, 2024.",
+    "Billot B et al. SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without "
+    "retraining. Med Image Anal 86:102789, 2023.",
+)
+
+
+def methods_text(facts: dict[str, Any]) -> str:
+    """Describe what was done, as a methods section would.
+
+    Args:
+        facts: A mask's sidecar.
+
+    Returns:
+        A few sentences.
+    """
+    model = facts["Model"]
+    settings = facts["Settings"]
+    fused = settings.get("fused_with") or []
+    name = f"model {model['Name']} version {model['Version']} (SHA-256 {model['SHA256'][:12]})"
+    mirrored = " and mirrored left to right" if facts["MirrorAveraging"] else ""
+    minimum = facts["MinimumLesionVolume"]
+    smallest = f", in components of at least {minimum:g} ml" if minimum else ""
+    parts = [
+        f"Stroke lesions were segmented with anystroke {version('anystroke')}, {name}, a convolutional "
+        "network trained on simulated scans of any contrast (in the manner of Billot et al., 2023, and "
+        "Chalcroft et al., 2024).",
+        f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
+        f"its probability reached {facts['Threshold']:g}{smallest}.",
+    ]
+    if "refinement" in facts["Seconds"]:
+        parts.append(
+            "The surroundings of small lesions were looked at again by a second network at a finer grid; the "
+            "log-odds of both networks were averaged."
+        )
+    if fused:
+        parts.append(
+            f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "
+            f"mutual information (SimpleITK), and fused by the mean {settings.get('fusion', 'probability')}."
+        )
+    if facts["LesionVolumeInterval"]:
+        parts.append(
+            "The interval of the volume held the true volume of "
+            f"{100 * facts['LesionVolumeIntervalRate']:.0f} % of simulated patients with a similar expected "
+            "volume (split conformal prediction); how often it does for real ones is not known. The interval "
+            "of a single lesion is made likewise, of the lesions that were found in those patients."
+        )
+    if (facts.get("MNI") or {}).get("Affine"):
+        parts.append(
+            "Places in MNI space (MNI152NLin2009aSym; Fonov et al., 2011) come from an affine registration "
+            "of the brain by Mattes' mutual information (SimpleITK), and glass brains from nilearn."
+        )
+    return " ".join(parts)
+
+
+def write_scan_report(
+    path: Path,
+    *,
+    name: str,
+    picture: Path,
+    glass_brain: Path | None = None,
+    facts: dict[str, Any],
+    columns: Sequence[str],
+    lesions: Sequence[Sequence[str]],
+) -> None:
+    """Write the page of one scan.
+
+    Args:
+        path: The HTML file.
+        name: Of the scan.
+        picture: PNG that is put into the page.
+        glass_brain: PNG of the lesion in MNI space, if there is one.
+        facts: The mask's sidecar.
+        columns: Names of the columns of the table of lesions.
+        lesions: Its rows; columns in which nothing is known are left out.
+    """
+    known = [i for i in range(len(columns)) if any(row[i] != "n/a" for row in lesions)]
+    text = _render(
+        "scan_report.html",
+        name=name,
+        picture=_embedded(picture),
+        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        territories=facts.get("TerritoryVolumes", {}),
+        facts=facts,
+        columns=[columns[i] for i in known],
+        lesions=[[row[i] for i in known] for row in lesions],
+        methods=methods_text(facts),
+        citations=CITATIONS,
+        version=version("anystroke"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def write_group_report(
+    path: Path,
+    *,
+    columns: Sequence[str],
+    rows: Sequence[dict[str, str]],
+    methods: str,
+    glass_brain: Path | None = None,
+    in_mni: int = 0,
+) -> None:
+    """Write the page of all scans.
+
+    Args:
+        path: The HTML file.
+        columns: Of the table.
+        rows: Of the table; ``mosaic`` and ``report`` are paths relative to ``path``, or empty.
+        methods: Text on what was done.
+        glass_brain: PNG of the overlap of all lesions in MNI space, if there is one.
+        in_mni: Number of scans in it.
+    """
+    volumes = [float(row["volume_ml"]) for row in rows]
+    text = _render(
+        "group_report.html",
+        columns=columns,
+        rows=rows,
+        largest=max([*volumes, 1e-9]),
+        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        in_mni=in_mni,
+        doubtful=sum(row["trust"] == "no" for row in rows),
+        methods=methods,
+        citations=CITATIONS,
+        version=version("anystroke"),
+    )
+    path.write_text(text, encoding="utf-8")
+
+
+def _embedded(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode("ascii")
+
+
+def _render(template: str, **values: Any) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(
+        lambda name: (resources.files("anystroke.reports") / "templates" / name).read_text(encoding="utf-8")
+    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=loader)
+    return environment.get_template(template).render(**values)

@@ -1,0 +1,1 @@
+"""Programs made of the rooms below them; nothing but the command imports them."""

@@ -1,0 +1,302 @@
+"""Fixed simulated patients that differ in one thing at a time, for the benchmark."""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anystroke.anatomy.lesions.bank import LesionSettings, blob_lesion
+from anystroke.anatomy.lesions.stages import Stage
+from anystroke.anatomy.lesions.visibility import contrast_band, visible_truth
+from anystroke.anatomy.tissues.anatomies import Anatomy
+from anystroke.anatomy.tissues.deformation import DeformationSettings
+from anystroke.core.fields import GridShape
+from anystroke.core.files import atomic_path
+from anystroke.core.rng import chance, integer, stream, uniform
+from anystroke.core.tables import Cell, read_rows, write_table
+from anystroke.core.volume import Volume
+from anystroke.corruption.noise import noise_sd, rician
+from anystroke.corruption.resolution import acquire, at_acquired_resolution, restore, slice_grid
+from anystroke.simulation.files import open_anatomy
+from anystroke.simulation.generator import CLASSES, Generator, Sample
+from anystroke.simulation.healthy import NOTHING
+from anystroke.simulation.settings import SynthesisSettings
+
+SEQUENCES = ("T1w", "T2w", "FLAIR", "DWI")
+SIZES_ML = (0.0, 1.0, 5.0, 60.0)
+SCANS, DESIGN = "scans.tsv", "scans.json"
+SPACING = 2.0
+SHAPE: GridShape = (96, 112, 96)
+_COLUMNS = (
+    "id", "patient", "anatomy", "factor", "level", "sequence", "stage", "size_ml", "slice_mm", "snr", "head",
+    "lesion_ml", "contrast_to_noise", "contrast",
+)  # fmt: skip
+_NOISELESS = 1e6
+
+
+class BenchmarkError(ValueError):
+    """A benchmark that cannot be run; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one scan of a patient is like.
+
+    Attributes:
+        sequence: Weighting of the protocol.
+        stage: Age of the lesion.
+        size_ml: Volume of the lesion in MNI space; 0 for none. The patient's own head is larger or smaller.
+        slice_mm: Slice thickness, without gaps; that of the voxels means none.
+        snr: White matter over the noise SD of one channel.
+        head: ``"whole"``, or the ``"brain"`` alone.
+        factor: What differs from the patient's standard scan of that sequence; empty for that scan itself.
+        level: How it differs.
+    """
+
+    sequence: str
+    stage: Stage = "chronic"
+    size_ml: float = 20.0
+    slice_mm: float = SPACING
+    snr: float = 40.0
+    head: str = "whole"
+    factor: str = ""
+    level: str = ""
+
+    @property
+    def name(self) -> str:
+        """Suffix of the scan's name."""
+        return f"{self.factor or 'standard'}{self.level.replace(' ', '').replace('.', 'p')}_{self.sequence}"
+
+
+def conditions(sequences: Sequence[str] = SEQUENCES) -> list[Condition]:
+    """Return the scans of one patient: for each sequence the standard one, and one for each changed factor.
+
+    Example:
+        >>> [one.level for one in conditions(["FLAIR"]) if one.factor == "noise"]
+        ['SNR 15']
+    """
+    found = []
+    for sequence in sequences:
+        standard = Condition(sequence)
+        found.append(standard)
+        found += [replace(standard, size_ml=ml, factor="size", level=f"{ml:g} ml") for ml in SIZES_ML]
+        stages: tuple[Stage, ...] = ("acute", "subacute")
+        found += [replace(standard, stage=stage, factor="stage", level=stage) for stage in stages]
+        found.append(replace(standard, slice_mm=6.0, factor="resolution", level="6 mm slices"))
+        found.append(replace(standard, snr=15.0, factor="noise", level="SNR 15"))
+        found.append(replace(standard, head="brain", factor="head", level="stripped"))
+    return found
+
+
+@dataclass(frozen=True)
+class Design:
+    """What the benchmark's patients are; two of one design have the same scans to the bit.
+
+    Attributes:
+        patients: Of each anatomy.
+        sequences: Which.
+        seed: Decides all that is random.
+        labels: Folders or files of label maps; each makes patients beside those of the package's own brain.
+        shape: Voxels of the scans, 2 mm each.
+    """
+
+    patients: int = 3
+    sequences: tuple[str, ...] = SEQUENCES
+    seed: int = 20260
+    labels: tuple[Path, ...] = ()
+    shape: GridShape = SHAPE
+
+    def sources(self) -> list[Path | None]:
+        """Return the label maps; None is the package's own brain.
+
+        Raises:
+            BenchmarkError: A folder holds none.
+        """
+        found: list[Path | None] = [None]
+        for place in self.labels:
+            files = [place] if place.is_file() else sorted(p for p in place.glob("*.nii*") if p.is_file())
+            if not files:
+                raise BenchmarkError(f"expected label maps (.nii, .nii.gz) in {place}, but there are none")
+            found += files
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the scans, as plain values."""
+        return {
+            "Version": version("anystroke"),
+            **asdict(self),
+            "labels": [str(path) for path in self.sources() if path is not None],
+            "shape": list(self.shape),
+            "sequences": list(self.sequences),
+        }
+
+
+def simulate_scans(design: Design, folder: Path, *, overwrite: bool = False) -> Iterator[tuple[str, str]]:
+    """Simulate the patients' scans into a folder; what is there of the same design is kept.
+
+    Args:
+        design: What to simulate.
+        folder: Gets ``<id>.nii.gz`` and ``<id>_label-L_mask.nii.gz`` of each scan, and ``scans.tsv``.
+        overwrite: Replace the scans of another design.
+
+    Yields:
+        Name of each scan, and a note if there is one.
+
+    Raises:
+        BenchmarkError: The folder holds scans of another design, or a label map cannot be used.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = _begin(design, folder, overwrite)
+    done = {row["id"] for row in rows}
+    for source in design.sources():
+        wanted = [
+            (f"{_source_name(source)}-{number}", number, condition)
+            for number in range(1, design.patients + 1)
+            for condition in conditions(design.sequences)
+        ]
+        if all(_scan_id(patient, condition) in done for patient, _, condition in wanted):
+            yield from ((_scan_id(patient, condition), "") for patient, _, condition in wanted)
+            continue
+        try:
+            anatomy, note = open_anatomy(source)
+        except (ValueError, OSError) as error:
+            raise BenchmarkError(f"{source}: {' '.join(str(error).split())}") from error
+        for patient, number, condition in wanted:
+            name = _scan_id(patient, condition)
+            if name not in done:
+                sample = simulate(anatomy, condition, design, number)
+                rows.append(_save(sample, folder, name, patient, condition))
+                write_table(folder / SCANS, _COLUMNS, rows)
+            yield name, note
+            note = ""
+
+
+def simulate(anatomy: Anatomy, condition: Condition, design: Design, number: int) -> Sample:
+    """Simulate one scan; of two conditions of a patient, only what differs between them differs.
+
+    Args:
+        anatomy: Whose.
+        condition: What the scan is like.
+        design: Of the benchmark.
+        number: Of the patient.
+    """
+    key = integer(stream(design.seed, "benchmark", anatomy.name, number), 0, 2**62)
+    centre = _lesion_centre(stream(key, "centre"))
+    lesions = []
+    if condition.size_ml:
+        rng = stream(key, "lesion")
+        lesions = [blob_lesion(centre=centre, volume_ml=condition.size_ml, rng=rng, name="blob")]
+    settings = SynthesisSettings(
+        shapes=(design.shape,),
+        spacing=SPACING,
+        lesions=LesionSettings(
+            absent=0, several=0, mirror=0, level=0, penumbra=0, haemorrhage=0,
+            shape=DeformationSettings(
+                rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0
+            ),
+        ),
+        mass_effect=0, cut=0, defaced=0, clear_air=0, skull_strip=float(condition.head == "brain"),
+        snr=(_NOISELESS, _NOISELESS), several_channels=0, thick_slices=0, few_lines=0, motion=0, ghosts=0,
+        spikes=0, clipped=0, surface_coils=0, uneven_slices=0, healthy=NOTHING,
+    )  # fmt: skip
+    sample = Generator(settings).generate(
+        anatomy, lesions, key=key, stage=condition.stage, weighting=condition.sequence
+    )
+    return _acquire(sample, condition, stream(key, "acquire"))
+
+
+def _acquire(sample: Sample, condition: Condition, rng: torch.Generator) -> Sample:
+    """Add slices and noise, which nothing else depends on, and tell what can be seen then."""
+    image = sample.image
+    brain = image > 0 if condition.head == "brain" else None
+    slices = None
+    if condition.slice_mm > SPACING:
+        slices = slice_grid(
+            image.shape[2],
+            spacing=SPACING,
+            thickness=condition.slice_mm,
+            distance=condition.slice_mm,
+            offset=0.25,
+        )
+    white = sample.target == CLASSES.index("white_matter")
+    sd = noise_sd(image, white, snr=condition.snr)
+    grids = (None, None, slices)
+    image = at_acquired_resolution(image, grids, noise=lambda low: rician(low, sd=sd, rng=rng))
+    if brain is not None:
+        image = image * brain
+    lesion, change = sample.target == CLASSES.index("lesion"), sample.change
+    if change is None:
+        return replace(sample, image=image)
+    seen = visible_truth(
+        lesion,
+        restore(acquire(change, grids), grids),
+        image,
+        white,
+        spacing=SPACING,
+        visible_from=SynthesisSettings().visible_from,
+    )
+    record = {**sample.record, "visibility": seen.lesions}
+    return replace(sample, image=image, record=record, unseen=seen.unseen)
+
+
+def _lesion_centre(rng: torch.Generator) -> tuple[float, float, float]:
+    side = -1.0 if chance(rng, 0.5) else 1.0
+    return side * uniform(rng, 26.0, 44.0), uniform(rng, -30.0, 25.0), uniform(rng, 2.0, 32.0)
+
+
+def _source_name(source: Path | None) -> str:
+    if source is None:
+        return "mni152"
+    return "".join(letter for letter in source.name.split(".")[0] if letter.isalnum())
+
+
+def _scan_id(patient: str, condition: Condition) -> str:
+    return f"{patient}_{condition.name}"
+
+
+def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Condition) -> dict[str, Cell]:
+    lesion = sample.target == CLASSES.index("lesion")
+    found = sample.record["visibility"]
+    ratio = found[0]["contrast_to_noise"] if found else None
+    Volume(sample.image[None], sample.affine).save(folder / f"{name}.nii.gz", overwrite=True)
+    Volume(lesion[None], sample.affine).save(folder / f"{name}_label-L_mask.nii.gz", overwrite=True)
+    return {
+        "id": name,
+        "patient": patient,
+        "anatomy": sample.record["anatomy"],
+        "factor": condition.factor or "standard",
+        "level": condition.level or "standard",
+        **{
+            key: getattr(condition, key)
+            for key in ("sequence", "stage", "size_ml", "slice_mm", "snr", "head")
+        },
+        "lesion_ml": round(float(lesion.sum()) * math.prod([SPACING] * 3) / 1000, 4),
+        "contrast_to_noise": "n/a" if ratio is None else ratio,
+        "contrast": contrast_band(ratio),
+    }
+
+
+def _begin(design: Design, folder: Path, overwrite: bool) -> list[dict[str, Any]]:
+    """Return the rows of the scans that are there already."""
+    described = folder / DESIGN
+    identity = design.identity()
+    if described.exists():
+        same = json.loads(described.read_text(encoding="utf-8")) == identity
+        if same and (folder / SCANS).exists():
+            return [
+                dict(row) for row in read_rows(folder / SCANS) if (folder / f"{row['id']}.nii.gz").exists()
+            ]
+        if not same and not overwrite:
+            raise BenchmarkError(
+                f"{folder} holds the scans of another design; name another folder or use --overwrite"
+            )
+        for path in folder.glob("*.nii.gz"):
+            path.unlink()
+    with atomic_path(described, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    return []

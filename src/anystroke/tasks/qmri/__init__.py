@@ -1,0 +1,1 @@
+"""From a clinical scan to quantitative maps."""

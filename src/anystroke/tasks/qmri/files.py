@@ -1,0 +1,437 @@
+"""Files of estimated quantitative maps: names, sidecars, and data sets of maps with lesions."""
+
+import csv
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anystroke.acquisition.protocols import Protocol
+from anystroke.acquisition.sidecars.reading import SidecarError, SidecarReading, read_sidecar
+from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
+from anystroke.core.files import atomic_path, sha256
+from anystroke.core.volume import Volume
+from anystroke.io.inputs import Found, ScanSource
+from anystroke.io.labelled import LabelledScan, find_labelled_scans
+from anystroke.io.names import image_stem
+from anystroke.simulation.patient_files import MAP_FILES, staged, write_json
+from anystroke.tasks.qmri.picture import draw_estimate
+from anystroke.tasks.qmri.predict import Estimator, QmriEstimate, estimate_qmri
+from anystroke.tasks.segmentation.predict import Model
+
+log = logging.getLogger(__name__)
+
+TABLE = "estimates.tsv"
+PICTURE = "desc-estimated_maps.png"
+_MARKER = "desc-resimulated_T1w"
+COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
+
+_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
+# No sidecar tells it.
+_ALWAYS_ASSUMED = {"inversion_efficiency"}
+_OWN = ("desc", "label", "space", "res", "seg")
+
+
+class EstimateError(ValueError):
+    """Maps that cannot be estimated or written; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class EstimateOptions:
+    """What to do with each scan.
+
+    Attributes:
+        simulate: Protocols of the images to make of the maps.
+        flips: Average over eight mirror images.
+        refine: Adjust the maps to the protocol of the scan.
+        sidecar: JSON with the protocol of all scans; None takes the one beside each.
+        overwrite: Replace what is there.
+    """
+
+    simulate: tuple[Protocol, ...] = ()
+    flips: bool = False
+    refine: bool = False
+    sidecar: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one scan.
+
+    Attributes:
+        name: Of the scan.
+        status: ``"done"``, ``"kept"`` or ``"failed"``.
+        folder: Where its files are.
+        message: Why it failed.
+        correlation: Of the scan with the simulated one.
+        warnings: What to know, a sentence each.
+    """
+
+    name: str
+    status: str
+    folder: Path
+    message: str = ""
+    correlation: float = float("nan")
+    warnings: tuple[str, ...] = ()
+
+
+def map_stem(source: str | Path) -> str:
+    """Return the begin of the names of what is made of a scan.
+
+    Example:
+        >>> map_stem("sub-01_ses-2_desc-preproc_T1w.nii.gz"), map_stem("patient 7.nii")
+        ('sub-01_ses-2', 'patient 7')
+    """
+    *entities, _ = image_stem(source).split("_")
+    if entities and entities[0].startswith("sub-") and all(map(_ENTITY.fullmatch, entities)):
+        return "_".join(entity for entity in entities if entity.split("-")[0] not in _OWN)
+    return image_stem(source)
+
+
+def scan_protocol(scan: Path, sidecar: Path | None = None, *, needed: bool = False) -> SidecarReading | None:
+    """Read the protocol of a T1w scan from a sidecar.
+
+    Args:
+        scan: The image; its sidecar has the same name and ends in .json.
+        sidecar: Another file to read.
+        needed: Whether a file beside the scan must describe a sequence, if it is there.
+
+    Returns:
+        The protocol and what of it was assumed; None if no file was named and there is none beside the scan
+        that describes a sequence.
+
+    Raises:
+        EstimateError: If a named or needed file is missing, is not JSON or describes no sequence.
+    """
+    path = sidecar or scan.with_name(f"{image_stem(scan)}.json")
+    if sidecar is None and not path.is_file():
+        return None
+    try:
+        return read_sidecar(json.loads(path.read_text(encoding="utf-8")), suffix="T1w")
+    except (OSError, ValueError, AttributeError) as error:
+        if sidecar is None and not needed and isinstance(error, SidecarError):
+            return None
+        raise EstimateError(f"{path} tells no protocol ({error}); mend it or name another") from error
+
+
+def write_estimate(
+    estimate: QmriEstimate,
+    folder: Path,
+    stem: str,
+    *,
+    source: Path,
+    simulate: Sequence[Protocol] = (),
+    lesion: Volume | None = None,
+    assumed: Mapping[str, str] | None = None,
+    run: str = "",
+) -> None:
+    """Write maps, brain mask and simulated scans of one scan, and a picture of them.
+
+    A run that is killed while the files move to their places leaves some of them out, which the list of files
+    in the sidecar of the simulated scan tells.
+
+    Args:
+        estimate: What was found.
+        folder: Made if missing.
+        stem: Begin of the files' names.
+        source: The scan, for the sidecars.
+        simulate: Protocols of further images.
+        lesion: Lesion mask on the scan's grid.
+        assumed: What of the protocol its sidecar did not tell, and why it was taken.
+        run: Digest of what the result depends on.
+
+    Raises:
+        EstimateError: If a protocol needs a map that was not estimated.
+        OSError: The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    common = _facts(estimate, source)
+    with staged(folder) as staging:
+
+        def save(name: str, volume: Volume, facts: dict[str, Any], dtype: torch.dtype) -> None:
+            volume.save(staging / f"{stem}_{name}.nii.gz", dtype=dtype)
+            write_json(staging / f"{stem}_{name}.json", facts)
+
+        for name, volume in estimate.maps.items():
+            suffix, units, description = MAP_FILES[name]
+            facts = {"Units": units, "Description": f"{description}, estimated from a T1w scan", **common}
+            if name.startswith("r"):
+                facts["MagneticFieldStrength"] = estimate.field_strength
+            save(f"desc-estimated_{suffix}", volume, facts, torch.float32)
+        mask = {"Type": "Brain", "Description": "Brain with lesion", **common}
+        save("desc-brain_mask", estimate.brain, mask, torch.uint8)
+        again = {
+            "Description": "The scan simulated again from its estimated maps, with its gain and bias field",
+            "CorrelationWithScan": round(estimate.correlation, 4),
+            **acquisition_fields(estimate.protocol),
+            "MagneticFieldStrengthOfMaps": estimate.field_strength,
+            "ProtocolAssumed": dict(assumed or {}),
+            **common,
+            "RunSHA256": run,
+        }
+        simulated = {}
+        for protocol in simulate:
+            try:
+                image = estimate.simulate(protocol)
+            except ValueError as error:
+                raise EstimateError(str(error)) from error
+            said = {
+                "Description": "Simulated from maps that were estimated from a T1w scan; not acquired",
+                **acquisition_fields(protocol),
+                **common,
+            }
+            entities, _, suffix = image_suffix(protocol).rpartition("_")
+            name = "_".join(part for part in (entities, "desc-simulated", suffix) if part)
+            save(name, image, said, torch.float32)
+            simulated[image_suffix(protocol).replace("_", " ")] = image
+        draw_estimate(estimate, simulated, staging / f"{stem}_{PICTURE}", title=stem)
+        if lesion is not None:
+            save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)
+        again["Files"] = sorted([f"{stem}_{_MARKER}.nii.gz", *(path.name for path in staging.iterdir())])
+        save(_MARKER, estimate.resimulated, again, torch.float32)
+
+
+def _facts(estimate: QmriEstimate, source: Path) -> dict[str, Any]:
+    return {
+        "EstimationAlgorithm": "U-Net trained on simulated T1w MPRAGE scans",
+        "EstimationModel": estimate.model,
+        "EstimationModelVersion": estimate.model_version,
+        "EstimationModelSHA256": estimate.model_sha256,
+        "FlipsAveraged": estimate.flips,
+        "RefinedToProtocol": estimate.refined,
+        "Warnings": list(estimate.warnings),
+        "Sources": [source.name],
+        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+    }
+
+
+def t1w_alone(found: Found, inputs: Sequence[Path]) -> Found:
+    """Leave out what folders and tables hold beside T1w scans, where some of their images are called T1w.
+
+    Args:
+        found: Of ``find_scans``.
+        inputs: What it was called with; scans that are named there stay.
+
+    Example:
+        >>> scans = [ScanSource.of_file(f"in/sub-1_{name}.nii") for name in ("FLAIR", "T1w")]
+        >>> [scan.path.name for scan in t1w_alone(Found(scans), [Path("in")]).scans]
+        ['sub-1_T1w.nii']
+    """
+    gathered = [scan for scan in found.scans if scan.path not in inputs]
+    others = [scan for scan in gathered if not _is_t1w(scan)]
+    if len(others) == len(gathered):
+        return found
+    kept = [scan for scan in found.scans if scan not in others]
+    skipped = [f"{scan.title} is left out: it is not called T1w" for scan in others]
+    return Found(kept, [*found.skipped, *skipped], found.problems)
+
+
+def _is_t1w(scan: ScanSource) -> bool:
+    return image_stem(scan.path).split("_")[-1] == "T1w"
+
+
+def estimate_files(
+    scans: Sequence[ScanSource],
+    folder: Path,
+    model: Estimator,
+    segmenter: Model,
+    options: EstimateOptions,
+) -> Iterator[Outcome]:
+    """Estimate the maps of scans, one after the other; one that fails does not stop the others.
+
+    Args:
+        scans: What to estimate of.
+        folder: Where to write: those of single files side by side, those of a data set in its folders.
+        model: The estimator.
+        segmenter: Finds the brain.
+        options: What to do.
+
+    Raises:
+        EstimateError: If two scans would have the same names.
+        OSError: The folder cannot be written.
+    """
+    stems = [map_stem(scan.path) for scan in scans]
+    places = [str(scan.folder / stem) for scan, stem in zip(scans, stems, strict=True)]
+    if doubles := sorted({place for place in places if places.count(place) > 1}):
+        raise EstimateError(f"two scans would be written as {doubles[0]!r}; rename one or use two folders")
+    try:
+        for scan, stem in zip(scans, stems, strict=True):
+            yield _estimate(scan, folder / scan.folder, stem, model, segmenter, options)
+    finally:
+        _write_table(folder)
+
+
+def estimate_dataset(
+    source: Path, folder: Path, model: Estimator, segmenter: Model, options: EstimateOptions
+) -> Iterator[Outcome]:
+    """Estimate maps of scans with lesion masks, in the form that a source of maps of a recipe reads.
+
+    Each scan becomes a subject of its own: ``sub-NAME/sub-NAME_desc-estimated_R1map.nii.gz`` and the others,
+    ``sub-NAME_desc-brain_mask.nii.gz`` and ``sub-NAME_label-L_mask.nii.gz``. Where some images are called
+    T1w, the others are left out.
+
+    Args:
+        source: A BIDS data set, an nnU-Net raw folder or a table, see `find_labelled_scans`.
+        folder: Where to write.
+        model: The estimator.
+        segmenter: Finds the brain.
+        options: What to do; what is there already is kept unless ``overwrite``.
+
+    Raises:
+        LabelledScanError: The data set cannot be used.
+        EstimateError: Two scans would be the same subject.
+        OSError: The folder cannot be written.
+    """
+    scans = find_labelled_scans(source)
+    named = [scan for scan in scans if image_stem(scan.image).endswith("_T1w")]
+    chosen = {subject_name(scan.name): scan for scan in named or scans}
+    if len(chosen) < len(named or scans):
+        raise EstimateError(f"two scans of {source} would be the same subject; give them other names")
+    try:
+        for name, scan in chosen.items():
+            yield _estimate(scan, folder / name, name, model, segmenter, options)
+    finally:
+        _write_table(folder)
+
+
+def subject_name(name: str) -> str:
+    """Make a BIDS subject of the name of a scan.
+
+    Example:
+        >>> subject_name("sub-01_ses-2_T1w"), subject_name("case_001_0000")
+        ('sub-01ses2T1w', 'sub-case0010000')
+    """
+    return "sub-" + re.sub(r"[^A-Za-z0-9]", "", name.removeprefix("sub-"))
+
+
+def _estimate(
+    source: ScanSource | LabelledScan,
+    folder: Path,
+    stem: str,
+    model: Estimator,
+    segmenter: Model,
+    options: EstimateOptions,
+) -> Outcome:
+    """Estimate one scan and write its files."""
+    path = source.image if isinstance(source, LabelledScan) else source.path
+    try:
+        reading = scan_protocol(path, options.sidecar, needed=options.refine)
+        run = _digest(source, model, segmenter, options, reading)
+        if kept := None if options.overwrite else _kept(folder, stem, run):
+            return kept
+        lesion = brain = None
+        if isinstance(source, LabelledScan):
+            scan, lesion, brain = source.load()
+        else:
+            scan = source.load()
+        estimate = estimate_qmri(
+            scan,
+            model,
+            flips=options.flips,
+            refine=options.refine,
+            protocol=reading.protocol if reading else None,
+            segmentation=segmenter,
+        )
+        if lesion is not None:
+            whole = (estimate.brain if brain is None else brain).data.bool() | lesion.data.bool()
+            estimate = replace(estimate, brain=replace(estimate.brain, data=whole.to(torch.uint8)))
+        assumed = reading.assumed if reading else {}
+        if guessed := sorted(assumed.keys() - _ALWAYS_ASSUMED) if options.refine else []:
+            text = f"the maps were refined with a protocol whose {', '.join(guessed)} had to be assumed"
+            estimate = replace(estimate, warnings=(*estimate.warnings, text))
+        write_estimate(
+            estimate,
+            folder,
+            stem,
+            source=path,
+            simulate=options.simulate,
+            lesion=lesion,
+            assumed=assumed,
+            run=run,
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        log.debug("%s failed", path, exc_info=True)
+        return Outcome(stem, "failed", folder, f"{path}: {error}")
+    return Outcome(stem, "done", folder, "", estimate.correlation, estimate.warnings)
+
+
+def _digest(
+    source: ScanSource | LabelledScan,
+    model: Estimator,
+    segmenter: Model,
+    options: EstimateOptions,
+    reading: SidecarReading | None,
+) -> str:
+    """Return a fingerprint of all that the result of one scan depends on."""
+    files: list[Path | None] = [source.path] if isinstance(source, ScanSource) else []
+    if isinstance(source, LabelledScan):
+        files = [source.image, source.mask, source.brain]
+    parts = [
+        [sha256(file) if file is not None and file.is_file() else "" for file in files],
+        model.sha256,
+        model.config.model_dump(mode="json"),
+        segmenter.sha256,
+        segmenter.config.model_dump(mode="json"),
+        options.flips,
+        options.refine,
+        repr(reading.protocol if reading else None),
+        repr(options.simulate),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _kept(folder: Path, stem: str, run: str) -> Outcome | None:
+    """Return the outcome of results that are there and are what this run would make; None if there are none.
+
+    Raises:
+        EstimateError: Other results are there.
+    """
+    marker = folder / f"{stem}_{_MARKER}.json"
+    if not marker.is_file():
+        return None
+    facts = json.loads(marker.read_text(encoding="utf-8"))
+    if facts.get("RunSHA256") != run:
+        raise EstimateError(
+            f"{folder} has maps of {stem} already, of another scan, model or setting; use --overwrite to "
+            "replace them"
+        )
+    if not all((folder / name).is_file() for name in facts["Files"]):
+        return None
+    return Outcome(stem, "kept", folder, "", float(facts["CorrelationWithScan"]), tuple(facts["Warnings"]))
+
+
+def _write_table(folder: Path) -> None:
+    """List what is in a folder of estimates."""
+    rows = []
+    for path in sorted(folder.rglob(f"*_{_MARKER}.json")):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        stem = path.name.removesuffix(f"_{_MARKER}.json")
+        maps = [f"{suffix}" for suffix, _, _ in MAP_FILES.values()]
+        there = [s for s in maps if (path.parent / f"{stem}_desc-estimated_{s}.nii.gz").is_file()]
+        values = (
+            stem,
+            facts["Sources"][0],
+            ",".join(there),
+            f"{facts['CorrelationWithScan']:.4f}",
+            " ".join(facts["Warnings"]) or "n/a",
+        )
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+    if not rows:
+        return
+    with (
+        atomic_path(folder / TABLE, overwrite=True) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,132 @@
+"""Recipes of estimators of maps: everything that decides such a training run, read from TOML."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from anystroke.acquisition.protocols import load_preset
+from anystroke.core.config import StrictModel, apply_overrides, validate
+from anystroke.core.rng import stream
+from anystroke.learning.buffer import BufferSettings
+from anystroke.learning.recipe import (
+    Architecture,
+    DataSettings,
+    GridSettings,
+    MapsPart,
+    OptimiserSettings,
+    SimulatedPart,
+    TrainingSettings,
+    load_recipe,
+    read_recipe,
+    spread_synthesis,
+)
+from anystroke.qmri.estimated_maps import DEFAULT_MAPS, check_maps
+from anystroke.tasks.qmri.cases import MapTargetSettings
+from anystroke.tasks.qmri.losses import EstimationLossSettings
+
+EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
+
+
+class EstimatorValidationSettings(StrictModel):
+    """What a run is judged on while it goes on.
+
+    Attributes:
+        every: Steps between validations.
+        patients: Simulated patients of the anatomies and masks that are held out; their scans look like those
+            of the first simulated source.
+    """
+
+    every: int = Field(default=1000, gt=0)
+    patients: int = Field(default=0, ge=0)
+
+
+class EstimatorSettings(StrictModel):
+    """A whole recipe of an estimator.
+
+    Attributes:
+        task: ``"qmri"``; tells it from a recipe that segments.
+        name: Name of the model.
+        seed: Seed of weights and cases.
+        start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
+            must be of the same kind, with the same outputs.
+        architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
+        maps: What is estimated, names of ``anystroke.qmri.estimated_maps.MAP_OUTPUTS``.
+        grid: The voxels that the network sees.
+        data: Label maps and lesion masks.
+        sources: What it is trained on: simulated patients, measured maps.
+        target: What it should find.
+        loss: What is minimised.
+        optimiser: How.
+        buffer: Cases that are kept on the device and seen several times; none without it.
+        validation: What the run is judged on.
+    """
+
+    task: Literal["qmri"]
+    name: str
+    seed: int = 1
+    start_from: str | None = None
+    start_from_wider: bool = False
+    architecture: Architecture = "small_estimator_unet"
+    maps: tuple[str, ...] = DEFAULT_MAPS
+    grid: GridSettings = GridSettings(normalisation="percentiles")
+    data: DataSettings = DataSettings()
+    sources: tuple[EstimatorPart, ...]
+    target: MapTargetSettings = MapTargetSettings()
+    loss: EstimationLossSettings = EstimationLossSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    buffer: BufferSettings | None = None
+    validation: EstimatorValidationSettings = EstimatorValidationSettings()
+
+    @field_validator("maps")
+    @classmethod
+    def _known_maps(cls, maps: tuple[str, ...]) -> tuple[str, ...]:
+        needs = load_preset("typical").sample(stream(0), weighting="T1w").needs
+        if missing := [name for name in needs if name not in check_maps(maps)]:
+            raise ValueError(
+                f"expected also {', '.join(missing)}: without them a T1w scan cannot be simulated again"
+            )
+        return maps
+
+    @field_validator("sources")
+    @classmethod
+    def _fit(cls, sources: tuple[EstimatorPart, ...]) -> tuple[EstimatorPart, ...]:
+        if not sources:
+            raise ValueError("expected at least one source of cases")
+        for part in sources:
+            if part.augmentation is not None or getattr(part, "target", "hard") != "hard":
+                raise ValueError(
+                    "the sources of an estimator have neither 'augmentation' nor 'target': set how scans "
+                    "look under 'synthesis' or 'maps.scanner'"
+                )
+        return sources
+
+    @model_validator(mode="after")
+    def _judged(self) -> "EstimatorSettings":
+        if self.optimiser.made_on != "cpu":
+            raise ValueError("expected optimiser.made_on = 'cpu': cases of estimators are made there")
+        if self.validation.patients and not any(isinstance(part, SimulatedPart) for part in self.sources):
+            raise ValueError("validation.patients are simulated, but no source is of the kind 'simulated'")
+        return self
+
+
+Recipe = TrainingSettings | EstimatorSettings
+"""A recipe of any task."""
+
+
+def load_any_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe of any task; ``task = "qmri"`` makes it that of an estimator.
+
+    Args:
+        path: The file.
+        overrides: As in `load_recipe`.
+
+    Raises:
+        ConfigError: As `load_recipe`.
+    """
+    data = read_recipe(path)
+    if "task" not in data:
+        return load_recipe(path, overrides)
+    apply_overrides(data, overrides or [])
+    return validate(spread_synthesis(data, source=str(path)), EstimatorSettings, source=str(path))

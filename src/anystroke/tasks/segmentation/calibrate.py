@@ -1,0 +1,259 @@
+"""Calibrate a model on simulated patients: its probabilities, its mask and the interval of its volume."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from anystroke.anatomy.lesions.bank import load_bank
+from anystroke.anatomy.tissues.anatomies import load_anatomies
+from anystroke.core.volume import Volume
+from anystroke.evaluation.metrics.lesion_wise import match_lesions
+from anystroke.evaluation.metrics.overlap import dice
+from anystroke.models.checkpoints import ModelConfig
+from anystroke.models.model_space import to_model_space
+from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
+from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
+from anystroke.tasks.segmentation.mask import predict
+from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.validate import Patient, score_of, simulated_patients
+
+TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+CERTAINTIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
+_SMALLEST_PROBABILITY = 1e-7
+_NEIGHBOURS = np.ones((3, 3, 3))
+
+Array = NDArray[Any]
+
+OnPatient = Callable[[str, int, int], None]
+"""Told what was done with how many of how many patients."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen and on what grounds.
+
+    Attributes:
+        temperature: With which the log loss is least.
+        threshold: With ``certain`` that of the best score, see
+            `anystroke.tasks.segmentation.validate.score_of`.
+        certain: What a part of the mask must reach somewhere.
+        volume_errors: For intervals of the volume.
+        lesion_errors: For those of single lesions; None if too few were found.
+        log_loss: Per voxel, before and after.
+        score: Before and after.
+        mean_dice: Of patients with a lesion, before and after.
+        mean_f1: Lesion-wise, likewise.
+        false_volume: Median volume of the masks of patients without a lesion [ml], before and after.
+        patients: How many there were.
+    """
+
+    temperature: float
+    threshold: float
+    certain: float
+    volume_errors: VolumeErrors
+    lesion_errors: VolumeErrors | None
+    log_loss: tuple[float, float]
+    score: tuple[float, float]
+    mean_dice: tuple[float, float]
+    mean_f1: tuple[float, float]
+    false_volume: tuple[float, float]
+    patients: int
+
+    def applied_to(self, config: ModelConfig) -> ModelConfig:
+        """Return the configuration of a model with what was chosen."""
+        record = {
+            "patients": self.patients,
+            "log_loss": self.log_loss,
+            "score": self.score,
+            "mean_dice": self.mean_dice,
+            "mean_f1": self.mean_f1,
+            "false_volume_ml": self.false_volume,
+        }
+        return config.model_copy(
+            update={
+                "temperature": self.temperature,
+                "threshold": self.threshold,
+                "certain": self.certain,
+                "volume_errors": self.volume_errors,
+                "lesion_errors": self.lesion_errors,
+                "training": {**config.training, "calibration": record},
+            }
+        )
+
+
+def calibrate(
+    model: Model,
+    pack: Path,
+    *,
+    patients: int = 200,
+    seed: int = 2027,
+    on_patient: OnPatient = lambda what, done, total: None,
+) -> Calibration:
+    """Choose temperature, threshold and smallest certainty, and measure the errors of the volume.
+
+    A fifth of the patients has no lesion. Every fourth patient takes part in choosing the temperature. What
+    is ignored in a patient counts nowhere.
+
+    Args:
+        model: What to calibrate.
+        pack: Data folder of a training run; its training anatomies and masks are used, so that the ones held
+            out stay unseen.
+        patients: How many to simulate, 50 or more.
+        seed: Of the patients.
+        on_patient: Told of each patient.
+
+    Raises:
+        OSError: A file of the pack is missing.
+        ValueError: Too few patients.
+
+    Source:
+        Temperature: Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    if patients < 50:
+        raise ValueError(f"expected at least 50 patients to calibrate with, got {patients}")
+    healthy = patients // 5
+    everyone = []
+    for patient in simulated_patients(
+        load_anatomies(pack / "anatomies.safetensors"),
+        load_bank(pack / "lesions.safetensors"),
+        count=patients - healthy,
+        healthy=healthy,
+        seed=seed,
+        weightings=WEIGHTINGS,
+        spacing=model.config.spacing,
+    ):
+        everyone.append(patient)
+        on_patient("simulated", len(everyone), patients)
+    temperature, log_loss = _choose_temperature(model, everyone[::4], on_patient)
+    plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
+    before, after, expected, true = [], [], [], []
+    parts: list[list[tuple[float, float, float]]] = [[] for _ in THRESHOLDS]
+    for number, patient in enumerate(everyone, start=1):
+        ml = patient.scan.voxel_volume
+        probability = predict(patient.scan, model.network, plain).probability
+        own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
+        before.append(_judged(own, patient, ml))
+        after.append(_judged_masks(probability.data[0], patient, ml))
+        if patient.ignored is not None:
+            probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
+        for found, threshold in zip(parts, THRESHOLDS, strict=True):
+            mask = Volume(patient.judged(probability.data[0] >= threshold)[None], probability.affine)
+            found += volumes_of_parts(mask, probability, patient.truth)
+        expected.append(expected_volume(probability))
+        true.append(float(patient.truth.sum()) * ml)
+        on_patient("segmented", number, patients)
+    judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume)
+    ill = np.array(true) > 0
+    scores = [[_score(judged[:, i, j], ill) for j in range(len(CERTAINTIES))] for i in range(len(THRESHOLDS))]
+    i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
+    both = (np.array(before), judged[:, i, j])
+    return Calibration(
+        temperature=temperature,
+        threshold=THRESHOLDS[i],
+        certain=CERTAINTIES[j],
+        volume_errors=fit_volume_errors(expected, true),
+        lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
+        log_loss=log_loss,
+        score=_twice(both, lambda each: _score(each, ill)),
+        mean_dice=_twice(both, lambda each: float(each[ill, 0].mean())),
+        mean_f1=_twice(both, lambda each: float(each[ill, 1].mean())),
+        false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))),
+        patients=patients,
+    )
+
+
+def _score(judged: Array, ill: Array) -> float:
+    """Return the score of some masks: (patients, 3) Dice, F1 and volume, and (patients,) with a lesion."""
+    return score_of(judged[ill, 0].tolist(), judged[ill, 1].tolist(), judged[~ill, 2].tolist())
+
+
+def _twice(both: tuple[Array, Array], of: Callable[[Array], float]) -> tuple[float, float]:
+    return round(of(both[0]), 4), round(of(both[1]), 4)
+
+
+@torch.inference_mode()
+def _choose_temperature(
+    model: Model, patients: Sequence[Patient], on_patient: OnPatient
+) -> tuple[float, tuple[float, float]]:
+    """Return the temperature of the least log loss, and the loss at the model's own and at this one."""
+    config = model.config
+    tried = sorted({*TEMPERATURES, config.temperature})
+    losses = []
+    for number, patient in enumerate(patients, start=1):
+        space = to_model_space(
+            patient.scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
+        )
+        logits = model.network(space.image[None])[0]
+        row = []
+        for temperature in tried:
+            lesion = (logits / temperature).softmax(0)[config.classes.index("lesion")]
+            row.append(_log_loss(space.to_native(lesion[None]).data[0], patient))
+        losses.append(row)
+        on_patient("scored", number, len(patients))
+    mean = [statistics.fmean(column) for column in zip(*losses, strict=True)]
+    least = min(mean)
+    own = mean[tried.index(config.temperature)]
+    return tried[mean.index(least)], (round(own, 6), round(least, 6))
+
+
+def _log_loss(probability: Tensor, patient: Patient) -> float:
+    right = torch.where(patient.truth, probability, 1 - probability).clamp_min(_SMALLEST_PROBABILITY)
+    if patient.ignored is not None:
+        right = right[~patient.ignored]
+    return -float(right.log().mean(dtype=torch.float64))
+
+
+def _judged_masks(probability: Tensor, patient: Patient, ml: float) -> list[list[tuple[float, ...]]]:
+    """Judge the mask of each threshold and smallest certainty."""
+    truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
+    counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()
+    true = truth[counted]
+    lesions, voxels = len(np.unique(true[true > 0])), int((true > 0).sum())
+    result: list[list[tuple[float, ...]]] = []
+    for threshold in THRESHOLDS:
+        labels, count = ndimage.label((probability >= threshold).numpy(), structure=_NEIGHBOURS)
+        peaks = np.zeros(count + 1)
+        if count:
+            peaks[1:] = ndimage.maximum(probability.numpy(), labels, range(1, count + 1))
+        found = labels[counted]
+        sizes = np.bincount(found, minlength=count + 1)
+        shared = np.bincount(found[true > 0], minlength=count + 1)
+        meets = np.unique(np.stack([found, true])[:, (found > 0) & (true > 0)], axis=1)
+        result.append([])
+        for certain in CERTAINTIES:
+            kept = (peaks >= certain) & (peaks > 0) & (sizes > 0)
+            marked, hit = int(sizes[kept].sum()), len(np.unique(meets[1, kept[meets[0]]]))
+            if lesions:
+                false = int((kept & (shared == 0)).sum())
+                overlap = 2 * int(shared[kept].sum()) / (marked + voxels)
+                result[-1].append((overlap, 2 * hit / (lesions + hit + false), marked * ml))
+            else:
+                result[-1].append((float(marked == 0), float(marked == 0), marked * ml))
+    return result
+
+
+def _lesion_errors(parts: Sequence[tuple[float, float, float]], certain: float) -> VolumeErrors | None:
+    kept = [(volume, true) for peak, volume, true in parts if peak >= certain]
+    if len(kept) < FEWEST:
+        return None
+    return fit_volume_errors([volume for volume, _ in kept], [true for _, true in kept])
+
+
+def _judged(mask: Tensor, patient: Patient, ml: float) -> tuple[float, float, float]:
+    """Return Dice, lesion-wise F1, both 1 if there is neither lesion nor mask, and the mask's volume [ml]."""
+    mask = patient.judged(mask)
+    overlap = dice(mask, patient.truth, empty="perfect")
+    if not bool(patient.truth.any()):
+        return overlap, overlap, float(mask.sum()) * ml
+    f1 = match_lesions(mask, patient.truth, voxel_ml=ml).f1()
+    return overlap, f1, float(mask.sum()) * ml

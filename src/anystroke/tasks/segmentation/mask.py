@@ -1,0 +1,327 @@
+"""From a scan and a network to a lesion probability and a mask in the scan's own grid."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from anystroke.core.volume import Volume
+from anystroke.models.checkpoints import ModelConfig
+from anystroke.models.image_features import image_features
+from anystroke.models.model_space import ModelSpace, check_scan, head_from_zero, to_model_space
+from anystroke.models.passes import PRESETS, Processing, best_device, class_probabilities
+from anystroke.models.passes import PredictionWarning as PredictionWarning
+from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
+from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
+from anystroke.tasks.segmentation.trust import mean_certainty
+
+LESION = "lesion"
+_NEIGHBOURS = np.ones((3, 3, 3))  # 26 neighbours: voxels that share a corner are connected
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What a network says about one scan, in the scan's own grid.
+
+    Attributes:
+        probability: Lesion probability, float32.
+        mask: Where the probability reaches the threshold, less the components that are too small or in which
+            the first network is nowhere as sure as the model demands; uint8.
+        threshold: The threshold used.
+        tissues: Probabilities of the other classes that were asked for, by name.
+        seconds: Duration of each stage by name.
+        brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
+        certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
+        spread: Standard deviation of the lesion probability over the flips, if it was asked for.
+        image: What the network saw, on its grid.
+        features: Of that image; empty if it was processed in another way than the training's images.
+    """
+
+    probability: Volume
+    mask: Volume
+    threshold: float
+    tissues: dict[str, Volume] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    brain: Volume | None = None
+    certainty: float | None = None
+    spread: Volume | None = None
+    image: Volume | None = None
+    features: dict[str, float] = field(default_factory=dict)
+
+
+@torch.inference_mode()
+def predict(
+    scan: Volume,
+    network: nn.Module,
+    config: ModelConfig,
+    *,
+    threshold: float | None = None,
+    min_volume: float = 0.0,
+    flip: bool = False,
+    tissues: tuple[str, ...] = (),
+    spread: bool = False,
+    processing: Processing = PRESETS["default"],
+    refiner: Refiner | None = None,
+    device: torch.device | str | None = None,
+) -> Prediction:
+    """Find the lesion in one scan.
+
+    The whole head goes through the network at once; heads that are larger than the limit go in overlapping
+    windows.
+
+    Args:
+        scan: One channel, any orientation, spacing and contrast.
+        network: Maps (1, 1, X, Y, Z) to logits (1, classes, X, Y, Z); it is moved to ``device``.
+        config: The network's spacing, divisor, classes, thresholds and temperature.
+        threshold: Probability from which a voxel is lesion; by default the model's own.
+        min_volume: Lesions smaller than this [ml] are removed from the mask.
+        flip: Average with the prediction of the mirrored head; doubles the time.
+        tissues: Classes of the model to return beside the lesion.
+        spread: Return the spread over the flips too; the head is mirrored for it if it is not anyway.
+        processing: Spacing, windows and flips.
+        refiner: Looks again at small lesions, where the scan is finer than the first network's grid.
+        device: Where to compute; by default a GPU if there is one. The refiner runs on the CPU.
+
+    Returns:
+        Probability and mask in the scan's grid.
+
+    Raises:
+        VolumeError: The scan cannot be used (see `check_scan`).
+        ValueError: A threshold outside (0, 1), a negative volume, or a class that the model does not have.
+
+    Example:
+        >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([2.0, 2, 2, 1])))
+        >>> config = ModelConfig(
+        ...     name="x", architecture="unet", classes=("background", "lesion"), spacing=2.0, divisor=16
+        ... )
+        >>> predict(scan, nn.Conv3d(1, 2, 1), config, device="cpu").mask.shape
+        (40, 40, 40)
+    """
+    threshold = config.threshold if threshold is None else threshold
+    _check_options(config, threshold, min_volume, tissues)
+    if flip or (spread and len(processing.flips) < 2):
+        processing = processing.mirrored()
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "preprocessing"):
+        check_scan(scan)
+        space = to_model_space(
+            scan,
+            spacing=processing.spacing or config.spacing,
+            divisor=config.divisor,
+            normalise=processing.normalisation or config.normalisation,
+            crop=processing.crop,
+        )
+        features = _features(space.image[0], config, processing)
+    with _timed(seconds, "network"):
+        wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
+        values, deviation = class_probabilities(
+            space.image, network, config, wanted, processing, best_device(device)
+        )
+        brain, certainty = None, None
+        if config.brain:
+            healthy = values[1 + len(tissues) :]
+            certainty = mean_certainty(values[0], healthy)
+            inside = healthy.sum(0) >= 0.5
+            brain = Volume(inside[None].to(torch.uint8), space.affine)
+            values[0] *= within_brain(values[0] >= threshold / 2, inside)
+    with _timed(seconds, "resampling"):
+        first = lesion = space.to_native(values[:1])
+    if refiner is not None and is_fine(scan.spacing, config.spacing):
+        with _timed(seconds, "refinement"):
+            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, config.certain)
+    with _timed(seconds, "mask"):
+        others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
+        mask = mask_of(lesion, config, threshold, min_volume, peaks=first)
+        wide = space.to_native(deviation) if spread else None
+    seen = Volume(space.image, space.affine)
+    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
+
+
+def _features(image: Tensor, config: ModelConfig, processing: Processing) -> dict[str, float]:
+    """Measure the image if there is something to compare it with."""
+    as_trained = processing.normalisation in (None, config.normalisation) and processing.spacing in (
+        None,
+        config.spacing,
+    )
+    return image_features(image, spacing=config.spacing) if config.image_range and as_trained else {}
+
+
+def _refined(
+    lesion: Volume,
+    scan: Volume,
+    values: Tensor,
+    space: ModelSpace,
+    refiner: Refiner,
+    threshold: float,
+    certain: float,
+) -> Volume:
+    """Add to the lesion probability what the second network changes around small lesions."""
+    coarse = Volume(values, space.affine)
+    config = refiner.config
+    boxes = boxes_around(coarse, threshold, certain=certain, spacing=config.spacing, divisor=config.divisor)
+    if not boxes:
+        return lesion
+    head = head_from_zero(scan)
+    data = lesion.data
+    for box in boxes:
+        change = refined_difference(head, coarse, box, refiner)
+        if change is not None:
+            data = data + replace(space, affine=box.affine).to_native(change.data).data
+    return replace(lesion, data=data.clamp(0, 1))
+
+
+def mask_of(
+    probability: Volume,
+    config: ModelConfig,
+    threshold: float,
+    min_volume: float = 0.0,
+    *,
+    peaks: Volume | None = None,
+) -> Volume:
+    """Make the mask of a probability map.
+
+    Args:
+        probability: Lesion probability.
+        config: Says how certain a component must be somewhere.
+        threshold: Probability from which a voxel is lesion.
+        min_volume: Components smaller than this [ml] are removed.
+        peaks: Where a component must be that certain, if not in ``probability``.
+
+    Returns:
+        uint8 mask on the grid of ``probability``.
+    """
+    mask = probability.data >= threshold
+    if config.certain > threshold:
+        mask = keep_certain(mask, (peaks or probability).data, config.certain)
+    if min_volume > 0:
+        mask = remove_small(mask, min_volume / probability.voxel_volume)
+    return replace(probability, data=mask.to(torch.uint8))
+
+
+def tally(mask: Volume) -> tuple[float, int]:
+    """Return the volume of a mask [ml] and the number of its connected components (26 neighbours).
+
+    Example:
+        >>> tally(Volume(torch.ones(1, 10, 10, 10, dtype=torch.uint8), torch.eye(4)))
+        (1.0, 1)
+    """
+    return float(mask.data.sum()) * mask.voxel_volume, count_lesions(mask.data)
+
+
+def within_brain(lesion: Tensor, brain: Tensor) -> Tensor:
+    """Tell lesions in the brain from what only looks like one: eyes, sinuses, muscles.
+
+    A connected part of the lesion stays if at least a quarter of the voxels around it belong to the largest
+    connected part of the healthy brain.
+
+    Args:
+        lesion: Boolean (X, Y, Z).
+        brain: Boolean (X, Y, Z), healthy brain and its fluid.
+
+    Returns:
+        Boolean (X, Y, Z): False in the parts that do not stay, True elsewhere. All True if there is no brain.
+
+    Example:
+        >>> line = torch.tensor([1, 1, 0, 0, 0, 1, 0]).bool().view(7, 1, 1)
+        >>> brain = torch.tensor([0, 0, 1, 1, 0, 0, 0]).bool().view(7, 1, 1)
+        >>> within_brain(line, brain).flatten().tolist()
+        [True, True, True, True, True, False, True]
+    """
+    keep = torch.ones_like(lesion)
+    if not bool(brain.any()):
+        return keep
+    parts, count = ndimage.label(brain.numpy())
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    main = parts == sizes.argmax()
+    found, _ = ndimage.label(lesion.numpy(), structure=_NEIGHBOURS)
+    for number, box in enumerate(ndimage.find_objects(found), start=1):
+        around = tuple(
+            slice(max(side.start - 1, 0), min(side.stop + 1, n))
+            for side, n in zip(box, found.shape, strict=True)
+        )
+        inside = found[around] == number
+        shell = ndimage.binary_dilation(inside, _NEIGHBOURS) & ~inside
+        if main[around][shell].sum() < 0.25 * shell.sum():
+            keep[around][torch.from_numpy(inside)] = False
+    return keep
+
+
+def keep_certain(mask: Tensor, probability: Tensor, certain: float) -> Tensor:
+    """Keep the connected components (26 neighbours) in which some voxel is as probable as ``certain``.
+
+    Args:
+        mask: Boolean (1, X, Y, Z).
+        probability: (1, X, Y, Z).
+        certain: Probability that a component must reach somewhere.
+
+    Returns:
+        Boolean mask of the same shape.
+
+    Example:
+        >>> probability = torch.tensor([0.6, 0.0, 0.6, 0.9]).view(1, 4, 1, 1)
+        >>> keep_certain(probability >= 0.5, probability, 0.8).flatten().tolist()
+        [False, False, True, True]
+    """
+    labels, count = ndimage.label(mask[0].numpy(), structure=_NEIGHBOURS)
+    keep = np.zeros(count + 1, dtype=bool)
+    keep[labels[probability[0].numpy() >= certain]] = True
+    keep[0] = False
+    return torch.from_numpy(keep[labels])[None]
+
+
+def remove_small(mask: Tensor, minimum: float) -> Tensor:
+    """Remove connected components (26 neighbours) of fewer than ``minimum`` voxels.
+
+    Args:
+        mask: Boolean (1, X, Y, Z).
+        minimum: Voxels a component must have to stay.
+
+    Returns:
+        Boolean mask of the same shape.
+
+    Example:
+        >>> remove_small(torch.tensor([1, 0, 1, 1]).bool().view(1, 4, 1, 1), 2).flatten().tolist()
+        [False, False, True, True]
+    """
+    labels, count = ndimage.label(mask[0].numpy(), structure=_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    keep = sizes >= minimum
+    keep[0] = False
+    return torch.from_numpy(keep[labels])[None]
+
+
+def count_lesions(mask: Tensor) -> int:
+    """Count the connected components (26 neighbours) of a mask (1, X, Y, Z).
+
+    Example:
+        >>> count_lesions(torch.tensor([1, 0, 1, 1]).view(1, 4, 1, 1))
+        2
+    """
+    return int(ndimage.label(mask[0].numpy(), structure=_NEIGHBOURS)[1])
+
+
+def _check_options(
+    config: ModelConfig, threshold: float, min_volume: float, tissues: tuple[str, ...]
+) -> None:
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"the threshold is a probability above 0 and below 1, got {threshold:g}; try 0.5")
+    if not min_volume >= 0.0:
+        raise ValueError(f"the smallest lesion volume is 0 ml or more, got {min_volume:g}")
+    for name in (LESION, *tissues, *config.brain):
+        if name not in config.classes:
+            raise ValueError(
+                f"the model {config.name} has no class {name!r}; it has {', '.join(config.classes)}"
+            )
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = time.perf_counter() - start

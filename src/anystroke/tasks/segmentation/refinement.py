@@ -1,0 +1,158 @@
+"""Look again at small lesions, at a finer grid than that of the whole head.
+
+A second network sees the surroundings of each small lesion that the first one found; the log-odds of both
+are averaged, towards the border of what was looked at with less and less weight of the second.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from anystroke.core.volume import Volume
+from anystroke.models.checkpoints import ModelConfig
+from anystroke.models.model_space import normalise_intensity
+
+LARGEST_ML = 20.0
+"""Larger lesions are left as the whole head's network found them."""
+MARGIN = 16.0
+"""Of a lesion, to each side [mm]."""
+_BORDER = 8.0
+_SMALLEST_SIDE = 64
+_MOST = 8
+_SHARE = 0.5
+_SMALLEST_PROBABILITY = 1e-4
+_NEIGHBOURS = np.ones((3, 3, 3))
+
+
+@dataclass(frozen=True)
+class Refiner:
+    """The second network.
+
+    Attributes:
+        network: Maps (1, 1, X, Y, Z) to logits (1, classes, X, Y, Z).
+        config: What is needed to use it.
+    """
+
+    network: nn.Module
+    config: ModelConfig
+
+
+@dataclass(frozen=True)
+class Box:
+    """A grid along the world's axes.
+
+    Attributes:
+        affine: float64 (4, 4), voxels to RAS+ mm.
+        shape: Its voxels.
+    """
+
+    affine: Tensor
+    shape: tuple[int, int, int]
+
+
+def is_fine(spacing: Sequence[float], coarse: float) -> bool:
+    """Tell whether a scan shows more than a coarse grid does: along two of its axes at least.
+
+    Example:
+        >>> is_fine((0.9, 0.9, 5.0), 2.0), is_fine((2.0, 2.0, 2.0), 2.0)
+        (True, False)
+    """
+    return sorted(spacing)[1] <= 0.75 * coarse
+
+
+def boxes_around(
+    probability: Volume, threshold: float, *, certain: float = 0.0, spacing: float, divisor: int
+) -> list[Box]:
+    """Lay a grid around each small lesion.
+
+    Args:
+        probability: Lesion probability on a grid along the world's axes.
+        threshold: Connected voxels (26 neighbours) that reach it are one lesion.
+        certain: Lesions that reach it nowhere get no grid.
+        spacing: Voxel size of the grids [mm].
+        divisor: Their sides are multiples of it, and at least 64.
+
+    Returns:
+        At most eight, those of the most probable lesions first. A lesion that an earlier grid shows with half
+        the margin gets none of its own.
+    """
+    data = probability.data[0].numpy()
+    labels, count = ndimage.label(data >= threshold, structure=_NEIGHBOURS)
+    if not count:
+        return []
+    numbers = range(1, count + 1)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * probability.voxel_volume
+    peaks = ndimage.maximum(data, labels, numbers)
+    found = ndimage.find_objects(labels)
+    low_corner = probability.affine[:3, 3].numpy()
+    step = probability.spacing[0]
+    boxes: list[Box] = []
+    for i in sorted(range(count), key=lambda i: -peaks[i]):
+        if sizes[i] > LARGEST_ML or peaks[i] < certain or len(boxes) == _MOST:
+            continue
+        low = low_corner + step * (np.array([side.start for side in found[i]]) - 0.5)
+        high = low_corner + step * (np.array([side.stop for side in found[i]]) - 0.5)
+        if any(_shows(box, low - MARGIN / 2, high + MARGIN / 2) for box in boxes):
+            continue
+        sides = [
+            max(_SMALLEST_SIDE, divisor * math.ceil((b - a + 2 * MARGIN) / spacing / divisor))
+            for a, b in zip(low, high, strict=True)
+        ]
+        affine = torch.eye(4, dtype=torch.float64)
+        affine[:3, :3] *= spacing
+        for axis, side in enumerate(sides):
+            first = (low[axis] + high[axis]) / 2 - spacing * (side - 1) / 2
+            affine[axis, 3] = spacing * round(first / spacing)  # the same grid for the same head
+        boxes.append(Box(affine, (sides[0], sides[1], sides[2])))
+    return boxes
+
+
+def _shows(box: Box, low: "np.ndarray[tuple[int], np.dtype[np.float64]]", high: object) -> bool:
+    first = box.affine[:3, 3].numpy() - box.affine[0, 0].item() / 2
+    last = first + box.affine[0, 0].item() * np.array(box.shape)
+    return bool((first <= low).all() and (last >= np.asarray(high)).all())
+
+
+def refined_difference(head: Volume, coarse: Volume, box: Box, refiner: Refiner) -> Volume | None:
+    """Compute what the second network changes in a box.
+
+    Args:
+        head: The scan from zero, in RAS order.
+        coarse: Lesion probability of the first network.
+        box: Where to look.
+        refiner: The second network.
+
+    Returns:
+        What to add to the lesion probability, on the box's grid, zero at its border; None if the scan is
+        constant there.
+    """
+    image = head.resample_to(box.affine, box.shape, antialias=True).data
+    config = refiner.config
+    try:
+        image = normalise_intensity(image, config.normalisation)
+    except ValueError:
+        return None
+    logits = refiner.network(image[None])[0].float() / config.temperature
+    fine = logits.softmax(0)[config.classes.index("lesion")]
+    before = coarse.resample_to(box.affine, box.shape).data[0].clamp(0, 1)
+    share = _SHARE * _weights(box)
+    low, high = _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY
+    odds = (1 - share) * torch.logit(before.clamp(low, high)) + share * torch.logit(fine.clamp(low, high))
+    change = torch.sigmoid(odds) - before.clamp(low, high)
+    return Volume(change[None], box.affine)
+
+
+def _weights(box: Box) -> Tensor:
+    """Return 1 inside and a straight fall to 0 over the border (X, Y, Z)."""
+    spacing = float(box.affine[0, 0])
+    total = torch.ones(box.shape)
+    for axis, side in enumerate(box.shape):
+        place = torch.arange(side, dtype=torch.float32)
+        ramp = (torch.minimum(place, side - 1 - place) * spacing / _BORDER).clamp(max=1)
+        total *= ramp.view([-1 if i == axis else 1 for i in range(3)])
+    return total

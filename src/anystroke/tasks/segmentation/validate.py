@@ -1,0 +1,293 @@
+"""What a network is judged on while it learns: simulated patients, and apart from them real scans."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings, draw_masks
+from anystroke.anatomy.lesions.stages import Stage
+from anystroke.anatomy.tissues.anatomies import Anatomy
+from anystroke.core.files import atomic_path
+from anystroke.core.rng import integer, stream
+from anystroke.core.volume import Volume
+from anystroke.evaluation.metrics.lesion_wise import match_lesions
+from anystroke.evaluation.metrics.overlap import dice
+from anystroke.io.labelled import LabelledScan
+from anystroke.simulation.generator import CLASSES, Generator, Sample
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.predict import Model, segment
+
+STAGES: tuple[Stage, ...] = ("acute", "subacute", "chronic")
+SMALLEST_ML = 1.0
+SCORE = "score"
+"""Column of `summarise` that the best model has most of."""
+
+_FALSE_WEIGHT = 0.2
+_FALSE_HALF_ML = 1.0
+_NEIGHBOURS = np.ones((3, 3, 3))
+_LESION = CLASSES.index("lesion")
+_HEAD_MM = (192.0, 224.0, 192.0)
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One scan with its truth.
+
+    Attributes:
+        scan: The image.
+        truth: (X, Y, Z) bool, the lesion.
+        groups: What results are summed up by, such as ``weighting`` -> ``"FLAIR"``.
+        ignored: (X, Y, Z) bool, lesions that nobody could see, no part of ``truth``; None for nowhere. A
+            mask is neither right nor wrong there.
+    """
+
+    scan: Volume
+    truth: Tensor
+    groups: dict[str, str]
+    ignored: Tensor | None = None
+
+    def judged(self, mask: Tensor) -> Tensor:
+        """Return the part of a mask that is right or wrong.
+
+        That is all but what is ignored. A connected part (26 neighbours) of which at least half is ignored
+        and none is right is left out as a whole: its rim is no false lesion.
+
+        Args:
+            mask: (X, Y, Z) bool.
+        """
+        if self.ignored is None or not bool((mask & self.ignored).any()):
+            return mask
+        ignored = self.ignored.numpy()
+        labels, count = ndimage.label(mask.numpy(), structure=_NEIGHBOURS)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        unseen = np.bincount(labels[ignored], minlength=count + 1)
+        right = np.bincount(labels[self.truth.numpy()], minlength=count + 1)
+        kept = (2 * unseen < sizes) | (right > 0)
+        kept[0] = False
+        return torch.from_numpy(kept[labels] & ~ignored)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one scan was segmented.
+
+    Attributes:
+        groups: Those of the patient.
+        dice: Of the lesion; NaN without one.
+        f1: Lesion-wise F1 (26 neighbours, any overlap); NaN without a lesion.
+        volume: Of the mask [ml].
+        truth: Of the lesion [ml].
+    """
+
+    groups: dict[str, str]
+    dice: float
+    f1: float
+    volume: float
+    truth: float
+
+
+def simulated_patients(
+    anatomies: Sequence[Anatomy],
+    masks: Sequence[LesionMask],
+    *,
+    count: int,
+    healthy: int,
+    seed: int,
+    weightings: Sequence[str],
+    preset: str = "realistic",
+    priors: str = "literature",
+    spacing: float = 2.0,
+) -> Iterator[Patient]:
+    """Simulate a fixed set of patients, each with the whole head in the field of view.
+
+    One after the other takes the next contrast; all contrasts done, the next stage; all stages done, skull
+    instead of none. So does the count of patients that shows every combination once: contrasts x 3 x 2.
+
+    Args:
+        anatomies: Each patient is one of them, in turn.
+        masks: Lesion masks in MNI space.
+        count: Patients with a lesion of which 1 ml or more can be seen; what cannot is ignored.
+        healthy: Patients without.
+        seed: Decides all that is random.
+        weightings: Contrasts.
+        preset: Protocols.
+        priors: Tissue properties.
+        spacing: Voxel size in mm.
+
+    Raises:
+        ValueError: There is no anatomy, or no mask gives a lesion that large.
+    """
+    if not anatomies or (count and not masks):
+        raise ValueError(
+            f"expected anatomies and lesion masks to validate with, got {len(anatomies)} and {len(masks)}; "
+            "hold some out with data.held_out_anatomies and data.held_out_lesions"
+        )
+    x, y, z = (16 * math.ceil(side / spacing / 16) for side in _HEAD_MM)
+    plain = SynthesisSettings(
+        preset=preset,
+        priors=priors,
+        spacing=spacing,
+        shapes=((x, y, z),),
+        lesions=LesionSettings(absent=0.0),
+        cut=0.0,
+    )
+    generators = {
+        stripped: Generator(plain.model_copy(update={"skull_strip": float(stripped)}), masks)
+        for stripped in (False, True)
+    }
+    combinations = [
+        (weighting, stage, stripped)
+        for stripped in (False, True)
+        for stage in STAGES
+        for weighting in weightings
+    ]
+    for number in range(count + healthy):
+        weighting, stage, stripped = combinations[number % len(combinations)]
+        anatomy = anatomies[number % len(anatomies)]
+        generator = generators[stripped]
+        for attempt in range(_TRIES):
+            rng = stream(seed, "validation", number, attempt)
+            lesions = []
+            if number < count:
+                lesions = draw_masks(masks, plain.lesions, rng, weighting=weighting)
+            key = integer(rng, 0, 2**62)
+            sample = generator.generate(anatomy, lesions, key=key, stage=stage, weighting=weighting)
+            truth = visible_lesion(sample)
+            if number >= count or float(truth.sum()) * spacing**3 / 1000 >= SMALLEST_ML:
+                break
+        else:
+            raise ValueError(
+                f"expected masks that give {SMALLEST_ML} ml or more to be seen, but {_TRIES} draws gave none"
+            )
+        groups = {
+            "set": "simulated" if number < count else "healthy",
+            "weighting": weighting,
+            "stage": stage if number < count else "none",
+            "skull": "no" if stripped else "yes",
+        }
+        yield Patient(Volume(sample.image[None], sample.affine), truth, groups, sample.unseen)
+
+
+def visible_lesion(sample: Sample) -> Tensor:
+    """Return (X, Y, Z) bool, the lesions of a sample that anybody could see."""
+    lesion = sample.target == _LESION
+    return lesion if sample.unseen is None else lesion & ~sample.unseen
+
+
+def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:
+    """Load labelled scans, one after the other.
+
+    Raises:
+        VolumeError: A scan cannot be used.
+    """
+    for scan in scans:
+        image, mask, _ = scan.load()
+        yield Patient(image, mask.data[0] > 0, {"set": "real", "scan": scan.name})
+
+
+def judge(model: Model, patients: Sequence[Patient] | Iterator[Patient]) -> list[Score]:
+    """Segment each scan and compare.
+
+    Args:
+        model: The network with its configuration.
+        patients: Scans with their truth.
+    """
+    scores = []
+    for patient in patients:
+        mask = patient.judged(segment(patient.scan, model).mask.data[0] > 0)
+        truth = float(patient.truth.sum()) * patient.scan.voxel_volume
+        volume = float(mask.sum()) * patient.scan.voxel_volume
+        overlap = match = math.nan
+        if truth > 0:
+            overlap = dice(mask, patient.truth)
+            match = match_lesions(mask, patient.truth, voxel_ml=patient.scan.voxel_volume).f1()
+        scores.append(Score(patient.groups, overlap, match, volume, truth))
+    return scores
+
+
+def score_of(dice: Sequence[float], f1: Sequence[float], false: Sequence[float]) -> float:
+    r"""Return by which models and thresholds are chosen: lesions found, and nothing where there is none.
+
+    That is the mean of mean Dice and mean lesion-wise F1, less
+    :math:`0.2\,\mathrm{mean}(v / (v + 1\,\mathrm{ml}))`. So masks of 1 ml in all patients without a lesion
+    cost 0.1.
+
+    Args:
+        dice: Of patients with a lesion.
+        f1: Lesion-wise, of the same.
+        false: Volumes :math:`v` of the masks of patients without a lesion [ml].
+
+    Example:
+        >>> round(score_of([0.8, 0.4], [1.0, 0.0], [0.0, 1.0]), 3)
+        0.5
+    """
+    penalty = _FALSE_WEIGHT * _mean([ml / (ml + _FALSE_HALF_ML) for ml in false]) if false else 0.0
+    return (_mean(dice) + _mean(f1)) / 2 - penalty
+
+
+def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
+    """Return one row per group: its number of scans, Dice, F1, missed lesions, volume and score.
+
+    Without a lesion the volume is false positive; with one it is the difference to the truth. For the score
+    see `score_of`; false volumes of all patients of the set ``"healthy"`` count in it for simulated ones.
+    """
+    groups: dict[tuple[str, str], list[Score]] = {}
+    for score in scores:
+        of = score.groups["set"]
+        groups.setdefault((of, "all"), []).append(score)
+        for name, value in score.groups.items():
+            if name != "set":
+                groups.setdefault((of, f"{name} {value}"), []).append(score)
+    rows: list[dict[str, str | int | float]] = []
+    false = [score.volume for score in groups.get(("healthy", "all"), [])]
+    order = sorted(groups, key=lambda key: (key[0] == "healthy", key[0], key[1] != "all", key[1]))
+    for of, group in order:
+        members = groups[of, group]
+        lesions = [score for score in members if score.truth > 0]
+        difference = [abs(score.volume - score.truth) for score in members]
+        row: dict[str, str | int | float] = {"set": of, "group": group, "scans": len(members)}
+        overlap, match = [score.dice for score in lesions], [score.f1 for score in lesions]
+        row["median_dice"], row["mean_dice"], row["mean_f1"] = _middle(overlap), _mean(overlap), _mean(match)
+        row["missed"] = sum(score.dice == 0 for score in lesions)
+        row["median_volume_error_ml"] = _middle(difference)
+        row[SCORE] = score_of(overlap, match, false if of == "simulated" else [])
+        rows.append(row)
+    return rows
+
+
+def append_rows(path: Path, step: int, rows: Sequence[dict[str, str | int | float]]) -> None:
+    """Add the results of one validation to a table; those of this step or later ones are replaced.
+
+    Args:
+        path: CSV.
+        step: Of the run.
+        rows: See `summarise`.
+    """
+    kept: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    with atomic_path(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", *rows[0]])
+        writer.writeheader()
+        writer.writerows(kept)
+        for row in rows:
+            shown = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+            writer.writerow({"step": step, **shown})
+
+
+def _mean(values: Sequence[float]) -> float:
+    return statistics.fmean(values) if values else math.nan
+
+
+def _middle(values: Sequence[float]) -> float:
+    return statistics.median(values) if values else math.nan

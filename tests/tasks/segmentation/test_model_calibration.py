@@ -1,0 +1,140 @@
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anystroke.core.volume import Volume
+from anystroke.models.checkpoints import ModelConfig
+from anystroke.tasks.segmentation import calibrate as model_calibration
+from anystroke.tasks.segmentation.calibrate import calibrate
+from anystroke.tasks.segmentation.mask import keep_certain
+from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.validate import Patient
+
+SPREAD = 3.0
+OVERCONFIDENCE = 2.5
+
+
+class TooSure(nn.Module):
+    """Knows the log-odds of each voxel from its standardised intensity, and doubles them and more."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        lesion = OVERCONFIDENCE * (SPREAD * image - 4.0)
+        return torch.cat([torch.zeros_like(lesion), lesion], dim=1)
+
+
+def _model(**changes: object) -> Model:
+    config = ModelConfig(
+        name="sure", architecture="none", classes=("background", "lesion"), spacing=4.0, divisor=8
+    )
+    return Model(TooSure(), config.model_copy(update=changes), sha256="")
+
+
+def _patients(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[Patient]:
+    generator = torch.Generator().manual_seed(seed)
+    affine = torch.diag(torch.tensor([4.0, 4, 4, 1], dtype=torch.float64))
+    for number in range(count + healthy):
+        image = torch.randn(1, 32, 32, 32, generator=generator)
+        odds = SPREAD * image[0] - 4.0
+        truth = torch.rand(odds.shape, generator=generator) < torch.sigmoid(odds)
+        if number >= count:
+            image, truth = image.clamp(max=0.5), torch.zeros_like(truth)
+        yield Patient(Volume(image, affine), truth, {})
+
+
+@pytest.fixture(autouse=True)
+def _no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_calibration, "simulated_patients", _patients)
+    monkeypatch.setattr(model_calibration, "load_anatomies", lambda _: [])
+    monkeypatch.setattr(model_calibration, "load_bank", lambda _: [])
+
+
+def test_the_temperature_undoes_overconfidence(tmp_path: Path) -> None:
+    told: list[str] = []
+    found = calibrate(
+        _model(threshold=0.95), tmp_path, patients=50, on_patient=lambda what, *_: told.append(what)
+    )
+    assert found.temperature in (2.0, 2.5, 3.0)
+    assert found.log_loss[1] < 0.8 * found.log_loss[0]
+    assert found.mean_dice[1] > found.mean_dice[0]
+    assert found.threshold < 0.95
+    assert (found.patients, told.count("simulated"), told.count("segmented")) == (50, 50, 50)
+
+
+def test_what_was_chosen_goes_into_the_configuration(tmp_path: Path) -> None:
+    model = _model()
+    found = calibrate(model, tmp_path, patients=50)
+    config = found.applied_to(model.config)
+    assert (config.temperature, config.threshold) == (found.temperature, found.threshold)
+    assert config.volume_errors is not None
+    assert config.volume_errors.patients == 50
+    assert config.lesion_errors == found.lesion_errors
+    assert config.training["calibration"]["patients"] == 50
+    again = calibrate(Model(model.network, config, ""), tmp_path, patients=50)
+    assert again.log_loss[0] == again.log_loss[1] == found.log_loss[1]
+
+
+def test_what_is_ignored_counts_nowhere() -> None:
+    [patient] = _patients(count=1, healthy=0, seed=1)
+    ignored = torch.zeros_like(patient.truth)
+    ignored[16:] = True
+    seen = Patient(patient.scan, patient.truth & ~ignored, {}, ignored)
+    probability = torch.rand(ignored.shape, generator=torch.Generator().manual_seed(1))
+    half = Patient(patient.scan, patient.truth[:16], {})
+    expected = model_calibration._log_loss(probability[:16], half)
+    assert model_calibration._log_loss(probability, seen) == pytest.approx(expected)
+    apart = probability.clone()
+    apart[15] = 0
+    nothing = apart.masked_fill(ignored, 0)
+    found = model_calibration._judged_masks(apart, seen, 0.064)
+    assert found == model_calibration._judged_masks(nothing, seen, 0.064)
+    assert found != model_calibration._judged_masks(apart, patient, 0.064)
+
+
+def test_masks_of_all_thresholds_are_judged_as_a_single_one_is() -> None:
+    [ill, healthy] = _patients(count=1, healthy=1, seed=2)
+    for patient in (ill, healthy):
+        probability = torch.sigmoid(SPREAD * patient.scan.data[0] - 6.0)
+        found = model_calibration._judged_masks(probability, patient, 0.064)
+        for i, threshold in enumerate(model_calibration.THRESHOLDS):
+            for j, certain in enumerate(model_calibration.CERTAINTIES):
+                mask = keep_certain((probability >= threshold)[None], probability[None], certain)[0]
+                expected = model_calibration._judged(mask, patient, 0.064)
+                assert found[i][j] == pytest.approx(expected)
+
+
+def test_patients_with_something_ignored_calibrate_a_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half_ignored(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[Patient]:
+        for patient in _patients(count=count, healthy=healthy, seed=seed):
+            ignored = torch.zeros_like(patient.truth)
+            ignored[16:] = True
+            yield Patient(patient.scan, patient.truth & ~ignored, {}, ignored)
+
+    monkeypatch.setattr(model_calibration, "simulated_patients", half_ignored)
+    found = calibrate(_model(), tmp_path, patients=50)
+    assert found.temperature in (2.0, 2.5, 3.0)
+    assert found.log_loss[1] < found.log_loss[0]
+    assert 0 <= found.false_volume[1] < 32**3 * 0.064 / 2
+
+
+def test_few_patients_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least 50 patients to calibrate with, got 49"):
+        calibrate(_model(), tmp_path, patients=49)
+
+
+def test_errors_of_single_lesions_are_those_of_the_chosen_mask() -> None:
+    parts = [(0.9, 3.0, 3.0)] * 30 + [(0.9, 3.0, 7.0)] * 30 + [(0.2, 3.0, 0.0)] * 60
+    found = model_calibration._lesion_errors(parts, 0.6)
+    assert found is not None
+    assert found.patients == 60
+    assert min(found.low) == 0.0
+    assert max(found.high) == pytest.approx(math.log(2), abs=1e-5)
+    everything = model_calibration._lesion_errors(parts, 0.0)
+    assert everything is not None
+    assert min(everything.low) == pytest.approx(-math.log(4), abs=1e-5)
+    assert model_calibration._lesion_errors(parts[:39], 0.0) is None

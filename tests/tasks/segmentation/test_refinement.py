@@ -1,0 +1,155 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from anystroke.core.files import sha256
+from anystroke.core.volume import Volume
+from anystroke.evaluation.metrics.measure import dice
+from anystroke.models.architectures.catalogue import build_network
+from anystroke.models.checkpoints import save_model
+from anystroke.tasks.segmentation.mask import predict
+from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.refinement import (
+    LARGEST_ML,
+    Box,
+    Refiner,
+    boxes_around,
+    is_fine,
+    refined_difference,
+)
+from stand_in import CONFIG, Brightest, axial_affine, lesion_truth, phantom
+
+SHAPE = (160, 190, 160)
+FINE = CONFIG.model_copy(update={"spacing": 1.0})
+
+
+class Standardised(nn.Module):
+    """Calls lesion what is brighter than half of the brightest, whatever is in the box."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        level = (image - image.amin()) / (image.amax() - image.amin())
+        return torch.cat([torch.zeros_like(level), 8.0 * level, 60.0 * (level - 0.6)], dim=1)
+
+
+class Blind(nn.Module):
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(image), torch.zeros_like(image), -20 + 0 * image], dim=1)
+
+
+def _scan(scale: float = 0.6) -> tuple[Volume, Tensor]:
+    """A head whose lesion, smaller than the phantom's, has under 20 ml."""
+    affine = axial_affine(1.0, 1.0, 1.0, shape=SHAPE)
+    plain = phantom(affine, SHAPE)
+    truth = lesion_truth(affine, SHAPE)
+    about = torch.tensor([-25.0, 25.0, 10.0], dtype=torch.float64)
+    shrunk = affine.clone()
+    shrunk[:3, :3] /= scale
+    shrunk[:3, 3] = about + (affine[:3, 3] - about) / scale
+    small = lesion_truth(shrunk, SHAPE)
+    data = torch.where(truth, 100.0, plain.data)
+    return replace(plain, data=torch.where(small, 300.0, data)), small
+
+
+def _map(*lesions: tuple[slice, slice, slice], value: float = 0.9) -> Volume:
+    data = torch.zeros(1, 96, 96, 96)
+    for place in lesions:
+        data[0][place] = value
+    return Volume(data, axial_affine(2.0, 2.0, 2.0, shape=(96, 96, 96)))
+
+
+def test_the_refined_mask_is_nearer_to_the_truth() -> None:
+    scan, truth = _scan()
+    assert float(truth.sum()) / 1000 < LARGEST_ML
+    coarse = predict(scan, Brightest(), CONFIG, device="cpu")
+    fine = predict(scan, Brightest(), CONFIG, refiner=Refiner(Standardised(), FINE), device="cpu")
+    before = dice(coarse.mask.data > 0, truth)
+    after = dice(fine.mask.data > 0, truth)
+    assert 0.6 < before < 0.95
+    assert after > before + 0.03
+    assert "refinement" in fine.seconds
+    far = torch.ones(SHAPE, dtype=torch.bool)
+    far[10:110, 60:160, 40:140] = False
+    assert torch.equal(fine.probability.data[0][far], coarse.probability.data[0][far])
+
+
+def test_coarse_scans_and_large_lesions_are_left_as_they_are() -> None:
+    refiner = Refiner(Blind(), FINE)
+    thick = axial_affine(3.5, 3.5, 5.0, shape=(48, 56, 32))
+    scan = phantom(thick, (48, 56, 32))
+    one = predict(scan, Brightest(), CONFIG, device="cpu")
+    two = predict(scan, Brightest(), CONFIG, refiner=refiner, device="cpu")
+    assert torch.equal(one.probability.data, two.probability.data)
+    assert "refinement" not in two.seconds
+    assert boxes_around(_map((slice(20, 50),) * 3), 0.25, spacing=1.0, divisor=16) == []
+
+
+def test_a_second_network_that_sees_nothing_takes_doubtful_lesions_away() -> None:
+    scan, _ = _scan()
+    gone = predict(scan, Brightest(), CONFIG, threshold=0.6, refiner=Refiner(Blind(), FINE), device="cpu")
+    assert float(gone.mask.data.sum()) == 0
+
+
+def test_boxes_hold_the_lesion_with_its_margin() -> None:
+    volume = _map((slice(20, 24), slice(30, 33), slice(40, 60)))
+    [box] = boxes_around(volume, 0.25, spacing=1.0, divisor=16)
+    assert box.shape == (64, 64, 80)
+    low = box.affine[:3, 3]
+    high = low + torch.tensor(box.shape) - 1
+    lesion = torch.tensor([[20, 30, 40], [23, 32, 59]], dtype=torch.float64) * 2 + volume.affine[:3, 3]
+    assert bool((low <= lesion[0] - 16).all())
+    assert bool((high >= lesion[1] + 16).all())
+    assert torch.equal(low, low.round())
+
+
+def test_neighbours_share_a_box_and_the_most_probable_come_first() -> None:
+    near = _map((slice(20, 24),) * 3, (slice(26, 28),) * 3)
+    assert len(boxes_around(near, 0.25, spacing=1.0, divisor=16)) == 1
+    apart = _map((slice(10, 14),) * 3, value=0.6)
+    apart.data[0, 70:74, 70:74, 70:74] = 0.8
+    first, second = boxes_around(apart, 0.25, spacing=1.0, divisor=16)
+    assert first.affine[0, 3] > second.affine[0, 3]
+    [sure] = boxes_around(apart, 0.25, certain=0.7, spacing=1.0, divisor=16)
+    assert torch.equal(sure.affine, first.affine)
+    many = torch.zeros(1, 96, 96, 96)
+    many[:, 4::30, 4::30, 4::30] = 0.9
+    assert len(boxes_around(replace(apart, data=many), 0.25, spacing=1.0, divisor=16)) == 8
+
+
+def test_nothing_changes_at_the_border_of_a_box() -> None:
+    generator = torch.Generator().manual_seed(2)
+    affine = axial_affine(1.0, 1.0, 1.0, shape=(96, 96, 96))
+    head = Volume(torch.rand(1, 96, 96, 96, generator=generator), affine)
+    coarse = Volume(torch.full((1, 96, 96, 96), 0.5), affine)
+    grid = axial_affine(1.0, 1.0, 1.0, shape=(64, 64, 64))
+    change = refined_difference(head, coarse, Box(grid, (64, 64, 64)), Refiner(Standardised(), FINE))
+    assert change is not None
+    data = change.data[0]
+    assert float(data[32, 32, 32].abs()) > 0.01
+    for axis in range(3):
+        for end in (0, -1):
+            assert float(data.select(axis, end).abs().max()) < 1e-6
+    flat = replace(head, data=torch.zeros_like(head.data))
+    assert refined_difference(flat, coarse, Box(grid, (64, 64, 64)), Refiner(Blind(), FINE)) is None
+
+
+@pytest.mark.parametrize(
+    ("spacing", "fine"), [((1.0, 1.0, 1.0), True), ((0.5, 0.5, 6.0), True), ((1.6, 1.6, 1.0), False)]
+)
+def test_what_is_fine(spacing: tuple[float, float, float], fine: bool) -> None:
+    assert is_fine(spacing, 2.0) is fine
+
+
+def test_a_model_folder_may_hold_a_second_network(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"architecture": "tiny_unet", "volume_errors": None})
+    for folder, spacing in ((tmp_path, 2.0), (tmp_path / "refinement", 1.0)):
+        network = build_network("tiny_unet", 3, seed=int(spacing))
+        save_model(folder, network, config.model_copy(update={"spacing": spacing}))
+    model = Model.open(tmp_path)
+    assert model.refiner is not None
+    assert (model.config.spacing, model.refiner.config.spacing) == (2.0, 1.0)
+    assert model.sha256.split("+") == [
+        sha256(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "refinement")
+    ]
