@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from anystroke.learning.recipe import TrainingSettings, load_recipe
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import CaseStream
 from anystroke.learning.supply import RANGE_CASES, stream_settings
 from anystroke.models.checkpoints import load_config, save_config
 from anystroke.models.image_features import image_features, image_range
 from anystroke.models.model_space import normalise_intensity
+from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 
 
 def measure(settings: TrainingSettings, data: Path, count: int) -> Iterator[dict[str, float]]:

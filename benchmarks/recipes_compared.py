@@ -42,12 +42,12 @@ from anystroke.core.memory import keep_pages
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.io.labelled import find_labelled_scans
-from anystroke.learning.recipe import TrainingSettings, load_recipe
 from anystroke.learning.run import train
 from anystroke.learning.trainer import TrainingError, recipe_digest
 from anystroke.simulation.generator import CLASSES, Sample
 from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 from anystroke.tasks.segmentation.validate import (
     Patient,
     Score,

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from anystroke.anatomy.tissues.mni import mni_anatomy as mni_anatomy
     from anystroke.core.rng import stream as stream
     from anystroke.core.volume import Volume as Volume
-    from anystroke.learning.recipe import load_recipe as load_recipe
     from anystroke.learning.run import train as train
     from anystroke.learning.sampling import SimulatedCases as SimulatedCases
     from anystroke.qmri.tissue_priors import load_table as load_table
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from anystroke.tasks.segmentation.predict import Model as Model
     from anystroke.tasks.segmentation.predict import Segmentation as Segmentation
     from anystroke.tasks.segmentation.predict import segment as segment
+    from anystroke.tasks.segmentation.recipe import load_recipe as load_recipe
     from anystroke.tasks.segmentation.together import Together as Together
     from anystroke.tasks.segmentation.together import segment_together as segment_together
 
@@ -54,7 +54,7 @@ _HOMES = {
     "estimate_qmri": "tasks.qmri.predict",
     "load_masks": "anatomy.lesions.bank",
     "load_preset": "acquisition.protocols",
-    "load_recipe": "learning.recipe",
+    "load_recipe": "tasks.segmentation.recipe",
     "load_table": "qmri.tissue_priors",
     "mni_anatomy": "anatomy.tissues.mni",
     "Together": "tasks.segmentation.together",

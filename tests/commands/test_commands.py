@@ -12,7 +12,6 @@ from anystroke.commands.main import main
 from anystroke.core.volume import Volume
 from anystroke.io.datasets import DatasetError
 from anystroke.learning import run as training
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.run import Devices
 from anystroke.learning.trainer import TrainingError
 from anystroke.models import checkpoints
@@ -20,6 +19,7 @@ from anystroke.qmri.tissue_priors import load_table, save_table
 from anystroke.simulation import files as simulation
 from anystroke.studies import demo
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy
 from stand_in import stand_in_model
 

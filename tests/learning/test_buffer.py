@@ -7,7 +7,7 @@ from torch import Tensor
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
 from anystroke.learning.buffer import Buffer, BufferSettings, changed_grey_values
-from anystroke.learning.recipe import parse_recipe
+from anystroke.tasks.segmentation.recipe import parse_recipe
 
 CPU = torch.device("cpu")
 SHAPE = (6, 5, 4)

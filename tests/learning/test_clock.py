@@ -8,7 +8,7 @@ import pytest
 from anystroke.core.config import ConfigError
 from anystroke.learning.clock import LEAVING, Clock, rate_by_time
 from anystroke.learning.interruption import Interruption
-from anystroke.learning.recipe import parse_recipe
+from anystroke.tasks.segmentation.recipe import parse_recipe
 
 
 class Fake:

@@ -9,12 +9,12 @@ from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.core.rng import stream
 from anystroke.io.datasets import DatasetError
 from anystroke.learning.cases import HEALTHY
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.sources import patient_packs
 from anystroke.learning.sources.packing import pack, sources_of
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.patient_files import write_scans
 from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = (32, 32, 32)

@@ -7,18 +7,13 @@ import pytest
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import TAIL
-from anystroke.learning.recipe import (
-    RandomContrastPart,
-    SimulatedPart,
-    TrainingSettings,
-    load_recipe,
-    parse_recipe,
-)
+from anystroke.learning.recipe import RandomContrastPart, SimulatedPart
 from anystroke.learning.targets import SCHEMES
 from anystroke.models.architectures.catalogue import build_network
 from anystroke.simulation.healthy import NOTHING
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.qmri.recipe import load_any_recipe
+from anystroke.tasks.registry import load_any_recipe
+from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe, parse_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TOY = """

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from anystroke.learning.recipe import parse_recipe
 from anystroke.learning.run_log import Row, RunLog, read_log, write_report
+from anystroke.tasks.segmentation.recipe import parse_recipe
 
 RECIPE = 'name = "toy"\n[[sources]]\nkind = "simulated"\n'
 

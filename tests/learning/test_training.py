@@ -19,8 +19,6 @@ from torch.multiprocessing.spawn import spawn
 
 from anystroke.anatomy.lesions.bank import save_bank
 from anystroke.anatomy.tissues.anatomies import load_anatomies, save_anatomies
-from anystroke.learning import task as tasks
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.run import Devices, train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
@@ -31,7 +29,9 @@ from anystroke.models.checkpoints import load_model, read_tensors
 from anystroke.models.image_features import FEATURES
 from anystroke.models.model_space import normalise_intensity
 from anystroke.simulation.generator import regenerate
+from anystroke.tasks.segmentation import task
 from anystroke.tasks.segmentation.losses import LossSettings
+from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = (32, 32, 32)
@@ -257,7 +257,7 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
     def broken(*_: object, **__: object) -> torch.Tensor:
         return torch.tensor(float("inf"))
 
-    monkeypatch.setattr(tasks, "deep_supervision", broken)
+    monkeypatch.setattr(task, "deep_supervision", broken)
     with pytest.raises(LossError, match=r"step_000002_cases_0\.json"):
         train(_settings(steps=4), run, resume=True)
     [record] = json.loads((run / "step_000002_cases_0.json").read_text())

@@ -18,12 +18,13 @@ from anystroke.core.fields import GridShape
 from anystroke.learning import clock, loop, run_log, supply
 from anystroke.learning.cases import Case
 from anystroke.learning.interruption import Interruption
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.run import train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.supply import Supply
 from anystroke.learning.trainer import Trainer, TrainingError, make_fabric, recipe_digest
 from anystroke.models.checkpoints import load_model, read_tensors
+from anystroke.tasks.segmentation.recipe import TrainingSettings
+from anystroke.tasks.segmentation.task import Segmentation
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 BUFFER = {"reuse": 4, "cases": 20, "first": 3}
@@ -57,7 +58,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out pictures and reports, which take longer than these runs."""
-    monkeypatch.setattr(loop, "_sheet", lambda *_: Path("none"))
+    monkeypatch.setattr(Segmentation, "sheet", lambda *_: None)
     monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
     monkeypatch.setattr(run_log.RunLog, "sheet", lambda *_: None)
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from anystroke.learning.run import Devices
-    from anystroke.tasks.qmri.recipe import Recipe
+    from anystroke.tasks.registry import Recipe
 
 _Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
@@ -65,7 +65,7 @@ def train(
     check_folder(output)
     chosen = _chosen_devices(accelerator, devices, nodes)
     from anystroke.core.config import ConfigError
-    from anystroke.tasks.qmri.recipe import load_any_recipe
+    from anystroke.tasks.registry import load_any_recipe
 
     try:
         settings = load_any_recipe(recipe, _with_minutes(override, minutes))

@@ -3,7 +3,6 @@
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,20 +12,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from anystroke.core.files import atomic_path
 from anystroke.learning.clock import Clock
 from anystroke.learning.interruption import Interruption
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.run_log import RunLog, write_report
-from anystroke.learning.sheets import map_sheet, predict_lesion, sample_sheet
 from anystroke.learning.stream import Batch
 from anystroke.learning.supply import RANGE_CASES, Supply
+from anystroke.learning.task import Validate
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
 from anystroke.models.checkpoints import load_config, save_config
 from anystroke.models.image_features import image_features, image_range
-from anystroke.qmri.estimated_maps import activate
-from anystroke.tasks.qmri.recipe import EstimatorSettings
 
 log = logging.getLogger(__name__)
-Validate = Callable[[Trainer, RunLog], None]
-_SHEET_CASES = 4
 # Fewer do not tell the 0.5 and 99.5 % quantiles at all.
 _FEWEST_FOR_RANGE = 50
 
@@ -175,7 +169,9 @@ class Loop:
             return
         started = time.perf_counter()
         self._save()
-        record.sheet(self.trainer.step, _sheet(self.trainer, batch))
+        path = self.trainer.folder / "samples" / f"step_{self.trainer.step:06d}.png"
+        self.trainer.task.sheet(self.trainer, batch, path)
+        record.sheet(self.trainer.step, path)
         if self._rehearses:
             write_report(self.trainer.folder, self.trainer.settings, criterion=self.criterion)
         if self.clock is not None:
@@ -192,7 +188,7 @@ class Loop:
     def _finish(self, end: str) -> None:
         trainer, steps = self.trainer, self.trainer.step - self.first
         if self.writes and (steps or not end):
-            if isinstance(trainer.settings, TrainingSettings) and end != "signal":
+            if trainer.task.watches_images and end != "signal":
                 self._keep_image_range()
             write_report(trainer.folder, trainer.settings, criterion=self.criterion)
         if end == "signal" and not trainer.step:
@@ -248,35 +244,6 @@ def _display(active: bool) -> Progress:
 
 def _detail(trainer: Trainer, record: RunLog) -> str:
     return f"step {trainer.step}, loss {record.recent:.3f}, {record.rate:.2f} steps/s"
-
-
-def _sheet(trainer: Trainer, batch: Batch) -> Path:
-    image, target = batch.image[:_SHEET_CASES], batch.target[:_SHEET_CASES].cpu()
-    path = trainer.folder / "samples" / f"step_{trainer.step:06d}.png"
-    if isinstance(trainer.settings, EstimatorSettings):
-        _map_sheet(trainer, trainer.settings, Batch(image, target), path)
-        return path
-    probability = predict_lesion(trainer.module, image.to(trainer.fabric.device))
-    image = image.cpu()
-    last = trainer.task.outputs - 1
-    lesion = target[:, last] > 0.5 if target.is_floating_point() else target == last
-    cases = [
-        (image[k, 0], lesion[k], probability[k], f"step {trainer.step}: image, target, lesion probability")
-        for k in range(len(image))
-    ]
-    sample_sheet(cases, path)
-    return path
-
-
-def _map_sheet(trainer: Trainer, settings: EstimatorSettings, batch: Batch, path: Path) -> None:
-    image, target = batch.image[:1], batch.target[0]
-    trainer.module.eval()
-    with torch.no_grad():
-        output = trainer.module(image.to(trainer.fabric.device)).float().cpu()
-    trainer.module.train()
-    found = activate(output, settings.maps)[0]
-    image = image.cpu()
-    map_sheet(image[0, 0], target[:-1], found, settings.maps, path, title=f"step {trainer.step}: true, found")
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,42 +1,21 @@
-"""The supervised loop: cases in, a network that segments lesions or estimates maps out."""
+"""A recipe from its data to its model, whatever the task."""
 
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from anystroke.anatomy.lesions.bank import load_bank
-from anystroke.anatomy.tissues.anatomies import load_anatomies
-from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.clock import Clock
 from anystroke.learning.loop import Loop, write_json
-from anystroke.learning.recipe import SimulatedPart, TrainingSettings
-from anystroke.learning.run_log import RunLog
 from anystroke.learning.sources.packing import pack_showing_progress
-from anystroke.learning.sources.simulated import Pack
 from anystroke.learning.supply import Supply
+from anystroke.learning.task import Recipe
 from anystroke.learning.trainer import Trainer, TrainingError, make_fabric
-from anystroke.models.checkpoints import EstimatorConfig, ModelConfig
-from anystroke.tasks.qmri.recipe import EstimatorSettings, Recipe
-from anystroke.tasks.qmri.validate import CRITERION, Head, judge_estimator, simulated_heads
-from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import (
-    SCORE,
-    Patient,
-    append_rows,
-    judge,
-    real_patients,
-    simulated_patients,
-    summarise,
-)
 
 log = logging.getLogger(__name__)
-VALIDATION_SEED = 786
 # Slurm jobs in which a person types: one process, whatever the allocation.
 _BY_HAND = ("bash", "interactive")
 
@@ -142,75 +121,5 @@ def _loop(trainer: Trainer, clock: Clock | None) -> None:
     settings, fabric = trainer.settings, trainer.fabric
     data = trainer.folder / "data"
     supply = Supply(settings, data, fabric, step=trainer.step, made=trainer.made, clock=clock)
-    validate = _validation(trainer) if fabric.is_global_zero else None
-    criterion = CRITERION if isinstance(settings, EstimatorSettings) else SCORE
-    Loop(trainer, supply, validate=validate, criterion=criterion, clock=clock).run()
-
-
-def _validation(trainer: Trainer) -> Callable[[Trainer, RunLog], None] | None:
-    """Make the patients that a run is judged on, and return what judges; None if the recipe wants none."""
-    settings, folder = trainer.settings, trainer.folder / "data"
-    wanted = settings.validation
-    if not wanted.patients + getattr(wanted, "healthy", 0):
-        return None
-    held_out = Pack(
-        load_anatomies(folder / "held_out_anatomies.safetensors"),
-        load_bank(folder / "held_out_lesions.safetensors"),
-    )
-    if isinstance(settings, EstimatorSettings):
-        heads = list(_validation_heads(settings, held_out, trainer.module.divisor))
-        return partial(_validate_estimator, heads)
-    return partial(_validate, _validation_patients(settings, held_out))
-
-
-def _validation_heads(settings: EstimatorSettings, held_out: Pack, divisor: int) -> Iterator[Head]:
-    looks = next(part.synthesis for part in settings.sources if isinstance(part, SimulatedPart))
-    return simulated_heads(
-        held_out,
-        looks.model_copy(update={"spacing": settings.grid.spacing}),
-        names=settings.maps,
-        target=settings.target,
-        count=settings.validation.patients,
-        seed=VALIDATION_SEED,
-        divisor=divisor,
-    )
-
-
-def _validate_estimator(heads: Sequence[Head], trainer: Trainer, record: RunLog) -> None:
-    config = trainer.model_config()
-    assert isinstance(config, EstimatorConfig)
-    rows = judge_estimator(trainer.averaged(), config, heads)
-    append_rows(trainer.folder / "validation.csv", trainer.step, rows)
-    if record.validated(trainer.step, rows):
-        trainer.export(trainer.folder / "best", validation=rows[0])
-
-
-def _validation_patients(settings: TrainingSettings, held_out: Pack) -> list[Patient]:
-    wanted = settings.validation
-    return list(
-        simulated_patients(
-            held_out.anatomies,
-            held_out.masks,
-            count=wanted.patients,
-            healthy=wanted.healthy,
-            seed=VALIDATION_SEED,
-            weightings=wanted.weightings,
-            preset=wanted.preset,
-            spacing=settings.grid.spacing,
-        )
-    )
-
-
-def _validate(patients: list[Patient], trainer: Trainer, record: RunLog) -> None:
-    """Judge the averaged network; keep it apart if none before it was as good on the simulated patients."""
-    config = trainer.model_config()
-    assert isinstance(config, ModelConfig)
-    assert isinstance(trainer.settings, TrainingSettings)
-    model = Model(trainer.averaged(), config, sha256="")
-    rows = summarise(judge(model, patients))
-    if sources := trainer.settings.validation.scans:
-        scans = [scan for source in sources for scan in find_labelled_scans(source)]
-        rows += summarise(judge(model, real_patients(scans)))
-    append_rows(trainer.folder / "validation.csv", trainer.step, rows)
-    if record.validated(trainer.step, rows):
-        trainer.export(trainer.folder / "best", validation=rows[0])
+    validate = trainer.task.validation(data, trainer.module.divisor) if fabric.is_global_zero else None
+    Loop(trainer, supply, validate=validate, criterion=trainer.task.criterion, clock=clock).run()

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anystroke.core.files import atomic_path
-from anystroke.tasks.qmri.recipe import Recipe
+from anystroke.learning.task import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +156,27 @@ def _read(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def append_rows(path: Path, step: int, rows: Sequence[dict[str, str | int | float]]) -> None:
+    """Add the results of one validation to a table; those of this step or later ones are replaced.
+
+    Args:
+        path: CSV.
+        step: Of the run.
+        rows: One for each set of patients.
+    """
+    kept: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            kept = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    with atomic_path(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["step", *rows[0]])
+        writer.writeheader()
+        writer.writerows(kept)
+        for row in rows:
+            shown = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
+            writer.writerow({"step": step, **shown})
 
 
 def write_report(folder: Path, settings: Recipe, *, criterion: str = "score") -> Path:

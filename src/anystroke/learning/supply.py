@@ -12,12 +12,10 @@ from torch import Tensor
 
 from anystroke.learning.buffer import Buffer
 from anystroke.learning.clock import Clock
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import Batch, CaseStream, StreamSettings, stream_loader
-from anystroke.learning.task import Segmentation
+from anystroke.learning.task import Recipe
 from anystroke.models.image_features import image_features
-from anystroke.tasks.qmri.recipe import Recipe
 
 RANGE_CASES = 200
 """Cases whose images tell what those of a training are like."""
@@ -27,7 +25,7 @@ _FEATURES_SHARE = 0.02
 
 def stream_settings(settings: Recipe) -> StreamSettings:
     """Return what decides the cases of a recipe."""
-    cells = Segmentation(settings).cells() if isinstance(settings, TrainingSettings) else None
+    task = settings.open_task()
     return StreamSettings(
         shares=tuple(part.share for part in settings.sources),
         shapes=settings.grid.shapes,
@@ -35,8 +33,8 @@ def stream_settings(settings: Recipe) -> StreamSettings:
         seed=settings.seed,
         batch=1 if settings.buffer else settings.optimiser.batch,
         normalisation=settings.grid.normalisation,
-        cells=cells,
-        contrasts=settings.contrasts if isinstance(settings, TrainingSettings) else 1,
+        cells=task.cells(),
+        contrasts=task.contrasts,
     )
 
 
@@ -82,6 +80,7 @@ class Supply:
         self.batches: Iterator[Batch] = iter(loader)
         self.features: list[dict[str, float]] = []
         self._measuring = 0.0
+        self._watches = settings.open_task().watches_images
         self._numbers: list[int] = []
 
     @property
@@ -146,7 +145,7 @@ class Supply:
     def _measure(self, image: Tensor) -> None:
         """Keep the features of an image, of the first few and for a small share of the time."""
         allowed = _FEATURES_SHARE * self.clock.elapsed if self.clock else float("inf")
-        active = self.fabric.is_global_zero and isinstance(self.settings, TrainingSettings)
+        active = self.fabric.is_global_zero and self._watches
         if not active or len(self.features) == RANGE_CASES or self._measuring > allowed:
             return
         started = time.perf_counter()

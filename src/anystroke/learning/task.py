@@ -1,23 +1,26 @@
-"""What differs between trainings: the network's outputs, the loss, the model that comes out."""
+"""What the engine asks of a recipe and of its task; it knows no task by name."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from anystroke.learning.buffer import BufferSettings
+from anystroke.learning.cases import CaseSource
 from anystroke.learning.cells import CellSettings
-from anystroke.learning.recipe import TrainingSettings
-from anystroke.learning.targets import SCHEMES
-from anystroke.models.checkpoints import EstimatorConfig, ModelConfig, load_config
-from anystroke.models.perceptual import PerceptualDistance, open_perceptual
-from anystroke.qmri.estimated_maps import describe_outputs, start_at_typical
-from anystroke.tasks.qmri.losses import estimation_loss
-from anystroke.tasks.qmri.recipe import EstimatorSettings, Recipe
-from anystroke.tasks.segmentation.lesion_loss import parts_loss
-from anystroke.tasks.segmentation.losses import deep_supervision, dice_cross_entropy, logit_regression
+from anystroke.learning.recipe import DataSettings, GridSettings, OptimiserSettings, Part
+from anystroke.models.checkpoints import EstimatorConfig, ModelConfig
 
+if TYPE_CHECKING:
+    from anystroke.learning.run_log import RunLog
+    from anystroke.learning.stream import Batch
+    from anystroke.learning.trainer import Trainer
+
+VALIDATION_SEED = 786
+"""Of the patients that runs are judged on."""
 Reduce = Callable[[Tensor], Tensor]
+Validate = Callable[["Trainer", "RunLog"], None]
 
 
 class Task(Protocol):
@@ -49,146 +52,113 @@ class Task(Protocol):
             reduce: Sums over the processes of a distributed run.
         """
 
+    @property
+    def criterion(self) -> str:
+        """Column of validations that the best model has most of."""
+
+    @property
+    def contrasts(self) -> int:
+        """Scans of each simulated patient."""
+
+    @property
+    def watches_images(self) -> bool:
+        """Whether its models know what images of the training were like."""
+
+    def cells(self) -> CellSettings | None:
+        """Return how lesions get the cells that the loss needs; None if it needs none."""
+
+    def open_sources(self, folder: Path) -> Sequence[CaseSource]:
+        """Open the sources of the recipe.
+
+        Args:
+            folder: Of packed data.
+        """
+
+    def validation(self, folder: Path, divisor: int) -> Validate | None:
+        """Make what a run is judged on, and return what judges; None if the recipe wants none.
+
+        Args:
+            folder: Of packed data.
+            divisor: What the sides of a grid must be multiples of.
+        """
+
+    def sheet(self, trainer: "Trainer", batch: "Batch", path: Path) -> None:
+        """Draw what the network makes of a few cases.
+
+        Args:
+            trainer: With the network.
+            batch: The last one.
+            path: PNG.
+        """
+
     def config(self, common: Mapping[str, Any]) -> ModelConfig | EstimatorConfig:
         """Return the configuration of the model, with what all models have in common."""
 
 
-class Segmentation:
-    """Tell classes apart, the lesion among them.
-
-    Args:
-        settings: The recipe.
-    """
-
-    def __init__(self, settings: TrainingSettings) -> None:
-        self.settings = settings
-        self.classes = SCHEMES[settings.classes]
+class Validated(Protocol):
+    """When a run is judged, and on how many patients."""
 
     @property
-    def outputs(self) -> int:
-        """Channels of the network's output."""
-        return len(self.classes)
-
-    def prepare(self, network: nn.Module) -> None:
-        """Leave a new network as it is."""
-
-    def loss(
-        self,
-        heads: Sequence[Tensor],
-        target: Tensor,
-        *,
-        cells: Tensor | None = None,
-        step: int,
-        reduce: Reduce,
-    ) -> Tensor:
-        """Return the loss of one batch, see `Task`."""
-        settings = self.settings.loss
-        if not target.is_floating_point():
-            target = target.long()
-        if step < settings.l2_steps:
-            return deep_supervision(heads, target, partial(logit_regression, reduce=reduce))
-        one = partial(
-            dice_cross_entropy,
-            dice_weights=settings.weights(len(self.classes)),
-            cross_entropy_weights=settings.cross_entropy_weights,
-            absent_classes=settings.absent_classes,
-            partial_labels=settings.partial_labels,
-            reduce=reduce,
-        )
-        total = deep_supervision(heads, target, one)
-        if not settings.counts_parts:
-            return total
-        if cells is None:
-            raise ValueError("loss.lesion_wise and loss.false_parts need batches with cells, got one without")
-        spacing = self.settings.grid.spacing
-        return total + parts_loss(heads[0], target, cells, settings=settings, spacing=spacing, reduce=reduce)
-
-    def cells(self) -> CellSettings | None:
-        """Return how lesions get the cells that the loss needs; None if it needs none."""
-        settings = self.settings.loss
-        if not settings.counts_parts:
-            return None
-        return CellSettings(
-            lesion=len(self.classes) - 1,
-            spacing=self.settings.grid.spacing,
-            smallest=settings.smallest_lesion_ml,
-            reach=settings.reach_mm,
-        )
-
-    def config(self, common: Mapping[str, Any]) -> ModelConfig:
-        """Return the configuration of the model, calibrated as the one that training started from."""
-        config = ModelConfig(classes=self.classes, brain=self.classes[1:-1], **common)
-        if self.settings.start_from is None:
-            return config
-        start = load_config(self.settings.start_from)
-        if start.classes != self.classes:
-            return config
-        kept = {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
-        return config.model_copy(update=kept)
-
-
-class Estimation:
-    """Make quantitative maps of a T1w scan.
-
-    Args:
-        settings: The recipe.
-
-    Raises:
-        CheckpointError: The perceptual network is missing or of another kind.
-    """
-
-    def __init__(self, settings: EstimatorSettings) -> None:
-        self.settings = settings
-        self.perceptual: PerceptualDistance | None = None
-        options = settings.optimiser
-        past_l2 = options.minutes > 0 or options.steps > settings.loss.l2_steps
-        if settings.loss.perceptual and past_l2:
-            self.perceptual = open_perceptual(settings.loss.features)
+    def every(self) -> int:
+        """Steps between validations."""
 
     @property
-    def outputs(self) -> int:
-        """Channels of the network's output."""
-        return len(self.settings.maps)
-
-    def prepare(self, network: nn.Module) -> None:
-        """Let a new network begin near the typical values of the maps."""
-        start_at_typical(network, self.settings.maps)
-
-    def loss(
-        self,
-        heads: Sequence[Tensor],
-        target: Tensor,
-        *,
-        cells: Tensor | None = None,
-        step: int,
-        reduce: Reduce,
-    ) -> Tensor:
-        """Return the loss of one batch, see `Task`; deeper heads do not count."""
-        if self.perceptual is not None:
-            self.perceptual.to(target.device)
-        return estimation_loss(
-            heads[0],
-            target,
-            names=self.settings.maps,
-            settings=self.settings.loss,
-            step=step,
-            perceptual=self.perceptual,
-            reduce=reduce,
-        )
-
-    def config(self, common: Mapping[str, Any]) -> EstimatorConfig:
-        """Return the configuration of the model."""
-        settings = self.settings
-        return EstimatorConfig(
-            maps=settings.maps,
-            outputs=describe_outputs(settings.maps),
-            field_strength=settings.target.field_strength,
-            brain_only=settings.target.outside == 0,
-            perceptual={} if self.perceptual is None else self.perceptual.facts,
-            **common,
-        )
+    def patients(self) -> int:
+        """Simulated patients that are held out."""
 
 
-def task_of(settings: Recipe) -> Task:
-    """Return the task of a recipe."""
-    return Estimation(settings) if isinstance(settings, EstimatorSettings) else Segmentation(settings)
+class Recipe(Protocol):
+    """What recipes of all tasks say."""
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+
+    @property
+    def seed(self) -> int:
+        """Of weights and cases."""
+
+    @property
+    def start_from(self) -> str | None:
+        """Model that training starts from."""
+
+    @property
+    def start_from_wider(self) -> bool:
+        """Whether that model may have more channels."""
+
+    @property
+    def architecture(self) -> str:
+        """Name of the network."""
+
+    @property
+    def grid(self) -> GridSettings:
+        """The voxels that the network sees."""
+
+    @property
+    def data(self) -> DataSettings:
+        """Label maps and lesion masks."""
+
+    @property
+    def sources(self) -> Sequence[Part]:
+        """What it is trained on."""
+
+    @property
+    def optimiser(self) -> OptimiserSettings:
+        """How."""
+
+    @property
+    def buffer(self) -> BufferSettings | None:
+        """Cases that are seen several times."""
+
+    @property
+    def validation(self) -> Validated:
+        """What the run is judged on."""
+
+    def open_task(self) -> Task:
+        """Return what a network is trained to do."""
+
+    def model_dump(self, *, mode: str = ..., exclude: Any = ...) -> dict[str, Any]:
+        """Return all values as plain ones."""
+
+    def model_dump_json(self, *, indent: int | None = ...) -> str:
+        """Return all values as JSON."""

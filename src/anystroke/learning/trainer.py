@@ -16,8 +16,9 @@ from anystroke.core.files import sha256
 from anystroke.core.rng import stream
 from anystroke.learning.clock import rate_by_time
 from anystroke.learning.recipe import OptimiserSettings, Precision
+from anystroke.learning.run_log import RunLog, append_rows
 from anystroke.learning.stream import Batch
-from anystroke.learning.task import task_of
+from anystroke.learning.task import Recipe
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.architectures.interpolating_unet import DetailedUNet, InterpolatingUNet
 from anystroke.models.checkpoints import (
@@ -33,8 +34,7 @@ from anystroke.models.checkpoints import (
     task_of_model,
     write_atomically,
 )
-from anystroke.tasks.qmri.recipe import Recipe
-from anystroke.tasks.segmentation.mask import fast_bfloat16
+from anystroke.models.passes import fast_bfloat16
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class Trainer:
         self.settings = settings
         self.folder = folder
         self.fabric = fabric or make_fabric(settings.optimiser.precision)
-        self.task = task_of(settings)
+        self.task = settings.open_task()
         self.module = build_network(settings.architecture, self.task.outputs, seed=settings.seed)
         _check_shapes(settings, self.module.divisor)
         self.task.prepare(self.module)
@@ -308,6 +308,17 @@ class Trainer:
             facts: More to say about the training.
         """
         save_model(folder, self.averaged(), self.model_config(**facts))
+
+    def judged(self, rows: Sequence[dict[str, str | int | float]], record: RunLog) -> None:
+        """Keep a validation, and the model if none before it was as good.
+
+        Args:
+            rows: One for each set of patients; the first decides.
+            record: Log of the run.
+        """
+        append_rows(self.folder / "validation.csv", self.step, rows)
+        if record.validated(self.step, rows):
+            self.export(self.folder / "best", validation=rows[0])
 
     def resume(self) -> None:
         """Go on from the last checkpoint of the run folder.

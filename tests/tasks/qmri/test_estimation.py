@@ -15,7 +15,6 @@ from anystroke.commands.main import main
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.inputs import ScanSource
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.run import train
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.models.checkpoints import CheckpointError, EstimatorConfig, ModelConfig
@@ -43,6 +42,7 @@ from anystroke.tasks.qmri.predict import (
     refine_maps,
 )
 from anystroke.tasks.segmentation.predict import Model, Segmentation
+from anystroke.tasks.segmentation.recipe import TrainingSettings
 from stand_in import axial_affine, rotation
 
 CONFIG = EstimatorConfig(

@@ -14,7 +14,7 @@ from anystroke.anatomy.lesions.bank import save_bank
 from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
-from anystroke.learning.recipe import SimulatedPart, TrainingSettings
+from anystroke.learning.recipe import SimulatedPart
 from anystroke.learning.run import train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
@@ -32,8 +32,10 @@ from anystroke.models.checkpoints import (
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.qmri.map_files import MapDataError
 from anystroke.tasks.qmri.losses import estimation_loss
-from anystroke.tasks.qmri.recipe import EstimatorSettings, load_any_recipe
+from anystroke.tasks.qmri.recipe import EstimatorSettings
 from anystroke.tasks.qmri.validate import MapErrors
+from anystroke.tasks.registry import load_any_recipe
+from anystroke.tasks.segmentation.recipe import TrainingSettings
 from map_phantoms import write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -4,15 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.models.passes import Processing
-from anystroke.tasks.segmentation.mask import (
-    count_lesions,
-    fast_bfloat16,
-    keep_certain,
-    predict,
-    remove_small,
-    within_brain,
-)
+from anystroke.models.passes import Processing, fast_bfloat16
+from anystroke.tasks.segmentation.mask import count_lesions, keep_certain, predict, remove_small, within_brain
 from anystroke.tasks.segmentation.predict import segment
 from stand_in import CONFIG, Brightest, axial_affine, dice, lesion_truth, phantom, stand_in_model
 

@@ -6,15 +6,9 @@ import pytest
 import torch
 
 from anystroke.core.volume import Volume
+from anystroke.learning.run_log import append_rows
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import (
-    Patient,
-    Score,
-    append_rows,
-    judge,
-    simulated_patients,
-    summarise,
-)
+from anystroke.tasks.segmentation.validate import Patient, Score, judge, simulated_patients, summarise
 from phantoms import ellipsoid_anatomy, sphere_lesion
 from stand_in import stand_in_model
 

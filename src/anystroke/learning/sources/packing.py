@@ -2,28 +2,21 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
-from anystroke.core.fields import GridShape
-from anystroke.core.rng import stream
 from anystroke.io.labelled import find_labelled_scans
-from anystroke.learning.augmentation.apply import AugmentationSettings, augment
-from anystroke.learning.cases import Case, CaseSource, scan_of
-from anystroke.learning.recipe import MapsPart, Part, ScansPart, SimulatedPart, TrainingSettings
-from anystroke.learning.sources.maps import MapCases, MapSettings
+from anystroke.learning.cases import CaseSource
+from anystroke.learning.recipe import MapsPart, Part, ScansPart, SimulatedPart
+from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.maps import pack_data as pack_map_data
 from anystroke.learning.sources.patient_packs import OnPatient, pack_patients
-from anystroke.learning.sources.scans import PackedScans, ScanCases, pack_scans
-from anystroke.learning.sources.simulated import SimulatedSource, read_ahead
-from anystroke.learning.targets import SCHEMES
-from anystroke.tasks.qmri.cases import MeasuredMapSource, SimulatedMapSource
-from anystroke.tasks.qmri.recipe import EstimatorPart, EstimatorSettings, Recipe
+from anystroke.learning.sources.scans import pack_scans
+from anystroke.learning.sources.simulated import read_ahead
+from anystroke.learning.task import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -60,24 +53,26 @@ def pack(
         names |= pack_patients(settings.data, folder, on_patient)
         on_item("label maps and lesion masks")
     for number, part in enumerate(settings.sources):
-        place = folder / _folder(number, part)
+        place = folder / folder_of(number, part)
         if isinstance(part, ScansPart):
             scans = [scan for source in part.scans.data for scan in find_labelled_scans(source)]
             pack_scans(scans, place, spacing=settings.grid.spacing, on_scan=on_item)
             names[place.name] = [scan.name for scan in scans]
         elif isinstance(part, MapsPart):
-            report = pack_map_data(_on_grid(part.maps, settings), place, on_subject=on_item)
+            report = pack_map_data(on_grid(part.maps, settings), place, on_subject=on_item)
             for name, reason in report.skipped.items():
                 log.warning("%s is left out: %s", name, reason)
             names[place.name] = list(report.names)
     return names
 
 
-def _on_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
+def on_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
+    """Return the settings of a source of maps with the voxel size of its recipe."""
     return maps.model_copy(update={"spacing": settings.grid.spacing})
 
 
-def _folder(number: int, part: Part | EstimatorPart) -> str:
+def folder_of(number: int, part: Part) -> str:
+    """Return the name of the folder in which a source's data are packed."""
     return f"source_{number}_{part.kind}"
 
 
@@ -104,28 +99,6 @@ def pack_showing_progress(settings: Recipe, folder: Path) -> dict[str, list[str]
         return pack(settings, folder, lambda name: log.info("packed %s", name), show)
 
 
-@dataclass(frozen=True)
-class _Augmented:
-    """A source whose cases are changed."""
-
-    source: CaseSource
-    settings: AugmentationSettings
-    spacing: float
-
-    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        seed = rng.initial_seed()
-        return self._changed(self.source.case(shape, rng=rng), stream(seed, "augmentation"))
-
-    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
-        seed = rng.initial_seed()
-        made = scan_of(self.source, shape, number, rng=rng)
-        return self._changed(made, stream(seed, "augmentation", *([number] if number else [])))
-
-    def _changed(self, made: Case, rng: torch.Generator) -> Case:
-        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=rng)
-        return Case(image, target, made.record)
-
-
 def sources_of(settings: Recipe, folder: Path) -> Callable[[], Sequence[CaseSource]]:
     """Return what opens the sources of a recipe, in whatever process.
 
@@ -140,36 +113,5 @@ def sources_of(settings: Recipe, folder: Path) -> Callable[[], Sequence[CaseSour
     return partial(_open_sources, settings, folder)
 
 
-def _open_sources(settings: Recipe, folder: Path) -> list[CaseSource]:
-    if isinstance(settings, EstimatorSettings):
-        return [_open_estimation(settings, number, folder) for number in range(len(settings.sources))]
-    opened = []
-    for number, part in enumerate(settings.sources):
-        source = _open(part, settings, folder, folder / _folder(number, part))
-        if not isinstance(part, ScansPart) and part.augmentation is not None:
-            source = _Augmented(source, part.augmentation, settings.grid.spacing)
-        opened.append(source)
-    return opened
-
-
-def _open(part: Part, settings: TrainingSettings, folder: Path, place: Path) -> CaseSource:
-    spacing, classes = settings.grid.spacing, SCHEMES[settings.classes]
-    lesion = len(classes) - 1
-    if isinstance(part, ScansPart):
-        return ScanCases(PackedScans(place), part.scans, lesion=lesion)
-    if isinstance(part, MapsPart):
-        return MapCases(place, _on_grid(part.maps, settings), lesion=lesion)
-    looks = part.synthesis if isinstance(part, SimulatedPart) else part.contrasts
-    return SimulatedSource(
-        folder, looks.model_copy(update={"spacing": spacing}), scheme=settings.classes, target=part.target
-    )
-
-
-def _open_estimation(settings: EstimatorSettings, number: int, folder: Path) -> CaseSource:
-    part = settings.sources[number]
-    if isinstance(part, MapsPart):
-        place = folder / _folder(number, part)
-        maps = _on_grid(part.maps, settings)
-        return MeasuredMapSource(place, maps, names=settings.maps, target=settings.target)
-    looks = part.synthesis.model_copy(update={"spacing": settings.grid.spacing})
-    return SimulatedMapSource(folder, looks, names=settings.maps, target=settings.target)
+def _open_sources(settings: Recipe, folder: Path) -> Sequence[CaseSource]:
+    return settings.open_task().open_sources(folder)

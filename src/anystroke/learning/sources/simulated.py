@@ -53,6 +53,18 @@ def _load_pack(folder: Path) -> Pack:
     return Pack(load_anatomies(folder / "anatomies.safetensors"), load_bank(folder / "lesions.safetensors"))
 
 
+def held_out_pack(folder: Path) -> Pack:
+    """Read the anatomies and masks that training never sees.
+
+    Args:
+        folder: Of packed data.
+    """
+    return Pack(
+        load_anatomies(folder / "held_out_anatomies.safetensors"),
+        load_bank(folder / "held_out_lesions.safetensors"),
+    )
+
+
 def read_ahead(folder: Path) -> None:
     """Read the packed anatomies of a folder, if it has them, before other processes are forked from this one.
 

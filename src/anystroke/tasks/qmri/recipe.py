@@ -1,12 +1,11 @@
 """Recipes of estimators of maps: everything that decides such a training run, read from TOML."""
 
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from anystroke.acquisition.protocols import load_preset
-from anystroke.core.config import StrictModel, apply_overrides, validate
+from anystroke.core.config import StrictModel
 from anystroke.core.rng import stream
 from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.recipe import (
@@ -16,14 +15,13 @@ from anystroke.learning.recipe import (
     MapsPart,
     OptimiserSettings,
     SimulatedPart,
-    TrainingSettings,
-    load_recipe,
-    read_recipe,
-    spread_synthesis,
 )
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS, check_maps
 from anystroke.tasks.qmri.cases import MapTargetSettings
 from anystroke.tasks.qmri.losses import EstimationLossSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.qmri.task import Estimation
 
 EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
@@ -79,6 +77,12 @@ class EstimatorSettings(StrictModel):
     buffer: BufferSettings | None = None
     validation: EstimatorValidationSettings = EstimatorValidationSettings()
 
+    def open_task(self) -> "Estimation":
+        """Return what the recipe trains a network to do."""
+        from anystroke.tasks.qmri.task import Estimation
+
+        return Estimation(self)
+
     @field_validator("maps")
     @classmethod
     def _known_maps(cls, maps: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,24 +113,3 @@ class EstimatorSettings(StrictModel):
         if self.validation.patients and not any(isinstance(part, SimulatedPart) for part in self.sources):
             raise ValueError("validation.patients are simulated, but no source is of the kind 'simulated'")
         return self
-
-
-Recipe = TrainingSettings | EstimatorSettings
-"""A recipe of any task."""
-
-
-def load_any_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe of any task; ``task = "qmri"`` makes it that of an estimator.
-
-    Args:
-        path: The file.
-        overrides: As in `load_recipe`.
-
-    Raises:
-        ConfigError: As `load_recipe`.
-    """
-    data = read_recipe(path)
-    if "task" not in data:
-        return load_recipe(path, overrides)
-    apply_overrides(data, overrides or [])
-    return validate(spread_synthesis(data, source=str(path)), EstimatorSettings, source=str(path))

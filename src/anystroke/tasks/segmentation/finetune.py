@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from anystroke.core.config import ConfigError, apply_overrides, validate
-from anystroke.learning.recipe import TrainingSettings
 from anystroke.learning.targets import SCHEMES
 from anystroke.models.checkpoints import load_config
+from anystroke.tasks.segmentation.recipe import TrainingSettings
 
 
 def finetuning_recipe(

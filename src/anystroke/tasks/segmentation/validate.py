@@ -1,11 +1,9 @@
 """What a network is judged on while it learns: simulated patients, and apart from them real scans."""
 
-import csv
 import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings, draw_masks
 from anystroke.anatomy.lesions.stages import Stage
 from anystroke.anatomy.tissues.anatomies import Anatomy
-from anystroke.core.files import atomic_path
 from anystroke.core.rng import integer, stream
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
@@ -262,27 +259,6 @@ def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
         row[SCORE] = score_of(overlap, match, false if of == "simulated" else [])
         rows.append(row)
     return rows
-
-
-def append_rows(path: Path, step: int, rows: Sequence[dict[str, str | int | float]]) -> None:
-    """Add the results of one validation to a table; those of this step or later ones are replaced.
-
-    Args:
-        path: CSV.
-        step: Of the run.
-        rows: See `summarise`.
-    """
-    kept: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            kept = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-    with atomic_path(path, overwrite=True) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["step", *rows[0]])
-        writer.writeheader()
-        writer.writerows(kept)
-        for row in rows:
-            shown = {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in row.items()}
-            writer.writerow({"step": step, **shown})
 
 
 def _mean(values: Sequence[float]) -> float:

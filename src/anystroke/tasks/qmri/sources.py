@@ -1,0 +1,29 @@
+"""Sources of the cases that an estimator learns from."""
+
+from pathlib import Path
+
+from anystroke.learning.cases import CaseSource
+from anystroke.learning.recipe import MapsPart
+from anystroke.learning.sources.packing import folder_of, on_grid
+from anystroke.tasks.qmri.cases import MeasuredMapSource, SimulatedMapSource
+from anystroke.tasks.qmri.recipe import EstimatorSettings
+
+
+def open_sources(settings: EstimatorSettings, folder: Path) -> list[CaseSource]:
+    """Open the sources of a recipe.
+
+    Args:
+        settings: The recipe.
+        folder: Of packed data.
+    """
+    return [_open(settings, number, folder) for number in range(len(settings.sources))]
+
+
+def _open(settings: EstimatorSettings, number: int, folder: Path) -> CaseSource:
+    part = settings.sources[number]
+    if isinstance(part, MapsPart):
+        place = folder / folder_of(number, part)
+        maps = on_grid(part.maps, settings)
+        return MeasuredMapSource(place, maps, names=settings.maps, target=settings.target)
+    looks = part.synthesis.model_copy(update={"spacing": settings.grid.spacing})
+    return SimulatedMapSource(folder, looks, names=settings.maps, target=settings.target)

@@ -1,0 +1,152 @@
+"""To make quantitative maps of a T1w scan: what the engine asks of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anystroke.learning.cases import CaseSource
+from anystroke.learning.recipe import SimulatedPart
+from anystroke.learning.run_log import RunLog
+from anystroke.learning.sheets import map_sheet
+from anystroke.learning.sources.simulated import held_out_pack
+from anystroke.learning.stream import Batch
+from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
+from anystroke.learning.trainer import Trainer
+from anystroke.models.checkpoints import EstimatorConfig
+from anystroke.models.perceptual import PerceptualDistance, open_perceptual
+from anystroke.qmri.estimated_maps import activate, describe_outputs, start_at_typical
+from anystroke.tasks.qmri.losses import estimation_loss
+from anystroke.tasks.qmri.recipe import EstimatorSettings
+from anystroke.tasks.qmri.sources import open_sources
+from anystroke.tasks.qmri.validate import CRITERION, Head, judge_estimator, simulated_heads
+
+
+class Estimation:
+    """Make quantitative maps of a T1w scan.
+
+    Args:
+        settings: The recipe.
+    """
+
+    def __init__(self, settings: EstimatorSettings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def perceptual(self) -> PerceptualDistance | None:
+        """Distance of features, None where the loss has none.
+
+        Raises:
+            CheckpointError: The perceptual network is missing or of another kind.
+        """
+        options, loss = self.settings.optimiser, self.settings.loss
+        past_l2 = options.minutes > 0 or options.steps > loss.l2_steps
+        return open_perceptual(loss.features) if loss.perceptual and past_l2 else None
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+        return len(self.settings.maps)
+
+    @property
+    def criterion(self) -> str:
+        """Column of validations that the best model has most of."""
+        return CRITERION
+
+    @property
+    def contrasts(self) -> int:
+        """One: the T1w scan."""
+        return 1
+
+    @property
+    def watches_images(self) -> bool:
+        """False."""
+        return False
+
+    def cells(self) -> None:
+        """Return None: its loss counts no lesions."""
+
+    def open_sources(self, folder: Path) -> list[CaseSource]:
+        """Open the sources of the recipe, see `Task`."""
+        return open_sources(self.settings, folder)
+
+    def validation(self, folder: Path, divisor: int) -> Validate | None:
+        """Return what judges a network on simulated heads, see `Task`."""
+        settings = self.settings
+        if not settings.validation.patients:
+            return None
+        looks = next(part.synthesis for part in settings.sources if isinstance(part, SimulatedPart))
+        heads = simulated_heads(
+            held_out_pack(folder),
+            looks.model_copy(update={"spacing": settings.grid.spacing}),
+            names=settings.maps,
+            target=settings.target,
+            count=settings.validation.patients,
+            seed=VALIDATION_SEED,
+            divisor=divisor,
+        )
+        return partial(_validate, list(heads))
+
+    def sheet(self, trainer: Trainer, batch: Batch, path: Path) -> None:
+        """Draw the maps of one case, true and found, see `Task`."""
+        image, target = batch.image[:1], batch.target[0].cpu()
+        trainer.module.eval()
+        with torch.no_grad():
+            output = trainer.module(image.to(trainer.fabric.device)).float().cpu()
+        trainer.module.train()
+        found = activate(output, self.settings.maps)[0]
+        image = image.cpu()
+        names = self.settings.maps
+        map_sheet(image[0, 0], target[:-1], found, names, path, title=f"step {trainer.step}: true, found")
+
+    def prepare(self, network: nn.Module) -> None:
+        """Let a new network begin near the typical values of the maps.
+
+        Raises:
+            CheckpointError: The perceptual network is missing or of another kind.
+        """
+        _ = self.perceptual
+        start_at_typical(network, self.settings.maps)
+
+    def loss(
+        self,
+        heads: Sequence[Tensor],
+        target: Tensor,
+        *,
+        cells: Tensor | None = None,
+        step: int,
+        reduce: Reduce,
+    ) -> Tensor:
+        """Return the loss of one batch, see `Task`; deeper heads do not count."""
+        if self.perceptual is not None:
+            self.perceptual.to(target.device)
+        return estimation_loss(
+            heads[0],
+            target,
+            names=self.settings.maps,
+            settings=self.settings.loss,
+            step=step,
+            perceptual=self.perceptual,
+            reduce=reduce,
+        )
+
+    def config(self, common: Mapping[str, Any]) -> EstimatorConfig:
+        """Return the configuration of the model."""
+        settings = self.settings
+        return EstimatorConfig(
+            maps=settings.maps,
+            outputs=describe_outputs(settings.maps),
+            field_strength=settings.target.field_strength,
+            brain_only=settings.target.outside == 0,
+            perceptual={} if self.perceptual is None else self.perceptual.facts,
+            **common,
+        )
+
+
+def _validate(heads: Sequence[Head], trainer: Trainer, record: RunLog) -> None:
+    config = trainer.model_config()
+    assert isinstance(config, EstimatorConfig)
+    trainer.judged(judge_estimator(trainer.averaged(), config, heads), record)

@@ -1,0 +1,69 @@
+"""Sources of the cases that a segmentation learns from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anystroke.core.fields import GridShape
+from anystroke.core.rng import stream
+from anystroke.learning.augmentation.apply import AugmentationSettings, augment
+from anystroke.learning.cases import Case, CaseSource, scan_of
+from anystroke.learning.recipe import MapsPart, Part, ScansPart, SimulatedPart
+from anystroke.learning.sources.maps import MapCases
+from anystroke.learning.sources.packing import folder_of, on_grid
+from anystroke.learning.sources.scans import PackedScans, ScanCases
+from anystroke.learning.sources.simulated import SimulatedSource
+from anystroke.learning.targets import SCHEMES
+from anystroke.tasks.segmentation.recipe import TrainingSettings
+
+
+@dataclass(frozen=True)
+class _Augmented:
+    """A source whose cases are changed."""
+
+    source: CaseSource
+    settings: AugmentationSettings
+    spacing: float
+
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        seed = rng.initial_seed()
+        return self._changed(self.source.case(shape, rng=rng), stream(seed, "augmentation"))
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        seed = rng.initial_seed()
+        made = scan_of(self.source, shape, number, rng=rng)
+        return self._changed(made, stream(seed, "augmentation", *([number] if number else [])))
+
+    def _changed(self, made: Case, rng: torch.Generator) -> Case:
+        image, target = augment(made.image, made.target, self.settings, spacing=self.spacing, rng=rng)
+        return Case(image, target, made.record)
+
+
+def open_sources(settings: TrainingSettings, folder: Path) -> list[CaseSource]:
+    """Open the sources of a recipe.
+
+    Args:
+        settings: The recipe.
+        folder: Of packed data.
+    """
+    opened = []
+    for number, part in enumerate(settings.sources):
+        source = _open(part, settings, folder, folder / folder_of(number, part))
+        if not isinstance(part, ScansPart) and part.augmentation is not None:
+            source = _Augmented(source, part.augmentation, settings.grid.spacing)
+        opened.append(source)
+    return opened
+
+
+def _open(part: Part, settings: TrainingSettings, folder: Path, place: Path) -> CaseSource:
+    spacing, classes = settings.grid.spacing, SCHEMES[settings.classes]
+    lesion = len(classes) - 1
+    if isinstance(part, ScansPart):
+        return ScanCases(PackedScans(place), part.scans, lesion=lesion)
+    if isinstance(part, MapsPart):
+        return MapCases(place, on_grid(part.maps, settings), lesion=lesion)
+    looks = part.synthesis if isinstance(part, SimulatedPart) else part.contrasts
+    return SimulatedSource(
+        folder, looks.model_copy(update={"spacing": spacing}), scheme=settings.classes, target=part.target
+    )

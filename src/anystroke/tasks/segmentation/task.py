@@ -1,0 +1,175 @@
+"""To tell classes apart, the lesion among them: what the engine asks of it."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from anystroke.io.labelled import find_labelled_scans
+from anystroke.learning.cases import CaseSource
+from anystroke.learning.cells import CellSettings
+from anystroke.learning.run_log import RunLog
+from anystroke.learning.sheets import predict_lesion, sample_sheet
+from anystroke.learning.sources.simulated import held_out_pack
+from anystroke.learning.stream import Batch
+from anystroke.learning.targets import SCHEMES
+from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
+from anystroke.learning.trainer import Trainer
+from anystroke.models.checkpoints import ModelConfig, load_config
+from anystroke.tasks.segmentation.lesion_loss import parts_loss
+from anystroke.tasks.segmentation.losses import deep_supervision, dice_cross_entropy, logit_regression
+from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.recipe import TrainingSettings
+from anystroke.tasks.segmentation.sources import open_sources
+from anystroke.tasks.segmentation.validate import (
+    SCORE,
+    Patient,
+    judge,
+    real_patients,
+    simulated_patients,
+    summarise,
+)
+
+_SHEET_CASES = 4
+
+
+class Segmentation:
+    """Tell classes apart, the lesion among them.
+
+    Args:
+        settings: The recipe.
+    """
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+        self.classes = SCHEMES[settings.classes]
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+        return len(self.classes)
+
+    @property
+    def criterion(self) -> str:
+        """Column of validations that the best model has most of."""
+        return SCORE
+
+    @property
+    def contrasts(self) -> int:
+        """Scans of each simulated patient."""
+        return self.settings.contrasts
+
+    @property
+    def watches_images(self) -> bool:
+        """True: a scan unlike those of the training is not to be trusted."""
+        return True
+
+    def open_sources(self, folder: Path) -> list[CaseSource]:
+        """Open the sources of the recipe, see `Task`."""
+        return open_sources(self.settings, folder)
+
+    def validation(self, folder: Path, divisor: int) -> Validate | None:
+        """Return what judges a network on simulated patients and labelled scans, see `Task`."""
+        wanted = self.settings.validation
+        if not wanted.patients + wanted.healthy:
+            return None
+        held_out = held_out_pack(folder)
+        patients = simulated_patients(
+            held_out.anatomies,
+            held_out.masks,
+            count=wanted.patients,
+            healthy=wanted.healthy,
+            seed=VALIDATION_SEED,
+            weightings=wanted.weightings,
+            preset=wanted.preset,
+            spacing=self.settings.grid.spacing,
+        )
+        return partial(self._validate, list(patients))
+
+    def _validate(self, patients: list[Patient], trainer: Trainer, record: RunLog) -> None:
+        """Judge the averaged network; what it makes of simulated patients decides."""
+        config = trainer.model_config()
+        assert isinstance(config, ModelConfig)
+        model = Model(trainer.averaged(), config, sha256="")
+        rows = summarise(judge(model, patients))
+        if sources := self.settings.validation.scans:
+            scans = [scan for source in sources for scan in find_labelled_scans(source)]
+            rows += summarise(judge(model, real_patients(scans)))
+        trainer.judged(rows, record)
+
+    def sheet(self, trainer: Trainer, batch: Batch, path: Path) -> None:
+        """Draw images, lesions and what the network makes of them, see `Task`."""
+        image, target = batch.image[:_SHEET_CASES], batch.target[:_SHEET_CASES].cpu()
+        probability = predict_lesion(trainer.module, image.to(trainer.fabric.device))
+        image = image.cpu()
+        last = self.outputs - 1
+        lesion = target[:, last] > 0.5 if target.is_floating_point() else target == last
+        cases = [
+            (
+                image[k, 0],
+                lesion[k],
+                probability[k],
+                f"step {trainer.step}: image, target, lesion probability",
+            )
+            for k in range(len(image))
+        ]
+        sample_sheet(cases, path)
+
+    def prepare(self, network: nn.Module) -> None:
+        """Leave a new network as it is."""
+
+    def loss(
+        self,
+        heads: Sequence[Tensor],
+        target: Tensor,
+        *,
+        cells: Tensor | None = None,
+        step: int,
+        reduce: Reduce,
+    ) -> Tensor:
+        """Return the loss of one batch, see `Task`."""
+        settings = self.settings.loss
+        if not target.is_floating_point():
+            target = target.long()
+        if step < settings.l2_steps:
+            return deep_supervision(heads, target, partial(logit_regression, reduce=reduce))
+        one = partial(
+            dice_cross_entropy,
+            dice_weights=settings.weights(len(self.classes)),
+            cross_entropy_weights=settings.cross_entropy_weights,
+            absent_classes=settings.absent_classes,
+            partial_labels=settings.partial_labels,
+            reduce=reduce,
+        )
+        total = deep_supervision(heads, target, one)
+        if not settings.counts_parts:
+            return total
+        if cells is None:
+            raise ValueError("loss.lesion_wise and loss.false_parts need batches with cells, got one without")
+        spacing = self.settings.grid.spacing
+        return total + parts_loss(heads[0], target, cells, settings=settings, spacing=spacing, reduce=reduce)
+
+    def cells(self) -> CellSettings | None:
+        """Return how lesions get the cells that the loss needs; None if it needs none."""
+        settings = self.settings.loss
+        if not settings.counts_parts:
+            return None
+        return CellSettings(
+            lesion=len(self.classes) - 1,
+            spacing=self.settings.grid.spacing,
+            smallest=settings.smallest_lesion_ml,
+            reach=settings.reach_mm,
+        )
+
+    def config(self, common: Mapping[str, Any]) -> ModelConfig:
+        """Return the configuration of the model, calibrated as the one that training started from."""
+        config = ModelConfig(classes=self.classes, brain=self.classes[1:-1], **common)
+        if self.settings.start_from is None:
+            return config
+        start = load_config(self.settings.start_from)
+        if start.classes != self.classes:
+            return config
+        kept = {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
+        return config.model_copy(update=kept)
