@@ -1,4 +1,4 @@
-"""The verbs that judge: evaluate, compare, benchmark."""
+"""The verb ``evaluate``, and arguments of the verbs that judge."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -79,7 +79,7 @@ def evaluate(
         write_results,
     )
 
-    settings = _settings(preset, define)
+    settings = settings_of(preset, define)
     if (output / CASES).exists() and not overwrite:
         raise ArgumentError(f"{output / CASES} exists already; name another folder or use --overwrite")
     try:
@@ -118,168 +118,8 @@ def evaluate(
     return FAILED if failed else OK
 
 
-def compare(
-    results: Annotated[
-        list[Path],
-        typer.Argument(metavar="RESULTS...", help="Folders of evaluate, one a model or run."),
-    ],
-    output: Output,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[,NAME]...",
-            help="Columns of the tables.",
-            show_default="dice, hausdorff95, volume_difference, lesion_count_difference, lesion_f1",
-        ),
-    ] = None,
-    by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN[,COLUMN]...",
-            help="Columns of metrics.tsv to sort cases by, beside lesion size.",
-            show_default="sequence",
-        ),
-    ] = None,
-    unit: Annotated[
-        str, typer.Option(metavar="COLUMN", help="What is independent: its cases count as one in tests.")
-    ] = "patient",
-    centre: Annotated[str, typer.Option(metavar="median|mean", help="What tables show.")] = "median",
-    interval: Annotated[
-        str,
-        typer.Option(metavar="t|bootstrap|none", help="The interval in brackets; t is the qATLAS paper's."),
-    ] = "t",
-    published: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TABLE", help="A paper's figures to print beside, such as qatlas-atlas."),
-    ] = None,
-    worst: Annotated[int, typer.Option(min=1, max=40, help="Failures to picture.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier comparison.")] = False,
-    _debug: Debug = False,
-) -> int:
-    """Compare evaluations: tables, intervals, tests, plots and the worst cases, on one page.
-
-    Evaluations of one name count as runs of one model, such as with several seeds.
-
-    Example: anystroke compare scores_a scores_b -o comparison
-    """
-    check_folder(output)
-    if centre not in ("median", "mean"):
-        raise ArgumentError(f"--centre must be median or mean, got {centre!r}")
-    if interval not in ("t", "bootstrap", "none"):
-        raise ArgumentError(f"--interval must be t, bootstrap or none, got {interval!r}")
-    from anystroke.core.tables import TableError
-    from anystroke.evaluation.results import ResultsError, load_results
-    from anystroke.evaluation.summaries import MAIN_METRICS
-    from anystroke.reports.comparison import PAGE, CompareSettings, compare_results
-    from anystroke.reports.published import published_table
-
-    if (output / PAGE).exists() and not overwrite:
-        raise ArgumentError(f"{output / PAGE} exists already; name another folder or use --overwrite")
-    try:
-        beside = [published_table(name) for name in published or []]
-    except ValueError as error:
-        raise ArgumentError(f"--published: {error}") from error
-    settings = CompareSettings(
-        metrics=_split(metric) or MAIN_METRICS,
-        by=_split(by) if by else None,
-        unit=unit,
-        centre="mean" if centre == "mean" else "median",
-        interval="bootstrap" if interval == "bootstrap" else "none" if interval == "none" else "t",
-        seed=seed,
-        worst=worst,
-    )
-    try:
-        made = compare_results([load_results(path) for path in results], output, settings, published=beside)
-    except (ResultsError, TableError) as error:
-        raise ArgumentError(str(error)) from error
-    for text in made.notes:
-        complain(f"note: {text}")
-    typer.echo(made.table)
-    typer.echo(f"report: {made.page}")
-    return OK
-
-
-def benchmark(
-    models: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Shipped models or model folders; +flip averages with the mirrored head; 'threshold' is a "
-            "baseline that has learned nothing.",
-        ),
-    ],
-    output: Output,
-    patients: Annotated[int, typer.Option(min=1, help="Patients of each anatomy.")] = 3,
-    sequences: Annotated[
-        str, typer.Option("--sequence", metavar="W[,W]...", help="Sequences of each patient.")
-    ] = "T1w,T2w,FLAIR,DWI",
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="PATH", help="Label maps to make patients of, beside the package's own brain."),
-    ] = None,
-    preset: Preset = "anystroke",
-    define: Define = None,
-    published: Annotated[
-        list[str] | None, typer.Option(metavar="TABLE", help="A paper's figures to print beside.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed gives other patients.")] = 20260,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace scans of another design.")] = False,
-    _debug: Debug = False,
-) -> int:
-    """Judge models on fixed simulated patients that differ in one thing at a time.
-
-    Separates what sequence, resolution, noise, lesion size, stage and skull-stripping cost. Needs no data.
-
-    Example: anystroke benchmark default threshold -o bench --patients 1
-    """
-    check_folder(output)
-    import torch
-
-    from anystroke.acquisition.presets.preset import load_preset
-    from anystroke.models.checkpoints import CheckpointError
-    from anystroke.reports.published import published_table
-    from anystroke.studies.benchmark.patients import BenchmarkError, Design, conditions
-    from anystroke.studies.benchmark.run import run_benchmark
-
-    settings = _settings(preset, define)
-    known = load_preset("realistic").weightings
-    names = tuple(dict.fromkeys(_split([sequences])))
-    if not names or not set(names) <= set(known):
-        raise ArgumentError(f"--sequence must be among {', '.join(known)}, got {sequences!r}")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    design = Design(patients=patients, sequences=names, seed=seed, labels=tuple(labels or ()))
-    try:
-        beside = [published_table(name) for name in published or []]
-    except ValueError as error:
-        raise ArgumentError(f"--published: {error}") from error
-    try:
-        scans = len(design.sources()) * patients * len(conditions(names))
-        with progress_bar() as bar:
-            task = bar.add_task("benchmark", total=scans * (1 + len(models)))
-            made = run_benchmark(
-                models,
-                output,
-                design,
-                settings=settings,
-                published=beside,
-                overwrite=overwrite,
-                on_step=lambda text: bar.update(task, advance=1, description=text),
-            )
-    except (BenchmarkError, CheckpointError) as error:
-        raise ArgumentError(str(error)) from error
-    for text in made.failed:
-        complain(f"error: {text}")
-    for name, mean in made.means.items():
-        typer.echo(f"{name}: mean Dice {mean:.3f} of scans with a lesion")
-    typer.echo(f"table: {made.table}")
-    typer.echo(f"report: {made.page}")
-    return FAILED if made.failed else OK
-
-
-def _split(names: list[str] | None) -> tuple[str, ...]:
+def split(names: list[str] | None) -> tuple[str, ...]:
+    """Return the names in arguments that may hold several, with commas between."""
     return tuple(name.strip() for text in names or [] for name in text.split(",") if name.strip())
 
 
@@ -303,7 +143,8 @@ def _means(evaluated: Any) -> list[str]:
     return lines
 
 
-def _settings(preset: str, define: list[str] | None) -> "MetricSettings":
+def settings_of(preset: str, define: list[str] | None) -> "MetricSettings":
+    """Return the settings of the metrics that the arguments ask for, or raise ArgumentError."""
     import tomllib
 
     from anystroke.core.config import ConfigError
@@ -322,6 +163,3 @@ def _settings(preset: str, define: list[str] | None) -> "MetricSettings":
         return load_settings(preset, **changes)
     except ConfigError as error:
         raise ArgumentError(f"--preset: {error}") from error
-
-
-VERBS = (evaluate, compare, benchmark)

@@ -1,4 +1,4 @@
-"""The verbs that train networks."""
+"""The verb ``train``, and arguments of the verbs that train."""
 
 import logging
 import os
@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, check_folder, progress_bar
+from anystroke.commands.common import OK, ArgumentError, check_folder
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
-
     from anystroke.learning.run import Devices
     from anystroke.tasks.registry import Recipe
 
-_Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
-_Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
-_Override = Annotated[
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+Override = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
 ]
-_Minutes = Annotated[
+Minutes = Annotated[
     float | None,
     typer.Option(
         help="Be done, with everything written, in so long; the learning rate falls with the time left.",
@@ -30,25 +28,25 @@ _Minutes = Annotated[
         show_default="the recipe's; 0: all steps",
     ),
 ]
-_Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
-_Devices = Annotated[
+Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
+DeviceCount = Annotated[
     str, typer.Option(metavar="N", help="Processes on this machine; auto: all GPUs, or one on the CPU.")
 ]
-_Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.", show_default="what the launcher says")]
-_Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
+Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.", show_default="what the launcher says")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
 _ACCELERATORS = ("auto", "cpu", "cuda", "mps")
 
 
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (TOML).")],
-    output: _Output,
-    resume: _Resume = False,
-    override: _Override = None,
-    minutes: _Minutes = None,
-    accelerator: _Accelerator = "auto",
-    devices: _Devices = "auto",
-    nodes: _Nodes = None,
-    _debug: _Debug = False,
+    output: Output,
+    resume: Resume = False,
+    override: Override = None,
+    minutes: Minutes = None,
+    accelerator: Accelerator = "auto",
+    devices: DeviceCount = "auto",
+    nodes: Nodes = None,
+    _debug: Debug = False,
 ) -> int:
     """Train a network.
 
@@ -63,147 +61,24 @@ def train(
     """
     started = time.monotonic()
     check_folder(output)
-    chosen = _chosen_devices(accelerator, devices, nodes)
+    chosen = chosen_devices(accelerator, devices, nodes)
     from anystroke.core.config import ConfigError
     from anystroke.tasks.registry import load_any_recipe
 
     try:
-        settings = load_any_recipe(recipe, _with_minutes(override, minutes))
+        settings = load_any_recipe(recipe, with_minutes(override, minutes))
     except ConfigError as error:
         raise ArgumentError(str(error)) from error
-    return _run(settings, output, resume=resume, devices=chosen, started=started)
+    return run(settings, output, resume=resume, devices=chosen, started=started)
 
 
-def finetune(
-    data: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="DATA", help="Scans with masks: a BIDS data set, an nnU-Net raw folder or a TSV of paths."
-        ),
-    ],
-    output: _Output,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="What to start from: a shipped model, or a model folder.")
-    ] = "default",
-    simulated: Annotated[
-        int, typer.Option(min=0, help="Simulated scans for each of yours, so that nothing is forgotten.")
-    ] = 1,
-    resume: _Resume = False,
-    override: _Override = None,
-    minutes: _Minutes = None,
-    accelerator: _Accelerator = "auto",
-    devices: _Devices = "auto",
-    nodes: _Nodes = None,
-    _debug: _Debug = False,
-) -> int:
-    """Go on training a model with scans and masks of one's own.
-
-    Example: anystroke finetune my_bids_folder -o my_model --override optimiser.steps=500
-    """
-    started = time.monotonic()
-    check_folder(output)
-    chosen = _chosen_devices(accelerator, devices, nodes)
-    from anystroke.core.config import ConfigError
-    from anystroke.models.checkpoints import CheckpointError
-    from anystroke.tasks.segmentation.finetune import finetuning_recipe
-
-    try:
-        settings = finetuning_recipe(
-            data, model=model, simulated=simulated, overrides=_with_minutes(override, minutes)
-        )
-    except (ConfigError, CheckpointError) as error:
-        raise ArgumentError(str(error)) from error
-    return _run(settings, output, resume=resume, devices=chosen, started=started)
-
-
-def calibrate(
-    model: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A model folder; its config.json is replaced.")
-    ],
-    data: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="The folder 'data' of a training run with label maps and lesions."),
-    ],
-    patients: Annotated[
-        int | None,
-        typer.Option(min=1, help="Simulated patients.", show_default="200; 12 for an estimator"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027,
-    _debug: _Debug = False,
-) -> int:
-    """Choose a model's temperature, threshold and smallest certainty, and measure its volumes' errors.
-
-    Simulated patients made of the training's anatomies and lesions decide; those held out stay unseen. Of an
-    estimator of maps, the mean bias of each map is taken out.
-
-    Example: anystroke calibrate run/model --data run/data
-    """
-    from anystroke.core.memory import keep_pages
-    from anystroke.models.checkpoints import CheckpointError, save_config, task_of_model
-    from anystroke.tasks.segmentation.calibrate import calibrate as choose
-    from anystroke.tasks.segmentation.predict import Model
-
-    for name in ("anatomies", "lesions"):
-        if not (data / f"{name}.safetensors").is_file():
-            raise ArgumentError(
-                f"expected {name}.safetensors in {data}, but there is none; give the 'data' folder of a run "
-                "that trains on simulated patients"
-            )
-    keep_pages()
-    try:
-        if task_of_model(model) == "qmri":
-            return _calibrate_estimator(model, data, patients or 12, seed)
-        if patients is not None and patients < 50:
-            raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
-        opened = Model.open(model)
-    except CheckpointError as error:
-        raise ArgumentError(str(error)) from error
-    with progress_bar() as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        found = choose(opened, data, patients=patients or 200, seed=seed, on_patient=show)
-    save_config(model, found.applied_to(opened.config))
-    typer.echo(
-        f"temperature {found.temperature:g}, threshold {found.threshold:g}, smallest certainty "
-        f"{found.certain:g}; log loss {found.log_loss[0]:.5f} -> {found.log_loss[1]:.5f}, mean Dice "
-        f"{found.mean_dice[0]:.3f} -> {found.mean_dice[1]:.3f}, lesion-wise F1 {found.mean_f1[0]:.3f} -> "
-        f"{found.mean_f1[1]:.3f}, false volume {found.false_volume[0]:.2f} -> "
-        f"{found.false_volume[1]:.2f} ml"
-    )
-    return OK
-
-
-def _calibrate_estimator(model: Path, data: Path, heads: int, seed: int) -> int:
-    """Replace an estimator's values by the median truth behind them."""
-    from anystroke.models.checkpoints import save_config
-    from anystroke.tasks.qmri.calibrate import calibrate_estimator
-    from anystroke.tasks.qmri.predict import Estimator
-
-    opened = Estimator.open(model)
-    with progress_bar() as bar:
-        task = bar.add_task("heads", total=heads)
-        found = calibrate_estimator(
-            opened, data, heads=heads, seed=seed, on_head=lambda done: bar.update(task, completed=done)
-        )
-    save_config(model, found.applied_to(opened.config))
-    for name, curve in found.curves.items():
-        bias = ", ".join(
-            f"{tissue.replace('_', ' ')} {100 * b:+.1f} %" for tissue, b in found.bias[name].items()
-        )
-        typer.echo(f"{name}: a curve of {len(curve)} points (bias before: {bias})")
-    return OK
-
-
-def _with_minutes(override: list[str] | None, minutes: float | None) -> list[str]:
+def with_minutes(override: list[str] | None, minutes: float | None) -> list[str]:
+    """Return the overrides with that of the time, if any."""
     return [*(override or []), *([] if minutes is None else [f"optimiser.minutes={minutes}"])]
 
 
-def _run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices", started: float) -> int:
+def run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices", started: float) -> int:
+    """Run a recipe and say where its model is."""
     from anystroke.core.memory import keep_pages
     from anystroke.learning.run import train as run_recipe
 
@@ -217,7 +92,8 @@ def _run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices", 
     return OK
 
 
-def _chosen_devices(accelerator: str, devices: str, nodes: int | None) -> "Devices":
+def chosen_devices(accelerator: str, devices: str, nodes: int | None) -> "Devices":
+    """Return where to compute, or raise ArgumentError."""
     if accelerator not in _ACCELERATORS:
         raise ArgumentError(f"--accelerator must be one of {', '.join(_ACCELERATORS)}, got {accelerator!r}")
     if devices != "auto" and not (devices.isdigit() and int(devices) > 0):

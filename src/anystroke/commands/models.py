@@ -1,0 +1,14 @@
+"""The verb ``models``."""
+
+import typer
+
+from anystroke.commands.common import OK
+
+
+def models() -> int:
+    """List the models that come with the program."""
+    from anystroke.models.checkpoints import find_model, shipped_models
+
+    for name in shipped_models(None):
+        typer.echo(f"{name}\t{find_model(name)}")
+    return OK

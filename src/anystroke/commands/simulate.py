@@ -1,0 +1,156 @@
+"""The verb ``simulate``."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+
+_SMALLEST, _LARGEST = 16, 320
+Choice = TypeVar("Choice", bound=str)
+
+
+def simulate(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
+    labels: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Label maps with FreeSurfer numbers.", show_default="the MNI152 brain", metavar="[LABELS]..."
+        ),
+    ] = None,
+    lesions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Lesion masks in MNI space.", show_default="made-up lesions"),
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, help="Patients of each label map.")] = 1,
+    weighting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="W[,W]...",
+            help="T1w, T2w, PDw, FLAIR, DWI, T2starw, ADC, UNIT1, STIR, DIR, MTw or bSSFP; several give one "
+            "scan each of the same patient.",
+            show_default="any",
+        ),
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="realistic, typical, estimator, paper, paper_code, qatlas, or a TOML file.",
+        ),
+    ] = "realistic",
+    priors: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="literature, paper, or a TOML file that fit-priors wrote."),
+    ] = "literature",
+    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, metavar="MM", help="Voxel size.")] = 2.0,
+    shape: Annotated[
+        str | None, typer.Option(metavar="X,Y,Z", help="Voxels.", show_default="192 x 224 x 192 mm")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed gives other scans.")] = 1,
+    maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False,
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="bids|nnunet",
+            help="Files named as in BIDS, or an nnU-Net raw data set in DIR, named like Dataset501_Stroke.",
+        ),
+    ] = "bids",
+    all_classes: Annotated[
+        bool, typer.Option("--all-classes", help="Give nnU-Net the tissue classes too, not lesion alone.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scans of another run.")] = False,
+    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+) -> int:
+    """Simulate scans of patients with stroke.
+
+    Writes images, lesion masks, tissue classes and protocols. A run that was cut short goes on where it was.
+
+    Example: anystroke simulate -o simulated --weighting T1w,FLAIR --count 3
+    """
+    check_folder(output)
+    voxels = _parse_shape(shape) if shape else _voxels_of_head(spacing)
+    from anystroke.acquisition.presets.distributions import PresetError
+    from anystroke.acquisition.presets.preset import load_preset
+    from anystroke.anatomy.lesions.stages import STAGES
+    from anystroke.io.datasets import DatasetError
+    from anystroke.qmri.tissue_priors import PriorError, load_table
+    from anystroke.simulation.files import FORMATS, Request, SimulationError, simulate_files
+    from anystroke.simulation.nnunet import NnunetError
+    from anystroke.simulation.settings import SynthesisSettings
+
+    names = [name.strip() for text in weighting or [] for name in text.split(",")]
+    try:
+        weightings = load_preset(preset).weightings
+        load_table(priors)
+    except PresetError as error:
+        raise ArgumentError(f"--preset: {error}") from error
+    except PriorError as error:
+        raise ArgumentError(f"--priors: {error}") from error
+    try:
+        request = Request(
+            label_maps=tuple(labels or ()),
+            lesions=lesions,
+            count=count,
+            stage=_among("--stage", stage, STAGES),
+            seed=seed,
+            maps=maps,
+            synthesis=SynthesisSettings(shapes=(voxels,), spacing=spacing, preset=preset, priors=priors),
+            weightings=tuple(_one_of("--weighting", name, weightings) for name in names),
+            format=_one_of("--format", layout, FORMATS),
+            all_classes=all_classes,
+        )
+    except SimulationError as error:
+        raise ArgumentError(str(error)) from error
+    failed = False
+    scans = count * max(len(request.label_maps), 1) * len(request.channels)
+    with progress_bar() as progress:
+        task = progress.add_task("simulating", total=scans)
+        try:
+            for outcome in simulate_files(request, output, overwrite=overwrite):
+                progress.advance(task, outcome.samples)
+                if outcome.status == "failed":
+                    failed = True
+                    complain(f"error: {outcome.message}")
+                    continue
+                if outcome.message:
+                    complain(f"note: {outcome.message}")
+                row, kept = outcome.row, " (was there)" if outcome.status == "kept" else ""
+                typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
+        except DatasetError as error:
+            raise ArgumentError(f"--lesions: {error}") from error
+        except NnunetError as error:
+            raise ArgumentError(f"--output: {error}") from error
+    return FAILED if failed else OK
+
+
+def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
+    """Find the choice that the user meant, if any, whatever its case."""
+    return None if value is None else _one_of(option, value, known)
+
+
+def _one_of(option: str, value: str, known: Sequence[Choice]) -> Choice:
+    for choice in known:
+        if choice.lower() == value.lower():
+            return choice
+    raise ArgumentError(f"{option} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _parse_shape(text: str) -> tuple[int, int, int]:
+    try:
+        x, y, z = (int(part) for part in text.split(","))
+    except ValueError:
+        x = y = z = 0
+    if not all(_SMALLEST <= side <= _LARGEST for side in (x, y, z)):
+        raise ArgumentError(
+            f"--shape is three numbers of voxels, {_SMALLEST} to {_LARGEST}, such as 96,112,96; got {text!r}"
+        )
+    return x, y, z
+
+
+def _voxels_of_head(spacing: float) -> tuple[int, int, int]:
+    return round(192 / spacing), round(224 / spacing), round(192 / spacing)
