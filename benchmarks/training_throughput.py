@@ -267,7 +267,7 @@ def described(workers: int, contrasts: int, reuse: int, made_on: str = "cpu") ->
     return f"{where}, {contrasts} contrast{'s' * (contrasts > 1)}{buffer}"
 
 
-def made_by_workers(setup: Setup, contrasts: int, reuse: int, made_on: str = "cpu") -> Row:
+def made_by_workers(setup: Setup, contrasts: int, reuse: int, made_on: str) -> Row:
     """Measure what worker processes make, with nothing else to do than to take it."""
     recipe = setup.recipe(
         batch=setup.batch if reuse > 1 else 1,
@@ -357,7 +357,7 @@ def networks(setup: Setup, side: int) -> Iterator[Row]:
         yield eaten(few, setup.recipe(shape=shape, architecture=name, batch=batch), cases, name)
 
 
-def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int, made_on: str = "cpu") -> Row:
+def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int, made_on: str) -> Row:
     """Train with cases made in one of the ways; the first batch and the start of processes do not count."""
     recipe = setup.recipe(
         batch=setup.batch, workers=workers, contrasts=contrasts, reuse=reuse, made_on=made_on
@@ -390,8 +390,15 @@ def fed(setup: Setup, *, workers: int, contrasts: int, reuse: int, made_on: str 
         )
 
 
-_FEEDS = ((0, 1, 1), (1, 1, 1), (1, CONTRASTS, 1), (1, 1, REUSE), (1, CONTRASTS, REUSE))
-"""Whether there are worker processes, contrasts of a patient, and how often a case is seen."""
+_FEEDS = (
+    (0, 1, 1, "cpu"),
+    (1, 1, 1, "cpu"),
+    (1, CONTRASTS, 1, "cpu"),
+    (1, 1, REUSE, "cpu"),
+    (1, CONTRASTS, REUSE, "cpu"),
+    (1, CONTRASTS, REUSE, "device"),
+)
+"""Whether there are worker processes, contrasts of a patient, how often a case is seen, where it is made."""
 _PARTS = ("appetite", "making", "training", "networks")
 
 
@@ -408,17 +415,13 @@ def all_tables(setup: Setup, side: int, parts: Sequence[str]) -> dict[str, list[
     if "making" in parts:
         made = itertools.chain(
             made_here(ways_of_making(setup)),
-            (made_by_workers(setup, contrasts, reuse) for workers, contrasts, reuse in _FEEDS if workers),
-            (made_by_workers(setup, contrasts, 1, "device") for contrasts in (1, CONTRASTS)),
+            (made_by_workers(setup, *feed[1:]) for feed in _FEEDS if feed[0]),
         )
         tables["making"] = shown(f"Making cases; ratio to {beside}", made, eats)
     if "training" in parts:
         trained = (
             fed(setup, workers=workers * setup.workers, contrasts=contrasts, reuse=reuse, made_on=made_on)
-            for workers, contrasts, reuse, made_on in (
-                *((*feed, "cpu") for feed in _FEEDS),
-                *((1, CONTRASTS, reuse, "device") for reuse in (1, REUSE)),
-            )
+            for workers, contrasts, reuse, made_on in _FEEDS
         )
         tables["training"] = shown(f"Training in batches of {setup.batch}; ratio to {beside}", trained, eats)
     if "networks" in parts:
