@@ -38,8 +38,8 @@ PROGRAM = textwrap.dedent(
 
 
 def _environment(**changes: str) -> dict[str, str]:
-    here = Path(__file__).resolve().parent
-    paths = [str(here), str(here.parent / "src"), os.environ.get("PYTHONPATH", "")]
+    tests = Path(__file__).resolve().parents[2]
+    paths = [str(tests), str(tests.parent / "src"), os.environ.get("PYTHONPATH", "")]
     kept = {key: value for key, value in os.environ.items() if key not in ("HOME", "USER", "LOGNAME")}
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"} | changes
 
