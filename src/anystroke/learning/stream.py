@@ -4,7 +4,9 @@ Case n depends on the seed and n alone: not on the number of worker processes, o
 was broken off.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -136,8 +138,7 @@ class CaseStream(IterableDataset[Batch]):
         worker = get_worker_info()
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
-            # A queue's SIGTERM goes to all processes; a worker that died of it would end training at once.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            _end_by_parent_alone()
             torch.set_num_threads(1)
             keep_pages()
         for number in count(self.first // self.together + offset, step):
@@ -208,6 +209,24 @@ class CaseStream(IterableDataset[Batch]):
         if not float(case.image.max()) > float(case.image.min()):
             raise ValueError(f"case {number} is constant, expected an image; it was made of {case.record}")
         return case
+
+
+def _end_by_parent_alone() -> None:
+    """Let SIGTERM end this process only where its parent sends it.
+
+    A queue sends it to all processes of a job. A worker that died of it would end training before its
+    checkpoint is written.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, name="anystroke-sigterm", daemon=True).start()
 
 
 class _Groups(IterableDataset[list[Batch]]):
