@@ -495,7 +495,7 @@ def main() -> None:
             "data": "a run" if options.data else "the package's own",
         }
         print(", ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
-        tables = all_tables(setup, 128 if options.full else 64, options.parts)
+        tables = all_tables(setup, 128 if options.full else 96, options.parts)
     facts["seconds"] = round(time.perf_counter() - started)
     print(f"\n{facts['seconds']} s")
     if options.output:

@@ -4,6 +4,7 @@ Case n depends on the seed and n alone: not on the number of worker processes, o
 was broken off.
 """
 
+import atexit
 import os
 import signal
 import threading
@@ -139,6 +140,8 @@ class CaseStream(IterableDataset[Batch]):
         offset, step = (worker.id, worker.num_workers) if worker else (0, 1)
         if worker:
             _end_by_parent_alone()
+            # Processes that were not forked would take down threads of libraries at their end, and abort.
+            atexit.register(os._exit, 0)
             torch.set_num_threads(1)
             keep_pages()
         for number in count(self.first // self.together + offset, step):
