@@ -64,7 +64,7 @@ def settled(value: Any) -> Any:
     """Return plain values as of JSON, without entries that differ from run to run.
 
     Example:
-        >>> settled({"Date": "2024-05-01", "EchoTime": 0.1, "Source": "/tmp/x/scan.nii.gz"})
+        >>> settled({"Date": "2024-05-01", "EchoTime": 0.1, "Source": "/scans/x/scan.nii.gz"})
         {'EchoTime': 0.1, 'Source': '.../scan.nii.gz'}
     """
     if isinstance(value, Mapping):
@@ -78,7 +78,7 @@ def settled_text(text: str) -> str:
     """Return a text with dates, durations, versions of the program and folders of absolute paths left out.
 
     Example:
-        >>> settled_text("anystroke 1.2.0 wrote /tmp/a/b.tsv in 12.5 s")
+        >>> settled_text("anystroke 1.2.0 wrote /out/a/b.tsv in 12.5 s")
         'anystroke ... wrote .../b.tsv in ...'
     """
     text = _SPEED.sub(_LEFT_OUT, _DATE.sub(_LEFT_OUT, text))
