@@ -45,6 +45,18 @@ def affine_problem(affine: Tensor) -> str | None:
     return None
 
 
+def displacement(first: Tensor, second: Tensor, shape: tuple[int, int, int]) -> float:
+    """Compute how far apart [mm] two affines put the corners of a grid, at most.
+
+    Example:
+        >>> displacement(torch.eye(4), 2 * torch.eye(4), (1, 1, 4))
+        3.0
+    """
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in shape))
+    difference = (first - second).to(torch.float64)
+    return float((corners @ difference[:3, :3].T + difference[:3, 3]).norm(dim=1).max())
+
+
 def resample(
     data: Tensor,
     to_source: Tensor,

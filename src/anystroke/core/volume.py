@@ -5,8 +5,6 @@ nibabel.
 """
 
 import math
-import warnings
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +12,25 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt2axcodes, ornt_transform
-from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
 from anystroke.core.files import atomic_path
-from anystroke.core.grids import Mode, affine_problem, resample
+from anystroke.core.grids import Mode, affine_problem, displacement, resample
+from anystroke.core.image_files import SUFFIXES as SUFFIXES
+from anystroke.core.image_files import VolumeError as VolumeError
+from anystroke.core.image_files import VolumeWarning as VolumeWarning
+from anystroke.core.image_files import (
+    check_kind,
+    check_suffix,
+    open_image,
+    read_affine,
+    read_array,
+    times,
+    unsaid,
+)
 
 _KEPT = ("uint8", "int8", "int16", "int32", "int64", "float32", "float64")
-
-SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
-
-
-class VolumeError(ValueError):
-    """An image that cannot be used, with the reason and the cure in one sentence."""
-
-
-class VolumeWarning(UserWarning):
-    """Something about an image's geometry that the user should look at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +59,10 @@ class Grid:
             (256, 256, 176)
         """
         path = Path(path)
-        image = _open(path)
-        affine, _ = _read_affine(image, path)
-        _check_kind(image, path, None)
+        with unsaid():
+            image = open_image(path)
+            affine, _ = read_affine(image, path)
+        check_kind(image, path, None)
         x, y, z, *others = (int(n) for n in image.shape)
         return cls((x, y, z), affine, math.prod(others))
 
@@ -83,8 +82,8 @@ class Grid:
             '4 x 4 x 4 voxels against 4 x 4 x 5'
         """
         if self.shape != other.shape:
-            return f"{_times(self.shape)} voxels against {_times(other.shape)}"
-        distance = _displacement(self.affine, other.affine, self.shape)
+            return f"{times(self.shape)} voxels against {times(other.shape)}"
+        distance = displacement(self.affine, other.affine, self.shape)
         return None if distance <= tolerance else f"voxels up to {distance:.3g} mm apart"
 
 
@@ -183,10 +182,10 @@ class Volume:
             (4, 5, 6)
         """
         path = Path(path)
-        image = _open(path)
-        affine, code = _read_affine(image, path)
-        _check_kind(image, path, channels)
-        array = _read_array(image, path)
+        image = open_image(path)
+        affine, code = read_affine(image, path)
+        check_kind(image, path, channels)
+        array = read_array(image, path)
         return cls(_to_tensor(array, path, dtype), affine, code)
 
     @classmethod
@@ -211,9 +210,9 @@ class Volume:
             'RAS'
         """
         name = Path(image.get_filename() or "the image in memory")
-        affine, code = _read_affine(image, name)
-        _check_kind(image, name, channels)
-        return cls(_to_tensor(_read_array(image, name), name, dtype), affine, code)
+        affine, code = read_affine(image, name)
+        check_kind(image, name, channels)
+        return cls(_to_tensor(read_array(image, name), name, dtype), affine, code)
 
     def save(self, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
         """Write a .nii, .nii.gz, .mgz or .mgh file, whole or not at all.
@@ -236,7 +235,7 @@ class Volume:
             dtype('uint8')
         """
         path = Path(path)
-        _check_suffix(path)
+        check_suffix(path)
         array = _to_array(self.data, dtype, path)
         array = array[0] if array.shape[0] == 1 else np.moveaxis(array, 0, -1)
         affine = self.affine.numpy()
@@ -246,7 +245,7 @@ class Volume:
             image = nib.Nifti1Image(array, affine)
             image.header.set_xyzt_units("mm")
             image.set_qform(affine, self.space_code)
-            if _displacement(torch.from_numpy(image.get_qform()), self.affine, self.shape) > 1e-2:
+            if displacement(torch.from_numpy(image.get_qform()), self.affine, self.shape) > 1e-2:
                 image.set_qform(None, 0)  # sheared axes have no quaternion
             image.set_sform(affine, self.space_code)
         try:
@@ -342,119 +341,6 @@ class Volume:
         return replace(self, data=data, affine=target)
 
 
-def _displacement(first: Tensor, second: Tensor, shape: tuple[int, int, int]) -> float:
-    """Compute how far apart [mm] two affines put the corners of a grid, at most."""
-    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in shape))
-    difference = (first - second).to(torch.float64)
-    return float((corners @ difference[:3, :3].T + difference[:3, 3]).norm(dim=1).max())
-
-
-def _check_suffix(path: Path) -> None:
-    if not path.name.lower().endswith(SUFFIXES):
-        raise VolumeError(
-            f"{path} is not named like an image: expected one of {', '.join(SUFFIXES)}; convert it first"
-        )
-
-
-def _open(path: Path) -> Any:
-    """Read an image's header."""
-    if not path.exists():
-        raise VolumeError(f"{path} does not exist; check the path")
-    if path.is_dir():
-        raise VolumeError(
-            f"{path} is a folder, expected an image file ({', '.join(SUFFIXES)}); name the files in it"
-        )
-    _check_suffix(path)
-    try:
-        return nib.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise VolumeError(
-            f"{path} is not a readable image: expected NIfTI or MGH, got a file that is damaged or of "
-            f"another kind "
-            f"({_first_line(error)}); convert or copy it again"
-        ) from error
-
-
-def _read_array(image: Any, path: Path) -> np.ndarray[Any, Any]:
-    """Read the voxels, scaled as the header says."""
-    try:
-        return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, OverflowError, MemoryError, zlib.error) as error:
-        raise VolumeError(
-            f"{path} is truncated or damaged: expected {_times(image.shape)} voxels, but they cannot be read "
-            f"({_first_line(error)}); copy or convert it again"
-        ) from error
-
-
-def _read_affine(image: Any, path: Path) -> tuple[Tensor, int]:
-    """Find an image's affine and the NIfTI code of its space."""
-    header = image.header
-    code = 1
-    if "sform_code" in header:
-        sform, qform = int(header["sform_code"]), int(header["qform_code"])
-        if sform == 0 and qform == 0:
-            raise VolumeError(
-                f"{path} says nothing about orientation (sform and qform codes are both 0); convert it again "
-                f"from "
-                "DICOM, or set the sform if you know how the axes lie"
-            )
-        code = sform or qform
-    elif "goodRASFlag" in header and int(header["goodRASFlag"]) == 0:
-        raise VolumeError(
-            f"{path} says nothing about orientation (its RAS flag is not set); convert it again with "
-            f"mri_convert"
-        )
-    # Rounded to what a NIfTI header can store, so that an output has the very affine of its input.
-    affine = torch.from_numpy(np.asarray(image.affine, dtype=np.float32).astype(np.float64))
-    problem = affine_problem(affine)
-    if problem:
-        raise VolumeError(
-            f"{path} has no usable voxel-to-world affine: {problem}; convert it again from DICOM"
-        )
-    if "sform_code" in header and sform and qform:
-        _warn_of_conflict(header, path, affine, image.shape)
-    return affine, code
-
-
-def _warn_of_conflict(header: Any, path: Path, affine: Tensor, shape: tuple[int, ...]) -> None:
-    """Warn when the qform puts the voxels elsewhere than the sform."""
-    try:
-        other = torch.from_numpy(header.get_qform())
-    except (HeaderDataError, ValueError):
-        return
-    size = (int(shape[0]), int(shape[1]), int(shape[2])) if len(shape) >= 3 else (1, 1, 1)
-    distance = _displacement(other, affine, size)
-    if distance > max(1.0, 0.5 * float(affine[:3, :3].norm(dim=0).min())):
-        warnings.warn(
-            f"{path}: the sform and the qform of the header put voxels up to {distance:.1f} mm apart; the "
-            f"sform is "
-            "used, check left and right on the picture",
-            VolumeWarning,
-            stacklevel=3,
-        )
-
-
-def _check_kind(image: Any, path: Path, channels: int | None) -> None:
-    """Refuse colour, complex and wrongly shaped images before their voxels are read."""
-    kind = image.get_data_dtype().kind
-    if kind not in "biuf":
-        name = {"c": "complex", "V": "colour (RGB)"}.get(kind, str(image.get_data_dtype()))
-        raise VolumeError(
-            f"{path} holds {name} voxels, expected one real number per voxel; export a magnitude image"
-        )
-    shape = tuple(int(n) for n in image.shape)
-    if len(shape) < 3 or min(shape, default=0) < 1:
-        raise VolumeError(
-            f"{path} has {_times(shape) or 'no'} voxels, expected a 3-D image; give a whole volume"
-        )
-    count = math.prod(shape[3:])
-    if channels is not None and count != channels:
-        wanted = "a single volume" if channels == 1 else f"{channels} volumes"
-        raise VolumeError(
-            f"{path} holds {count} volumes ({_times(shape)}), expected {wanted}; extract what you need"
-        )
-
-
 def _to_tensor(array: np.ndarray[Any, Any], path: Path, dtype: torch.dtype | None) -> Tensor:
     """Convert (X, Y, Z, ...) voxels to a (C, X, Y, Z) tensor of the wanted type."""
     array = np.moveaxis(array.reshape(*array.shape[:3], -1), -1, 0)
@@ -489,12 +375,3 @@ def _to_array(data: Tensor, dtype: torch.dtype | None, path: Path) -> np.ndarray
             f"cannot write {path} as {dtype}: the voxels do not fit (not whole, or out of range)"
         )
     return np.asarray(stored.numpy())
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(int(n)) for n in shape)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
