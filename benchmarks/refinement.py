@@ -52,7 +52,7 @@ def main() -> None:
     ):
         row: dict[str, Any] = {**patient.groups, "truth_ml": float(patient.truth.sum()) / 1000}
         for name, refine in (("coarse", False), ("refined", True)):
-            found = segment(patient.scan, model, refine=refine)
+            found = segment(patient.scan, model, refinement=refine)
             mask = found.mask.data[0] > 0
             row[name] = {
                 "dice": dice(mask, patient.truth, empty="undefined") if row["truth_ml"] else None,

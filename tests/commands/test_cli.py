@@ -154,7 +154,7 @@ def test_success_overwriting_and_debug(
         (["segment", "a.nii", "-o", "OUT", "--preset", "fast"], "'fast'"),
         (["segment", "a.nii", "-o", "OUT", "--together", "--fusion", "max"], "'max'"),
         (["segment", "a.nii", "-o", "FILE/out"], "cannot be written"),
-        (["segment", "a.nii", "-o", "OUT", "--atlas", "nowhere.nii"], "--atlas: the atlas cannot be read"),
+        (["segment", "a.nii", "-o", "OUT", "--atlas", "nowhere.nii"], "the atlas cannot be read"),
         (["segment", "a.nii", "-o", "OUT", "--atlas-names", "names.txt"], "without --atlas"),
         (["segment", "HERE", "-o", "HERE"], "folder of the scans"),
         (["segmnt"], "segmnt"),

@@ -9,6 +9,7 @@ import pytest
 
 from anystroke.acquisition.protocols import WEIGHTINGS
 from anystroke.commands.main import main
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Volume
 from anystroke.io.datasets import DatasetError
 from anystroke.learning import run as training
@@ -66,7 +67,7 @@ def test_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert str(out / "sim-0001_FLAIR.nii.gz") in printed.out
     assert main([*arguments, "--stage", "chronic"]) == 0
     assert "(was there)" in capsys.readouterr().out
-    assert main([*arguments, "--stage", "acute"]) == 1
+    assert main([*arguments, "--stage", "acute"]) == 2
     assert "--overwrite" in _error(capsys)
     assert main([*arguments, "--stage", "acute", "--overwrite", "--count", "2"]) == 0
     assert len((out / "samples.tsv").read_text().splitlines()) == 3
@@ -99,7 +100,7 @@ def test_simulate_with_another_preset_priors_and_spacing(tmp_path: Path) -> None
     assert record["protocol"]["sequence"] == "published_flair"
     # A table of the same name that has changed makes another run.
     save_table(load_table(), priors, overwrite=True)
-    assert main([*arguments, "--priors", str(priors), "--weighting", "FLAIR"]) == 1
+    assert main([*arguments, "--priors", str(priors), "--weighting", "FLAIR"]) == 2
 
 
 def test_the_help_of_simulate_names_every_weighting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,10 +114,10 @@ def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*arguments, "--weighting", "T1w"]) == 0
     assert str(out / "imagesTr" / "sim-0001_0000.nii.gz") in capsys.readouterr().out
     assert "grey_matter" in (out / "dataset.json").read_text()
-    assert main([*arguments, "--weighting", "T2w"]) == 1
+    assert main([*arguments, "--weighting", "T2w"]) == 2
     assert "--overwrite" in _error(capsys)
     (out / "simulation.json").unlink()
-    assert main([*arguments, "--weighting", "T2w", "--overwrite"]) == 1
+    assert main([*arguments, "--weighting", "T2w", "--overwrite"]) == 2
     assert "name another folder" in _error(capsys)
 
 
@@ -173,7 +174,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert printed.err == ""
     assert f"report: {tmp_path / 'demo' / 'report.html'}" in printed.out
     assert "Dice" in printed.out
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "--overwrite" in _error(capsys)
 
 
@@ -181,7 +182,7 @@ def test_demo_without_weights(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path / "weights")
-    assert main(["demo", "-o", str(tmp_path / "demo")]) == 1
+    assert main(["demo", "-o", str(tmp_path / "demo")]) == 2
     assert "no model 'default'" in _error(capsys)
     assert main(["demo", "-o", str(tmp_path / "demo"), "--model", "nowhere"]) == 2
     assert "nowhere" in _error(capsys)
@@ -263,7 +264,8 @@ def test_a_training_that_fails(
         raise kind("expected this,\nbut that came; do so")
 
     monkeypatch.setattr(training, "train", fail)
-    assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == 1
+    code = 2 if issubclass(kind, AnystrokeError) else 1
+    assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == code
     assert _error(capsys) == "error: expected this, but that came; do so"
 
 
@@ -271,7 +273,7 @@ def test_train_on_folders_that_are_missing(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == 1
+    assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == 2
     assert "maps" in _error(capsys)
 
 

@@ -7,9 +7,11 @@ from anystroke.core.volume import Volume
 from anystroke.io.finding import find_scans
 from anystroke.io.inputs import Found
 from anystroke.tasks.segmentation.files import segment_files
-from anystroke.tasks.segmentation.results import Extras
+from anystroke.tasks.segmentation.options import SegmentOptions, WriteOptions
 from dicom_phantom import write_enhanced, write_series
 from stand_in import axial_affine, dice, lesion_truth, phantom, rotation, stand_in_model
+
+ON_CPU = SegmentOptions(device="cpu")
 
 pytest.importorskip("dcm2niix")
 
@@ -113,7 +115,7 @@ def test_from_dicom_to_a_mask(tmp_path: Path) -> None:
     outcomes = []
     for run in ("first", "second"):
         found = find_scans([tmp_path / "export"], tmp_path / run)
-        outcomes += list(segment_files(found.scans, tmp_path / "out", stand_in_model(), device="cpu"))
+        outcomes += list(segment_files(found.scans, tmp_path / "out", stand_in_model(), ON_CPU))
     first, second = outcomes
     assert (first.status, second.status) == ("ok", "kept")
     assert first.source == f"{tmp_path / 'export'}: export_series-003_T2-TSE"
@@ -129,7 +131,7 @@ def test_results_inside_the_dicom_folder_are_no_input(tmp_path: Path) -> None:
     for status in ("ok", "kept"):
         found = find_scans([export], export / "out" / "work")
         assert (len(found.scans), found.problems) == (1, [])
-        [outcome] = segment_files(found.scans, export / "out", stand_in_model(), device="cpu")
+        [outcome] = segment_files(found.scans, export / "out", stand_in_model(), ON_CPU)
         assert outcome.status == status
 
 
@@ -138,8 +140,8 @@ def test_a_dicom_segmentation_on_request(tmp_path: Path) -> None:
     highdicom = pytest.importorskip("highdicom")
     write_series(tmp_path / "export", phantom(AFFINE, SHAPE))
     found = find_scans([tmp_path / "export"], tmp_path / "work")
-    extras = Extras(dicom_seg=True)
-    [outcome] = segment_files(found.scans, tmp_path / "out", stand_in_model(), extras=extras, device="cpu")
+    write = WriteOptions(dicom_seg=True)
+    [outcome] = segment_files(found.scans, tmp_path / "out", stand_in_model(), ON_CPU, write=write)
     assert outcome.status == "ok", outcome.message
     path = tmp_path / "out" / outcome.mask.replace("_mask.nii.gz", "_seg.dcm")
     voxels = highdicom.seg.segread(path).pixel_array.sum()

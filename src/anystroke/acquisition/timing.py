@@ -2,11 +2,13 @@
 
 import math
 
+from anystroke.core.errors import AnystrokeError
+
 _HINT = "times are in seconds"
 _ROUNDING = 1e-9
 
 
-class TimingError(ValueError):
+class TimingError(AnystrokeError):
     """A sequence's parameters cannot be played by any scanner."""
 
 

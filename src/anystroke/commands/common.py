@@ -6,10 +6,12 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from anystroke.core.errors import AnystrokeError
+
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-class ArgumentError(Exception):
+class ArgumentError(AnystrokeError):
     """Arguments that cannot be used, found after parsing; the message is one sentence."""
 
 

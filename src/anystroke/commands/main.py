@@ -25,7 +25,8 @@ from anystroke.commands import (
     simulate,
     train,
 )
-from anystroke.commands.common import FAILED, INTERRUPTED, OK, USAGE, ArgumentError, complain
+from anystroke.commands.common import FAILED, INTERRUPTED, OK, USAGE, complain
+from anystroke.core.errors import AnystrokeError
 
 app = typer.Typer(
     help="Find the stroke lesion in a brain MR image, whatever the sequence. Research use only.",
@@ -92,8 +93,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):
         result = INTERRUPTED
-    except ArgumentError as error:
-        complain(f"error: {error}")
+    except AnystrokeError as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        complain(f"error: {' '.join(str(error).split())}")
         return USAGE
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):

@@ -7,10 +7,12 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from anystroke.core.errors import AnystrokeError
+
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(AnystrokeError):
     """Settings that cannot be used; the message says which key, what came and what to do."""
 
 

@@ -21,6 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.grids import affine_problem, displacement
 
 SUFFIXES = (".nii", ".nii.gz", ".mgz", ".mgh")
@@ -53,7 +54,7 @@ _OTHER_KINDS = (
 )
 
 
-class VolumeError(ValueError):
+class VolumeError(AnystrokeError):
     """An image that cannot be used, with the reason and the cure in one sentence."""
 
 

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path
 
 Kind = Literal["anatomies", "lesions"]
@@ -25,7 +26,7 @@ Kind = Literal["anatomies", "lesions"]
 _FORMAT = "2"
 
 
-class PackError(ValueError):
+class PackError(AnystrokeError):
     """A pack that this version cannot read; the message says how to pack again."""
 
 

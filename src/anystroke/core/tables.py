@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path
 
 Cell = str | float | int | bool | None
 
 
-class TableError(ValueError):
+class TableError(AnystrokeError):
     """A table that cannot be used; the message says why and what to do."""
 
 

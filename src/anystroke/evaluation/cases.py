@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import TableError, read_rows
 from anystroke.core.volume import SUFFIXES
 from anystroke.evaluation.metrics.measure import METRICS
@@ -20,7 +21,7 @@ _RESULT_COLUMNS = ("status", "undefined", "message")
 _RESERVED = ("id", "prediction", "truth", "probability", "scan")
 
 
-class CaseError(ValueError):
+class CaseError(AnystrokeError):
     """Predictions and truths that cannot be paired; the message says which and what to do."""
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Volume
 from anystroke.io.names import image_stem
 
 _SAME_PLACE = 0.01  # voxels
 
 
-class MaskError(ValueError):
+class MaskError(AnystrokeError):
     """A file that holds no usable mask; the message says why and what to do."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import TableError, number, read_rows
 from anystroke.evaluation.evaluate import CASES, DESCRIPTION, FILES, RELIABILITY
 from anystroke.evaluation.metrics.calibration import Reliability
@@ -18,7 +19,7 @@ _SAME_VOLUME_ML = 1e-3
 _FIXED = ("id", "status", "undefined", "message", *FILES)
 
 
-class ResultsError(ValueError):
+class ResultsError(AnystrokeError):
     """Results that cannot be compared; the message says why and what to do."""
 
 

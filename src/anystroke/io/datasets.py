@@ -4,13 +4,15 @@ import hashlib
 import os
 from pathlib import Path
 
+from anystroke.core.errors import AnystrokeError
+
 DATA_VARIABLE = "ANYSTROKE_DATA"
 """Environment variable that names the folder of development data."""
 
 IMAGE_ENDINGS = (".nii", ".nii.gz", ".mgz")
 
 
-class DatasetError(ValueError):
+class DatasetError(AnystrokeError):
     """A data folder that cannot be used; the message says why and what to do."""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.formats import SCAN_SUFFIXES, brain_window, looks_like_ct, read_scan
 from anystroke.io.names import derivative_stem, image_stem
@@ -12,7 +13,7 @@ from anystroke.io.names import derivative_stem, image_stem
 HERE = PurePosixPath()
 
 
-class IntakeError(ValueError):
+class IntakeError(AnystrokeError):
     """Input that cannot be used as a whole; the message says which, why and what to do."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Grid, Volume, VolumeError
 from anystroke.io.bids import match_lesions
 from anystroke.io.names import image_stem
@@ -23,7 +24,7 @@ _MISSING = ("", "n/a")
 _LISTED = 30
 
 
-class LabelledScanError(ValueError):
+class LabelledScanError(AnystrokeError):
     """A data set or a pair that cannot be used; the message says which, why and what to do."""
 
 

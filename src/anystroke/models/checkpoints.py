@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from anystroke.core.config import ConfigError, StrictModel, validate
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path
 from anystroke.models.architectures.catalogue import build_network
 from anystroke.models.volume_interval import VolumeErrors
@@ -22,7 +23,7 @@ from anystroke.qmri.estimated_maps import Curve, check_maps
 WEIGHTS = Path(__file__).resolve().parent.parent / "weights"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AnystrokeError):
     """A model that cannot be loaded; the message says why and what to do."""
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anystroke.anatomy.tissues.labels import SCHEMES, TISSUES, segmentation_class
 from anystroke.core.config import StrictModel
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES, Volume, VolumeError
 from anystroke.io.names import image_stem
 from anystroke.qmri.fitting import (
@@ -33,7 +34,7 @@ _SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 _MINIMUM_SHARE = 0.5
 
 
-class PriorFittingError(ValueError):
+class PriorFittingError(AnystrokeError):
     """Subjects that cannot be used; the message names them and says why."""
 
 

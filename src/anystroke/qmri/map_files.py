@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES
 from anystroke.io.names import image_stem
 from anystroke.qmri.measured_maps import find_maps, map_of
@@ -21,7 +22,7 @@ NEEDED = ("proton_density", "r1", "r2star", "mt_saturation")
 _OWNER = re.compile(r"(?:sub|sim)-[A-Za-z0-9+]+")
 
 
-class MapDataError(ValueError):
+class MapDataError(AnystrokeError):
     """Maps or masks that cannot be used; the message says which, why and what to do."""
 
 

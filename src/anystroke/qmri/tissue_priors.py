@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path
 
 MAPS = ("proton_density", "r1", "r2", "r2star", "mt_saturation", "adc")
@@ -34,7 +35,7 @@ _TISSUE_KEYS = {*MAPS, "source", "tag", "t1_field_exponent", "r2_field"}
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class PriorError(ValueError):
+class PriorError(AnystrokeError):
     """A prior table cannot be understood, or lacks a tissue that was asked for."""
 
 

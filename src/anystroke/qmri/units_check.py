@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.qmri.tissue_priors import MAPS
 
 WHITE_MATTER_PD = 69.0
@@ -67,7 +68,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
 }
 
 
-class UnitError(ValueError):
+class UnitError(AnystrokeError):
     """A map whose unit cannot be told, or whose values cannot be what its name says."""
 
 

@@ -19,6 +19,7 @@ from anystroke.anatomy.lesions.stages import Stage
 from anystroke.anatomy.tissues.anatomies import Anatomy, build_anatomy
 from anystroke.anatomy.tissues.label_maps import load_label_map
 from anystroke.anatomy.tissues.mni import mni_anatomy
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path, sha256
 from anystroke.core.rng import stream
 from anystroke.core.volume import VolumeError
@@ -48,7 +49,7 @@ _STEM = re.compile(r"sim-\d{4,}")
 _Rows = dict[str, list[dict[str, str]]]
 
 
-class SimulationError(ValueError):
+class SimulationError(AnystrokeError):
     """A folder of simulated scans that cannot be used; the message says why and what to do."""
 
 

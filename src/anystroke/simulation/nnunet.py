@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume
 from anystroke.simulation.generator import CLASSES, Sample
@@ -31,7 +32,7 @@ ENDING = ".nii.gz"
 _NAME = re.compile(r"Dataset(\d{3})_\w+")
 
 
-class NnunetError(ValueError):
+class NnunetError(AnystrokeError):
     """A folder that cannot become an nnU-Net data set; the message says why and what to do."""
 
 

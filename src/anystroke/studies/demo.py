@@ -14,6 +14,7 @@ from anystroke.anatomy.lesions.bank import LesionSettings, blob_lesion
 from anystroke.anatomy.lesions.stages import Stage
 from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
 from anystroke.core.files import atomic_path
 from anystroke.core.rng import choice, stream, uniform
@@ -24,6 +25,7 @@ from anystroke.simulation.files import write_sample
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.files import Outcome, segment_files
+from anystroke.tasks.segmentation.options import CohortOptions
 from anystroke.tasks.segmentation.predict import Model
 
 PAGE = "report.html"
@@ -35,7 +37,7 @@ _STAGES: tuple[Stage, ...] = ("chronic", "acute")
 _STEM = "patient"
 
 
-class DemoError(RuntimeError):
+class DemoError(AnystrokeError):
     """The demo cannot be made; the message says why and what to do."""
 
 
@@ -98,7 +100,9 @@ def run_demo(
             path.unlink()
     sample = simulate_patient(seed, shape=shape)
     row = write_sample(sample, simulated, _STEM)
-    [outcome] = segment_files([simulated / row["image"]], segmented, model, overwrite=overwrite)
+    [outcome] = segment_files(
+        [simulated / row["image"]], segmented, model, cohort=CohortOptions(overwrite=overwrite)
+    )
     if outcome.status == "failed":
         raise DemoError(f"the simulated scan of seed {seed} could not be segmented: {outcome.message}")
 

@@ -41,6 +41,7 @@ from anystroke.tasks.qmri.predict import (
     named_protocols,
     refine_maps,
 )
+from anystroke.tasks.segmentation.mask import Prediction
 from anystroke.tasks.segmentation.predict import Model, Segmentation
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from stand_in import axial_affine, rotation
@@ -233,15 +234,14 @@ def test_a_scan_of_another_contrast_is_warned_about() -> None:
         "white_matter": replace(head, data=white.float()),
         "csf": replace(head, data=(head.data == 300).float()),
     }
-    found = Segmentation(
-        head, replace(head, data=blank), replace(head, data=blank), 0.5, 0.0, 0, "x", "1", "", tissues
-    )
+    nothing = replace(head, data=blank)
+    found = Segmentation(head, Prediction(nothing, nothing, 0.5, tissues), _segmenter())
     assert contrast_warnings(head, found) == ()
     swapped = replace(head, data=torch.where(grey, 950.0, torch.where(white, 600.0, head.data)))
     [text] = contrast_warnings(swapped, found)
     assert "no T1w MPRAGE" in text
     assert "white matter 600, grey matter 950" in text
-    [text] = contrast_warnings(head, replace(found, tissues={}))
+    [text] = contrast_warnings(head, replace(found, prediction=replace(found.prediction, tissues={})))
     assert all(name.split("_")[0] in text for name in TISSUES)
 
 

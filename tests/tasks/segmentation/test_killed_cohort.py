@@ -30,8 +30,9 @@ PROGRAM = textwrap.dedent(
         print("network", flush=True)
         return real(*a, **k)
     batch.segment = slow
+    on_cpu = batch.SegmentOptions(device="cpu")
     inputs = sorted(Path(sys.argv[1]).glob("*.nii.gz"))
-    for outcome in batch.segment_files(inputs, sys.argv[2], stand_in_model(), device="cpu"):
+    for outcome in batch.segment_files(inputs, sys.argv[2], stand_in_model(), on_cpu):
         print(outcome.status, flush=True)
     """
 )

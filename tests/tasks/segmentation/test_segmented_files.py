@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.anatomy.registration.rigid import RigidRegistration
 from anystroke.core.files import sha256
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
@@ -18,8 +17,8 @@ from anystroke.tasks.segmentation import files as batch
 from anystroke.tasks.segmentation.files import Outcome, read_table, segment_files, update_table
 from anystroke.tasks.segmentation.group import describe_dataset, write_group
 from anystroke.tasks.segmentation.mni_places import MniSpace
+from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.predict import Segmentation, segment
-from anystroke.tasks.segmentation.results import Extras
 from stand_in import axial_affine, phantom, stand_in_model
 
 SHAPE = (48, 56, 40)
@@ -45,8 +44,15 @@ def scan(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _run(inputs: list[pathlib.Path], folder: pathlib.Path, **options: Any) -> list[Outcome]:
-    return list(segment_files(inputs, folder, stand_in_model(), device="cpu", **options))
+def _run(
+    inputs: list[pathlib.Path],
+    folder: pathlib.Path,
+    write: WriteOptions = WriteOptions(),  # noqa: B008  # immutable
+    cohort: CohortOptions = CohortOptions(),  # noqa: B008
+    **options: Any,
+) -> list[Outcome]:
+    chosen = SegmentOptions(device="cpu", **options)
+    return list(segment_files(inputs, folder, stand_in_model(), chosen, write=write, cohort=cohort))
 
 
 def test_files_of_one_scan(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -90,7 +96,7 @@ def test_results_are_not_overwritten_unless_asked(scan: pathlib.Path, tmp_path: 
     assert again.status == "failed"
     assert "--overwrite" in again.message
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
-    [replaced] = _run([scan], out, overwrite=True, threshold=0.9)
+    [replaced] = _run([scan], out, cohort=CohortOptions(overwrite=True), threshold=0.9)
     assert replaced.status == "ok"
     assert (out / replaced.mask).read_bytes() != before[replaced.mask]
     assert len(read_table(out / "volumes.tsv")) == 1
@@ -256,9 +262,9 @@ def test_another_scan_under_the_same_name_is_not_kept(scan: pathlib.Path, tmp_pa
     assert "another scan" in again.message
 
 
-def test_extras(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    extras = Extras(report=False, uncertainty=True, fmriprep_roi=True)
-    [outcome] = _run([scan], tmp_path / "out", extras=extras)
+def test_more_is_written_on_request(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    write = WriteOptions(report=False, uncertainty=True, write_fmriprep_roi=True)
+    [outcome] = _run([scan], tmp_path / "out", write=write)
     assert outcome.status == "ok"
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert "sub-1_label-lesion_desc-T2w_roi.nii.gz" in names
@@ -285,16 +291,16 @@ def test_contrasts_of_a_patient_together(
     phantom(AFFINE, SHAPE).save(flair)
     found = RigidRegistration(torch.eye(4, dtype=torch.float64), 0.0, 0.0, 0.0, 0.0, 1.0, "")
     monkeypatch.setattr("anystroke.tasks.segmentation.together.register_rigid", lambda *_: found)
-    outcomes = _run([scan, flair], tmp_path / "out", together="probability")
+    outcomes = _run([scan, flair], tmp_path / "out", cohort=CohortOptions(together=True))
     assert [outcome.status for outcome in outcomes] == ["ok", "ok"]
     assert (tmp_path / "out" / "sub-1_space-orig_label-L_desc-FLAIRFused_mask.nii.gz").exists()
     [table] = (tmp_path / "out").glob("*_agreement.tsv")
     first, second, dice, *_ = table.read_text().splitlines()[1].split("\t")
     assert (first, second) == ("sub-1_T2w", "sub-1_FLAIR")
     assert float(dice) > 0.95
-    again = _run([scan, flair], tmp_path / "out", together="probability")
+    again = _run([scan, flair], tmp_path / "out", cohort=CohortOptions(together=True))
     assert [outcome.status for outcome in again] == ["kept", "kept"]
-    [apart] = _run([scan], tmp_path / "out", together="probability")
+    [apart] = _run([scan], tmp_path / "out", cohort=CohortOptions(together=True))
     assert apart.status == "ok"
 
 
@@ -339,11 +345,13 @@ def test_places_in_mni_space(
     halves = Volume(torch.ones(1, 160, 200, 150, dtype=torch.int64), torch.eye(4, dtype=torch.float64))
     halves.affine[:3, 3] = torch.tensor([-80.0, -110, -70])
     halves.data[:, 80:] = 2
-    atlas = Atlas(halves, {1: "left half", 2: "right half"}, "halves.nii.gz", "1" * 64)
+    halves.save(tmp_path / "halves.nii.gz", dtype=torch.int16)
+    (tmp_path / "halves.tsv").write_text("index\tname\n1\tleft half\n2\tright half\n")
+    atlas = WriteOptions(atlas=tmp_path / "halves.nii.gz")
     other = tmp_path / "in" / "sub-2_T2w.nii.gz"
     shutil.copy(scan, other)
     out = tmp_path / "out"
-    assert [o.status for o in _run([scan, other], out, atlas=atlas)] == ["ok", "ok"]
+    assert [o.status for o in _run([scan, other], out, atlas)] == ["ok", "ok"]
     stem = "sub-1_space-orig_label-L_desc-T2w"
     header, row = (line.split("\t") for line in (out / f"{stem}_lesions.tsv").read_text().splitlines())
     cells = dict(zip(header, row, strict=True))
@@ -358,7 +366,7 @@ def test_places_in_mni_space(
     assert write_group(out) == 2
     assert "Overlap of the lesions on a glass brain" in (out / "group.html").read_text()
     assert "left half" in (out / "group.tsv").read_text()
-    assert [o.status for o in _run([scan, other], out, atlas=atlas)] == ["kept", "kept"]
+    assert [o.status for o in _run([scan, other], out, atlas)] == ["kept", "kept"]
     [without] = _run([scan], out)
     assert "another scan, model or setting" in without.message
 
@@ -373,7 +381,7 @@ def test_no_report_saves_the_registration(
         return MniSpace()
 
     monkeypatch.setattr("anystroke.tasks.segmentation.results.find_mni_space", counted)
-    _run([scan], tmp_path / "out", extras=Extras(report=False))
+    _run([scan], tmp_path / "out", write=WriteOptions(report=False))
     assert asked == []
     _run([scan], tmp_path / "with")
     assert asked == [1]

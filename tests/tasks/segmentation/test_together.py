@@ -62,11 +62,14 @@ def test_the_mean_is_over_what_sees_the_voxel(monkeypatch: pytest.MonkeyPatch) -
         replace(alone[0].probability, data=torch.full_like(alone[0].probability.data, 0.8)),
         replace(alone[1].probability, data=torch.full_like(alone[1].probability.data, 0.4)),
     ]
-    given = [replace(a, probability=p) for a, p in zip(alone, values, strict=True)]
-    mean = fuse(given, model).fused[0].probability.data
+    given = [
+        replace(a, prediction=replace(a.prediction, probability=p))
+        for a, p in zip(alone, values, strict=True)
+    ]
+    mean = fuse(given).fused[0].probability.data
     assert torch.allclose(mean[..., :24], torch.tensor(0.6))
     assert torch.allclose(mean[..., 26:], torch.tensor(0.8))
-    logits = fuse(given, model, fusion="logit").fused[0].probability.data
+    logits = fuse(given, fusion="logit").fused[0].probability.data
     expected = torch.sigmoid(torch.logit(torch.tensor([0.8, 0.4])).mean())
     assert torch.allclose(logits[..., :24], expected)
 

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 
 from anystroke.core import rng as random
+from anystroke.core.errors import AnystrokeError
 
 Value: TypeAlias = float | int
 
@@ -25,7 +26,7 @@ _MODIFIERS = (
 )
 
 
-class PresetError(ValueError):
+class PresetError(AnystrokeError):
     """A preset's data cannot be understood."""
 
 

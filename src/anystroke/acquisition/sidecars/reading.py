@@ -8,6 +8,7 @@ from typing import Any
 from anystroke.acquisition.base import Protocol
 from anystroke.acquisition.sequences.catalogue import SEQUENCES
 from anystroke.acquisition.timing import TimingError
+from anystroke.core.errors import AnystrokeError
 
 EQUIVALENT_ECHO_SHARE = 0.28
 """Equivalent over nominal echo time of 3-D trains with variable flip angles; 0.22 to 0.35 in simulations."""
@@ -32,7 +33,7 @@ _SUFFIXES = {
 _BALANCED = ("balanced", "bssfp", "trufi", "truefisp", "fiesta", "bffe", "tfi2d", "tfi3d")
 
 
-class SidecarError(ValueError):
+class SidecarError(AnystrokeError):
     """A sidecar does not describe a sequence that can be simulated."""
 
 

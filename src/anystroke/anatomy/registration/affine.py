@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from anystroke.anatomy.tissues.labels import LabelScheme, coarse_affine, segmentation_class, tissue_mask
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path, sha256
 from anystroke.core.volume import Volume
 
@@ -39,7 +40,7 @@ _LPS = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64))
 Similarity = Literal["squares", "mutual_information"]
 
 
-class RegistrationError(ValueError):
+class RegistrationError(AnystrokeError):
     """A label map cannot be registered, or a stored registration does not belong to it."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import sha256
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.names import image_stem
@@ -19,7 +20,7 @@ _MOST_REGIONS = 2000
 _MNI_BOX = ((-90.0, 90.0), (-126.0, 90.0), (-75.0, 110.0))
 
 
-class AtlasError(ValueError):
+class AtlasError(AnystrokeError):
     """An atlas that cannot be used; the message says why and what to do."""
 
 

@@ -15,6 +15,8 @@ from scipy.ndimage import label as label_components
 from torch import Tensor
 from torch.nn.functional import pad
 
+from anystroke.core.errors import AnystrokeError
+
 TISSUES: tuple[str, ...] = (
     "background",
     "cortical_grey_matter",
@@ -57,7 +59,7 @@ _CLASS_OF_TISSUE: Mapping[str, str] = MappingProxyType(
 )
 
 
-class LabelError(ValueError):
+class LabelError(AnystrokeError):
     """A label map does not fit the scheme it is read with."""
 
 

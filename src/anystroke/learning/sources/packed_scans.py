@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
 from anystroke.core.files import atomic_path, sha256
 from anystroke.core.grids import keep_volume
@@ -26,7 +27,7 @@ _FORMAT = "1"
 _LARGEST_LOSS = 0.02
 
 
-class ScanError(ValueError):
+class ScanError(AnystrokeError):
     """Scans that cannot be packed or used; the message says which, why and what to do."""
 
 

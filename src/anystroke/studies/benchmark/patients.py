@@ -15,6 +15,7 @@ from anystroke.anatomy.lesions.stages import Stage
 from anystroke.anatomy.lesions.visibility import contrast_band, visible_truth
 from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.anatomy.tissues.deformation import DeformationSettings
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
 from anystroke.core.files import atomic_path
 from anystroke.core.rng import chance, integer, stream, uniform
@@ -39,7 +40,7 @@ _COLUMNS = (
 _NOISELESS = 1e6
 
 
-class BenchmarkError(ValueError):
+class BenchmarkError(AnystrokeError):
     """A benchmark that cannot be run; the message says why and what to do."""
 
 

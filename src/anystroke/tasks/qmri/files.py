@@ -16,6 +16,7 @@ import torch
 from anystroke.acquisition.protocols import Protocol
 from anystroke.acquisition.sidecars.reading import SidecarError, SidecarReading, read_sidecar
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path, sha256
 from anystroke.core.volume import Volume
 from anystroke.io.inputs import Found, ScanSource
@@ -39,7 +40,7 @@ _ALWAYS_ASSUMED = {"inversion_efficiency"}
 _OWN = ("desc", "label", "space", "res", "seg")
 
 
-class EstimateError(ValueError):
+class EstimateError(AnystrokeError):
     """Maps that cannot be estimated or written; the message says why and what to do."""
 
 

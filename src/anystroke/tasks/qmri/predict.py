@@ -280,7 +280,9 @@ def brain_on_scan(found: Segmentation) -> Volume:
         ValueError: If the model does not, or found none.
     """
     if found.brain is None:
-        raise ValueError(f"the model {found.model} does not tell the brain; segment with one that does")
+        raise ValueError(
+            f"the model {found.model.config.name} does not tell the brain; segment with one that does"
+        )
     grid = found.scan
     whole = found.brain
     inside = whole.reorient("RAS")

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -34,9 +34,9 @@ from anystroke.core.volume import Volume, VolumeError, VolumeWarning
 from anystroke.io.inputs import ScanSource
 from anystroke.io.names import derivative_stem, image_stem
 from anystroke.models.passes import PredictionWarning
+from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.results import (
-    Extras,
     agreement_rows,
     import_report_makers,
     peak_memory_mb,
@@ -48,7 +48,7 @@ from anystroke.tasks.segmentation.results import (
 )
 
 if TYPE_CHECKING:
-    from anystroke.tasks.segmentation.together import Fusion, Together
+    from anystroke.tasks.segmentation.together import Together
 
 __all__ = ["Outcome", "failure_sentence", "read_table", "segment_files", "sidecar", "update_table"]
 
@@ -141,36 +141,30 @@ class _Run:
 
     folder: Path
     model: Model
-    overwrite: bool
-    allow_ct: bool
-    together: "Fusion | None"
-    extras: Extras
+    options: SegmentOptions
+    write: WriteOptions
+    cohort: CohortOptions
     atlas: Atlas | None
-    options: dict[str, Any]
 
     def settings(self, source: ScanSource, others: Sequence[str] = ()) -> dict[str, Any]:
         """What must be the same for results to be kept."""
-        chosen = {key: value for key, value in self.options.items() if key != "device"}
-        chosen["min_volume"] = chosen.get("min_volume", 0.0)
-        if self.together:
-            chosen |= {"fusion": self.together, "fused_with": list(others)}
+        chosen = self.options.settings()
+        if self.cohort.together:
+            chosen |= {"fusion": self.cohort.fusion, "fused_with": list(others)}
         if self.atlas:
             chosen["atlas"] = self.atlas.sha256
-        return chosen | {"allow_ct": self.allow_ct, "extras": asdict(self.extras)}
+        return chosen | {"allow_ct": self.cohort.allow_ct, "write": self.write.settings()}
 
 
 def segment_files(
     inputs: Sequence[str | Path | ScanSource],
     folder: str | Path,
     model: Model,
+    options: SegmentOptions = SegmentOptions(),  # noqa: B008  # immutable, as are the others
     *,
+    write: WriteOptions = WriteOptions(),  # noqa: B008
+    cohort: CohortOptions = CohortOptions(),  # noqa: B008
     problems: Sequence[tuple[str, str]] = (),
-    overwrite: bool = False,
-    allow_ct: bool = False,
-    together: "Fusion | None" = None,
-    extras: Extras = Extras(),  # noqa: B008  # immutable
-    atlas: Atlas | None = None,
-    **options: Any,
 ) -> Iterator[Outcome]:
     """Segment files; one that fails does not stop the others.
 
@@ -182,14 +176,10 @@ def segment_files(
         inputs: Scans, or paths of image files.
         folder: Where to write; made if missing.
         model: The opened model.
+        options: How each scan is segmented.
+        write: What to write beside the usual.
+        cohort: What to fuse, take and replace.
         problems: What was named and cannot be used, with the reason: told and written into the table first.
-        overwrite: Whether existing results may be replaced.
-        allow_ct: Take CT too.
-        together: How to fuse scans of the same patient; None to segment each alone. Scans without a patient
-            are taken to be of one.
-        extras: What to write beside the usual.
-        atlas: Territories to name in the tables of lesions.
-        **options: Keyword arguments of `anystroke.tasks.segmentation.predict.segment`.
 
     Yields:
         The outcome of each input, as soon as its files and its row are written, in the order of the inputs.
@@ -197,20 +187,23 @@ def segment_files(
     Raises:
         OSError: The folder or the table cannot be written.
         VolumeError: The folder's table is not ours.
+        AtlasError: The atlas cannot be used.
 
     Example:
         >>> list(segment_files([], tempfile.mkdtemp(), model=None))
         []
     """
     folder = Path(folder)
+    atlas = write.open_atlas()
     folder.mkdir(parents=True, exist_ok=True)
     read_table(folder / TABLE)  # a foreign table is refused before any work
     _remove_left_behind(folder)
-    if extras.uncertainty:
-        options = options | {"spread": True}
-    if extras.tissues:
-        options = options | {"tissues": tuple(model.config.brain)}
-    run = _Run(folder, model, overwrite, allow_ct, together, extras, atlas, options)
+    options = replace(
+        options,
+        spread=options.spread or write.uncertainty,
+        tissues=tuple(model.config.brain) if write.tissues else options.tissues,
+    )
+    run = _Run(folder, model, options, write, cohort, atlas)
     sources = [item if isinstance(item, ScanSource) else ScanSource.of_file(item) for item in inputs]
     began, started = datetime.now(UTC), time.perf_counter()
     done: list[Outcome] = []
@@ -263,10 +256,10 @@ def _jobs(run: _Run, sources: Sequence[ScanSource]) -> list[_Job]:
     """Make the jobs: one for each scan or patient; two that would write the same files are refused."""
     groups: dict[str, list[ScanSource]] = {}
     for i, source in enumerate(sources):
-        groups.setdefault(f"patient {source.patient}" if run.together else str(i), []).append(source)
+        groups.setdefault(f"patient {source.patient}" if run.cohort.together else str(i), []).append(source)
     jobs, taken = [], dict[str, Path]()
     for members in groups.values():
-        job = _Job([], "fused" if run.together and len(members) > 1 else "")
+        job = _Job([], "fused" if run.cohort.together and len(members) > 1 else "")
         for source in members:
             key = str(source.folder / source.stem).lower()
             if key in taken:
@@ -292,12 +285,12 @@ def _read(run: _Run, job: _Job, collected: "_Collected") -> list[Volume]:
         run.settings(source, [other for j, other in enumerate(hashes) if j != i])
         for i, source in enumerate(job.sources)
     ]
-    if not run.overwrite:
+    if not run.cohort.overwrite:
         kept = [_kept(run, job, i, hashes[i]) for i in range(len(job.sources))]
         if all(outcome is not None for outcome in kept):
             job.outcomes = [outcome for outcome in kept if outcome is not None]
             return []
-    scans = [source.load(allow_ct=run.allow_ct) for source in job.sources]
+    scans = [source.load(allow_ct=run.cohort.allow_ct) for source in job.sources]
     job.messages = collected.take()
     return scans
 
@@ -359,17 +352,16 @@ def _compute(
         if job.outcomes:
             finished.set_result(job.outcomes)
             return finished
-        if run.extras.report:
+        if run.write.report:
             writer.submit(import_report_makers)
         collected.take()
-        results = [segment(scan, run.model, **run.options) for scan in scans]
+        results = [segment(scan, run.model, run.options) for scan in scans]
         fused: Together | None = None
-        if job.described and run.together:
+        if job.described and run.cohort.together:
             from anystroke.tasks.segmentation.together import fuse
 
             names = [image_stem(source.path) for source in job.sources]
-            minimum = run.options.get("min_volume", 0.0)
-            fused = fuse(results, run.model, fusion=run.together, min_volume=minimum, names=names)
+            fused = fuse(results, fusion=run.cohort.fusion, names=names)
             results = fused.fused
         job.messages += collected.take()
     except Exception as error:
@@ -392,7 +384,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Togethe
                 described=job.described,
                 messages=messages,
                 settings=settings,
-                extras=run.extras,
+                write=run.write,
                 atlas=run.atlas,
             )
             if together is not None:
@@ -575,11 +567,10 @@ def _write_manifest(run: _Run, outcomes: Sequence[Outcome], began: datetime, sec
     """Leave what the run did in ``logs``."""
     logs = run.folder / "logs"
     logs.mkdir(exist_ok=True)
-    model = run.model
     content = {
         "Program": f"anystroke {version('anystroke')}",
-        "Model": {"Name": model.config.name, "Version": model.config.version, "SHA256": model.sha256},
-        "Settings": run.settings(ScanSource.of_file("")) | {"overwrite": run.overwrite},
+        "Model": run.model.identity,
+        "Settings": run.settings(ScanSource.of_file("")) | {"overwrite": run.cohort.overwrite},
         "Began": began.isoformat(timespec="seconds"),
         "Seconds": round(seconds, 1),
         "PeakMemoryMB": peak_memory_mb(),

@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from anystroke.core.errors import OptionError
 from anystroke.core.volume import Volume
 from anystroke.models.checkpoints import ModelConfig
 from anystroke.models.image_features import image_features
@@ -17,6 +19,7 @@ from anystroke.models.model_space import ModelSpace, check_scan, head_from_zero,
 from anystroke.models.passes import PRESETS, Processing, best_device, class_probabilities
 from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
+from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
 from anystroke.tasks.segmentation.trust import mean_certainty
 
@@ -59,15 +62,11 @@ def predict(
     scan: Volume,
     network: nn.Module,
     config: ModelConfig,
+    options: SegmentOptions | None = None,
     *,
-    threshold: float | None = None,
-    min_volume: float = 0.0,
-    flip: bool = False,
-    tissues: tuple[str, ...] = (),
-    spread: bool = False,
-    processing: Processing = PRESETS["default"],
+    processing: Processing | None = None,
     refiner: Refiner | None = None,
-    device: torch.device | str | None = None,
+    **changes: Any,
 ) -> Prediction:
     """Find the lesion in one scan.
 
@@ -76,23 +75,20 @@ def predict(
 
     Args:
         scan: One channel, any orientation, spacing and contrast.
-        network: Maps (1, 1, X, Y, Z) to logits (1, classes, X, Y, Z); it is moved to ``device``.
+        network: Maps (1, 1, X, Y, Z) to logits (1, classes, X, Y, Z); it is moved to the device.
         config: The network's spacing, divisor, classes, thresholds and temperature.
-        threshold: Probability from which a voxel is lesion; by default the model's own.
-        min_volume: Lesions smaller than this [ml] are removed from the mask.
-        flip: Average with the prediction of the mirrored head; doubles the time.
-        tissues: Classes of the model to return beside the lesion.
-        spread: Return the spread over the flips too; the head is mirrored for it if it is not anyway.
-        processing: Spacing, windows and flips.
-        refiner: Looks again at small lesions, where the scan is finer than the first network's grid.
-        device: Where to compute; by default a GPU if there is one. The refiner runs on the CPU.
+        options: What is asked for.
+        processing: Spacing, windows and flips; by default those of the options' preset.
+        refiner: Looks again at small lesions, where the scan is finer than the first network's grid and the
+            options do not say otherwise. It runs on the CPU.
+        **changes: Fields of the options.
 
     Returns:
         Probability and mask in the scan's grid.
 
     Raises:
         VolumeError: The scan cannot be used (see `check_scan`).
-        ValueError: A threshold outside (0, 1), a negative volume, or a class that the model does not have.
+        OptionError: An option is out of range, or names a class that the model does not have.
 
     Example:
         >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([2.0, 2, 2, 1])))
@@ -102,9 +98,12 @@ def predict(
         >>> predict(scan, nn.Conv3d(1, 2, 1), config, device="cpu").mask.shape
         (40, 40, 40)
     """
-    threshold = config.threshold if threshold is None else threshold
-    _check_options(config, threshold, min_volume, tissues)
-    if flip or (spread and len(processing.flips) < 2):
+    options = SegmentOptions.of(options, changes)
+    threshold = config.threshold if options.threshold is None else options.threshold
+    tissues = options.tissues
+    _check_classes(config, tissues)
+    processing = PRESETS[options.preset] if processing is None else processing
+    if options.flip or (options.spread and len(processing.flips) < 2):
         processing = processing.mirrored()
     seconds: dict[str, float] = {}
     with _timed(seconds, "preprocessing"):
@@ -120,7 +119,7 @@ def predict(
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
         values, deviation = class_probabilities(
-            space.image, network, config, wanted, processing, best_device(device)
+            space.image, network, config, wanted, processing, best_device(options.device)
         )
         brain, certainty = None, None
         if config.brain:
@@ -131,13 +130,13 @@ def predict(
             values[0] *= within_brain(values[0] >= threshold / 2, inside)
     with _timed(seconds, "resampling"):
         first = lesion = space.to_native(values[:1])
-    if refiner is not None and is_fine(scan.spacing, config.spacing):
+    if refiner is not None and options.refinement and is_fine(scan.spacing, config.spacing):
         with _timed(seconds, "refinement"):
             lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, config.certain)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
-        mask = mask_of(lesion, config, threshold, min_volume, peaks=first)
-        wide = space.to_native(deviation) if spread else None
+        mask = mask_of(lesion, config, threshold, options.min_volume, peaks=first)
+        wide = space.to_native(deviation) if options.spread else None
     seen = Volume(space.image, space.affine)
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
@@ -306,16 +305,10 @@ def count_lesions(mask: Tensor) -> int:
     return int(ndimage.label(mask[0].numpy(), structure=_NEIGHBOURS)[1])
 
 
-def _check_options(
-    config: ModelConfig, threshold: float, min_volume: float, tissues: tuple[str, ...]
-) -> None:
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"the threshold is a probability above 0 and below 1, got {threshold:g}; try 0.5")
-    if not min_volume >= 0.0:
-        raise ValueError(f"the smallest lesion volume is 0 ml or more, got {min_volume:g}")
+def _check_classes(config: ModelConfig, tissues: tuple[str, ...]) -> None:
     for name in (LESION, *tissues, *config.brain):
         if name not in config.classes:
-            raise ValueError(
+            raise OptionError(
                 f"the model {config.name} has no class {name!r}; it has {', '.join(config.classes)}"
             )
 

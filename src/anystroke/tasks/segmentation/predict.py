@@ -1,19 +1,19 @@
 """Segment one scan: the function behind ``anystroke.segment``."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from anystroke.core.files import sha256
 from anystroke.core.volume import Volume
 from anystroke.io.formats import read_scan
 from anystroke.models.checkpoints import ModelConfig, find_model, load_model
-from anystroke.models.passes import PRESETS
-from anystroke.models.volume_interval import VolumeErrors, VolumeInterval, expected_volume, volume_interval
-from anystroke.tasks.segmentation.mask import predict, tally
+from anystroke.models.volume_interval import VolumeInterval, expected_volume, volume_interval
+from anystroke.tasks.segmentation.mask import Prediction, predict, tally
+from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.refinement import Refiner
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
@@ -37,6 +37,11 @@ class Model:
     sha256: str
     refiner: Refiner | None = None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name, version and hash, as records of results keep them."""
+        return {"Name": self.config.name, "Version": self.config.version, "SHA256": self.sha256}
+
     @classmethod
     def open(cls, name: str | Path = "default") -> "Model":
         """Load a shipped model by its name, or one from a folder.
@@ -58,45 +63,63 @@ class Segmentation:
 
     Attributes:
         scan: The scan.
-        probability: Lesion probability, float32.
-        mask: Lesion mask, uint8.
-        threshold: Probability from which a voxel is in the mask.
-        lesion_volume: Volume of the mask [ml].
-        lesion_count: Number of connected components (26 neighbours) of the mask.
-        model: Name of the model.
-        model_version: Its version.
-        model_sha256: SHA-256 of its weights.
-        tissues: Probabilities of other classes that were asked for, by name.
-        seconds: Duration of each stage by name.
+        prediction: What the network says.
+        model: What segmented it.
+        options: What was asked for.
         interval: How large the lesion may be [ml]; None if that was not measured for the model.
-        lesion_errors: What intervals of single lesions are made of; None likewise.
         reasons: Why not to trust the result, a sentence each.
-        brain: The healthy brain, uint8 on the network's grid, if the model tells.
-        spread: Standard deviation of the probability over the flips, if it was asked for.
-        preset: How the scan was processed.
-        image: What the network saw, on its grid.
-        features: Of that image, where the model knows those of its training.
     """
 
     scan: Volume
-    probability: Volume
-    mask: Volume
-    threshold: float
-    lesion_volume: float
-    lesion_count: int
-    model: str
-    model_version: str
-    model_sha256: str
-    tissues: dict[str, Volume] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    prediction: Prediction
+    model: Model
+    options: SegmentOptions = SegmentOptions()  # noqa: RUF009  # immutable
     interval: VolumeInterval | None = None
-    lesion_errors: VolumeErrors | None = None
     reasons: tuple[str, ...] = ()
-    brain: Volume | None = None
-    spread: Volume | None = None
-    preset: str = "default"
-    image: Volume | None = None
-    features: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def probability(self) -> Volume:
+        """Lesion probability, float32."""
+        return self.prediction.probability
+
+    @property
+    def mask(self) -> Volume:
+        """Lesion mask, uint8."""
+        return self.prediction.mask
+
+    @property
+    def threshold(self) -> float:
+        """Probability from which a voxel is in the mask."""
+        return self.prediction.threshold
+
+    @property
+    def tissues(self) -> dict[str, Volume]:
+        """Probabilities of other classes that were asked for, by name."""
+        return self.prediction.tissues
+
+    @property
+    def spread(self) -> Volume | None:
+        """Standard deviation of the probability over the flips, if it was asked for."""
+        return self.prediction.spread
+
+    @property
+    def brain(self) -> Volume | None:
+        """The healthy brain, uint8 on the network's grid, if the model tells."""
+        return self.prediction.brain
+
+    @cached_property
+    def _tally(self) -> tuple[float, int]:
+        return tally(self.mask)
+
+    @property
+    def lesion_volume(self) -> float:
+        """Volume of the mask [ml]."""
+        return self._tally[0]
+
+    @property
+    def lesion_count(self) -> int:
+        """Number of connected components (26 neighbours) of the mask."""
+        return self._tally[1]
 
     @property
     def trusted(self) -> bool:
@@ -107,15 +130,8 @@ class Segmentation:
 def segment(
     image: str | Path | Volume | Any,
     model: str | Path | Model = "default",
-    *,
-    threshold: float | None = None,
-    min_volume: float = 0.0,
-    flip: bool = False,
-    tissues: tuple[str, ...] = (),
-    spread: bool = False,
-    preset: str = "default",
-    refine: bool = True,
-    device: torch.device | str | None = None,
+    options: SegmentOptions | None = None,
+    **changes: Any,
 ) -> Segmentation:
     """Find the stroke lesion in a brain MR image of any contrast, orientation and spacing.
 
@@ -124,15 +140,8 @@ def segment(
     Args:
         image: Path of a NIfTI, MGH, NRRD or MetaImage file, a `Volume`, or a nibabel image.
         model: Name of a shipped model, a model folder, or an opened `Model` (to load it once for many scans).
-        threshold: Probability from which a voxel is lesion; by default the model's own.
-        min_volume: Lesions smaller than this [ml] are left out of the mask.
-        flip: Average with the prediction of the mirrored head; doubles the time.
-        tissues: Classes of the model whose probabilities to return as well.
-        spread: Return the spread over the flips too; doubles the time if ``flip`` is not set.
-        preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
-            overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
-        refine: Look again at small lesions in scans finer than the model's grid, if the model can.
-        device: Where to compute; by default a GPU if there is one.
+        options: What is asked for.
+        **changes: Fields of the options, such as ``threshold=0.3``.
 
     Returns:
         Mask and probability in the grid of ``image``, and what was measured.
@@ -140,7 +149,8 @@ def segment(
     Raises:
         VolumeError: The image cannot be used; the message says why and what to do.
         CheckpointError: The model cannot be loaded.
-        ValueError: An option is out of range.
+        OptionError: An option is out of range.
+        TypeError: There is no such option, or the image is something else.
 
     Example:
         >>> config = ModelConfig(
@@ -151,24 +161,12 @@ def segment(
         >>> segment(scan, toy, device="cpu").mask.shape
         (40, 40, 40)
     """
+    chosen = SegmentOptions.of(options, changes)
     opened = model if isinstance(model, Model) else Model.open(model)
     scan = as_volume(image)
-    if preset not in PRESETS:
-        raise ValueError(f"the preset is one of {', '.join(PRESETS)}, got {preset!r}")
-    prediction = predict(
-        scan,
-        opened.network,
-        opened.config,
-        threshold=threshold,
-        min_volume=min_volume,
-        flip=flip,
-        tissues=tissues,
-        spread=spread,
-        processing=PRESETS[preset],
-        refiner=opened.refiner if refine and preset == "default" else None,
-        device=device,
-    )
-    volume, count = tally(prediction.mask)
+    refiner = opened.refiner if chosen.preset == "default" else None
+    prediction = predict(scan, opened.network, opened.config, chosen, refiner=refiner)
+    volume, _ = tally(prediction.mask)
     interval = interval_of(prediction.probability, volume, opened.config)
     reasons = reasons_not_to_trust(
         scan=scan,
@@ -179,27 +177,7 @@ def segment(
         features=prediction.features,
         image_range=opened.config.image_range,
     )
-    return Segmentation(
-        scan=scan,
-        probability=prediction.probability,
-        mask=prediction.mask,
-        threshold=prediction.threshold,
-        lesion_volume=volume,
-        lesion_count=count,
-        model=opened.config.name,
-        model_version=opened.config.version,
-        model_sha256=opened.sha256,
-        tissues=prediction.tissues,
-        seconds=prediction.seconds,
-        interval=interval,
-        lesion_errors=opened.config.lesion_errors,
-        reasons=reasons,
-        brain=prediction.brain,
-        spread=prediction.spread,
-        preset=preset,
-        image=prediction.image,
-        features=prediction.features,
-    )
+    return Segmentation(scan, prediction, opened, chosen, interval, reasons)
 
 
 def interval_of(probability: Volume, mask_volume: float, config: ModelConfig) -> VolumeInterval | None:

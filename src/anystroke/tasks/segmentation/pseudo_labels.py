@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from anystroke.anatomy.lesions.bank import largest_part
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path, sha256
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
 from anystroke.io.names import derivative_stem, image_stem
@@ -34,7 +35,7 @@ _MISSING = "n/a"
 _CONFIDENCE = "MeanProbability"
 
 
-class PseudoLabelError(ValueError):
+class PseudoLabelError(AnystrokeError):
     """A run that cannot be done; the message says why and what to do."""
 
 

@@ -27,6 +27,7 @@ from anystroke.tasks.segmentation.mni_places import (
     find_mni_space,
     find_places,
 )
+from anystroke.tasks.segmentation.options import WriteOptions
 from anystroke.tasks.segmentation.predict import Segmentation
 
 if TYPE_CHECKING:
@@ -59,25 +60,6 @@ _PROBABILITY_STEPS = 4000
 _NOTICE = "research use only, not a medical device"
 
 
-@dataclass(frozen=True)
-class Extras:
-    """What to write beside the usual.
-
-    Attributes:
-        report: A page and pictures of each scan, and places in MNI space; on unless switched off.
-        uncertainty: The spread of the probability over the flips.
-        tissues: A segmentation of the brain's tissues.
-        fmriprep_roi: The lesion as fMRIPrep reads it.
-        dicom_seg: A DICOM segmentation of scans that came as DICOM.
-    """
-
-    report: bool = True
-    uncertainty: bool = False
-    tissues: bool = False
-    fmriprep_roi: bool = False
-    dicom_seg: bool = False
-
-
 @dataclass(frozen=True, eq=False)
 class Written:
     """What was written of one scan.
@@ -101,7 +83,7 @@ def write_results(
     described: str = "",
     messages: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
-    extras: Extras = Extras(),  # immutable
+    write: WriteOptions = WriteOptions(),  # noqa: B008  # immutable
     atlas: Atlas | None = None,
 ) -> Written:
     """Write all files of one scan into a folder.
@@ -113,7 +95,7 @@ def write_results(
         described: What was done beside segmenting, such as ``fused``.
         messages: Warnings.
         settings: What the segmentation was asked for.
-        extras: What to write beside the usual.
+        write: What to write beside the usual.
         atlas: Territories to name in the table of lesions.
 
     Returns:
@@ -126,20 +108,21 @@ def write_results(
     stem = derivative_stem(source.path, described=described)
     numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
     inside = result.brain if result.brain is not None else head(result.scan)
-    numbered, lesions = find_lesions(result.mask, result.probability, inside, result.lesion_errors)
-    left = sum(lesion.left_volume for lesion in lesions)
-    title = (
-        f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {result.model} {result.model_version}"
+    numbered, lesions = find_lesions(
+        result.mask, result.probability, inside, result.model.config.lesion_errors
     )
+    left = sum(lesion.left_volume for lesion in lesions)
+    model = result.model.identity
+    title = f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {model['Name']} {model['Version']}"
     space = MniSpace()
 
     def register() -> None:
         nonlocal space
-        if extras.report or atlas is not None:
-            space = find_mni_space(result.image or result.scan, result.brain)
+        if write.report or atlas is not None:
+            space = find_mni_space(result.prediction.image or result.scan, result.brain)
 
     def draw() -> None:
-        if extras.report:
+        if write.report:
             from anystroke.reports.mosaic import mosaic  # with matplotlib
 
             mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title)
@@ -151,7 +134,7 @@ def write_results(
         lambda: numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16),
         lambda: result.mask.save(folder / f"{stem}_mask.nii.gz"),
     ]
-    in_threads(lambda write: write(), slow)
+    in_threads(lambda work: work(), slow)
     if space.problem:
         result = replace(result, reasons=(*result.reasons, space.problem))
     places, territories = find_places(numbered, space, atlas)
@@ -176,25 +159,25 @@ def write_results(
     write_json(folder / f"{stem}_probseg.json", of_probability(facts))
     write_json(folder / f"{numbers_stem}_dseg.json", _of_numbers(facts))
     write_tsv(folder / f"{stem}_lesions.tsv", LESION_COLUMNS, rows)
-    if extras.uncertainty and result.spread is not None:
+    if write.uncertainty and result.spread is not None:
         result.spread.save(folder / f"{stem}_spread.nii.gz")
         words = f"Standard deviation of the lesion probability over mirrored passes; {_NOTICE}"
         write_json(folder / f"{stem}_spread.json", of_probability(facts) | {"Description": words})
-    if extras.tissues and result.tissues:
+    if write.tissues and result.tissues:
         _write_tissues(source, result, folder, facts)
-    if extras.fmriprep_roi:
+    if write.write_fmriprep_roi:
         result.mask.save(folder / f"{_roi_stem(source.path)}_roi.nii.gz")
-    if extras.dicom_seg and source.series:
+    if write.dicom_seg and source.series:
         from anystroke.io.dicom_seg import write_dicom_seg  # needs an optional package
 
         write_dicom_seg(
             result.mask,
             source.series,
             folder / f"{stem}_seg.dcm",
-            model=result.model,
-            model_version=result.model_version,
+            model=model["Name"],
+            model_version=model["Version"],
         )
-    if extras.report:
+    if write.report:
         from anystroke.reports.glass_brain import glass_brain
         from anystroke.reports.scan import write_scan_report
 
@@ -222,7 +205,7 @@ def import_report_makers() -> None:
 
 
 def sidecar(
-    source: Path, result: Segmentation, messages: list[str], options: dict[str, Any]
+    source: Path, result: Segmentation, messages: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Collect what a mask's JSON sidecar says.
 
@@ -230,7 +213,7 @@ def sidecar(
         source: The input file.
         result: Its segmentation.
         messages: Warnings.
-        options: What `segment` was called with.
+        settings: What the run was asked for.
 
     Returns:
         BIDS fields and those of anystroke.
@@ -245,12 +228,12 @@ def sidecar(
         "SkullStripped": False,
         "Manual": False,
         "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
-        "Model": {"Name": result.model, "Version": result.model_version, "SHA256": result.model_sha256},
-        "Settings": options,
-        "Preset": result.preset,
+        "Model": result.model.identity,
+        "Settings": settings,
+        "Preset": result.options.preset,
         "Threshold": result.threshold,
-        "MinimumLesionVolume": options.get("min_volume", 0.0),
-        "MirrorAveraging": bool(options.get("flip", False)),
+        "MinimumLesionVolume": result.options.min_volume,
+        "MirrorAveraging": result.options.flip,
         "LesionVolume": round(result.lesion_volume, 6),
         "LesionVolumeUnits": "ml",
         "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,
@@ -260,9 +243,9 @@ def sidecar(
         "DoNotTrust": not result.trusted,
         "ReasonsNotToTrust": list(result.reasons),
         "ImageFeatures": {
-            name: round(value, 4) for name, value in result.features.items() if isfinite(value)
+            name: round(value, 4) for name, value in result.prediction.features.items() if isfinite(value)
         },
-        "Seconds": {name: round(value, 3) for name, value in result.seconds.items()},
+        "Seconds": {name: round(value, 3) for name, value in result.prediction.seconds.items()},
         "TorchVersion": torch.__version__,
         "Warnings": messages,
     }

@@ -11,20 +11,21 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from anystroke.anatomy.registration.affine import RegistrationError
 from anystroke.anatomy.registration.rigid import RigidRegistration, register_rigid
+from anystroke.core.errors import OptionError
 from anystroke.core.volume import Volume
 from anystroke.models.passes import PredictionWarning
 from anystroke.tasks.segmentation.mask import mask_of, tally
-from anystroke.tasks.segmentation.predict import Model, Segmentation, as_volume, interval_of, segment
+from anystroke.tasks.segmentation.options import Fusion, SegmentOptions
+from anystroke.tasks.segmentation.predict import Model, Segmentation, interval_of, segment
 from anystroke.tasks.segmentation.trust import reasons_between, reasons_not_to_trust
 
-Fusion = Literal["probability", "logit"]
 _SMALLEST_PROBABILITY = 1e-4
 
 
@@ -74,10 +75,8 @@ def segment_together(
     model: str | Path | Model = "default",
     *,
     fusion: Fusion = "probability",
-    threshold: float | None = None,
-    min_volume: float = 0.0,
-    flip: bool = False,
-    device: torch.device | str | None = None,
+    options: SegmentOptions | None = None,
+    **changes: Any,
 ) -> Together:
     """Find the lesion of one patient in all contrasts that there are.
 
@@ -86,51 +85,41 @@ def segment_together(
         model: As for `anystroke.segment`.
         fusion: ``"probability"``: mean of the calibrated probabilities. ``"logit"``: mean of their log-
             odds, as the published ensembles do; one contrast that is sure weighs more.
-        threshold: Probability from which a voxel is lesion; by default the model's own.
-        min_volume: Lesions smaller than this [ml] are left out of the masks.
-        flip: Average with the mirrored head.
-        device: Where to compute.
+        options: As for `anystroke.segment`.
+        **changes: Fields of the options.
 
     Returns:
         A result for each contrast, with registrations and agreement.
 
     Raises:
         VolumeError: An image cannot be used.
-        ValueError: There is no image, or an option is out of range.
+        OptionError: There is no image, or an option is out of range.
 
     Example:
         >>> segment_together(["T1w.nii.gz", "FLAIR.nii.gz"]).fused[1].lesion_volume  # doctest: +SKIP
         12.3
     """
     if not images:
-        raise ValueError("expected at least one image to segment, got none")
-    if fusion not in ("probability", "logit"):
-        raise ValueError(f"the fusion is 'probability' or 'logit', got {fusion!r}")
+        raise OptionError("expected at least one image to segment, got none")
+    if fusion not in get_args(Fusion):
+        raise OptionError(f"the fusion is 'probability' or 'logit', got {fusion!r}")
+    chosen = SegmentOptions.of(options, changes)
     opened = model if isinstance(model, Model) else Model.open(model)
-    alone = [
-        segment(
-            as_volume(image), opened, threshold=threshold, min_volume=min_volume, flip=flip, device=device
-        )
-        for image in images
-    ]
-    return fuse(alone, opened, fusion=fusion, min_volume=min_volume)
+    alone = [segment(image, opened, chosen) for image in images]
+    return fuse(alone, fusion=fusion)
 
 
 def fuse(
     alone: Sequence[Segmentation],
-    model: Model,
     *,
     fusion: Fusion = "probability",
-    min_volume: float = 0.0,
     names: Sequence[str] = (),
 ) -> Together:
     """Register the contrasts of one patient and fuse what each says alone.
 
     Args:
         alone: One result for each contrast.
-        model: What made them.
         fusion: As for `segment_together`.
-        min_volume: As for `segment_together`.
         names: What to call the contrasts; by default their numbers.
 
     Returns:
@@ -164,9 +153,7 @@ def fuse(
     worlds = [torch.eye(4, dtype=torch.float64) if found is None else found.affine for found in registrations]
     group = [i for i in range(len(scans)) if i not in apart]
     fused = [
-        _fused(i, group, alone, worlds, model, fusion, min_volume)
-        if i in group and len(group) > 1
-        else alone[i]
+        _fused(i, group, alone, worlds, fusion) if i in group and len(group) > 1 else alone[i]
         for i in range(len(scans))
     ]
     agreement = [
@@ -207,9 +194,7 @@ def _fused(
     group: Sequence[int],
     alone: Sequence[Segmentation],
     worlds: Sequence[Tensor],
-    model: Model,
     fusion: Fusion,
-    min_volume: float,
 ) -> Segmentation:
     """Fuse all contrasts on the grid of one: the mean over those whose field of view holds the voxel."""
     own = alone[i]
@@ -228,18 +213,15 @@ def _fused(
     data = torch.sigmoid(mean) if fusion == "logit" else mean
     data = torch.where(data < 2 * _SMALLEST_PROBABILITY, 0.0, data) if fusion == "logit" else data
     probability = replace(own.probability, data=data)
-    mask = mask_of(probability, model.config, own.threshold, min_volume)
-    volume, count = tally(mask)
-    interval = interval_of(probability, volume, model.config)
+    mask = mask_of(probability, own.model.config, own.threshold, own.options.min_volume)
+    volume, _ = tally(mask)
+    interval = interval_of(probability, volume, own.model.config)
     reasons = reasons_not_to_trust(scan=own.scan, volume_ml=volume, interval=interval, brain=own.brain)
     # What is said of the image alone stays true; what is said of the volume is said anew.
     kept = tuple(reason for reason in own.reasons if "volume is uncertain" not in reason)
     return replace(
         own,
-        probability=probability,
-        mask=mask,
-        lesion_volume=volume,
-        lesion_count=count,
+        prediction=replace(own.prediction, probability=probability, mask=mask),
         interval=interval,
         reasons=tuple(dict.fromkeys((*kept, *reasons))),
     )
