@@ -77,7 +77,7 @@ BAD: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     "missing": (lambda _: None, "does not exist"),
     "folder": (lambda p: p.mkdir(), "is a folder"),
     "not an image": (lambda p: p.write_text("hello"), "not a readable image"),
-    "empty": (lambda p: p.touch(), "not a readable image"),
+    "empty": (lambda p: p.touch(), "is empty"),
     "truncated": (_truncated, "truncated"),
     "truncated inside": (_truncated_plain, "truncated"),
     "several volumes": (lambda p: _save(p, np.stack([_head()] * 3, axis=-1)), "holds 3 volumes"),
