@@ -128,7 +128,7 @@ def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["-o", "OUT", "--weighting", "T3w"], "'T3w'"),
         (["-o", "OUT", "--weighting", "T1w,"], "--weighting must be one of"),
         (["-o", "OUT", "--weighting", "T1w,FLAIR,t1W"], "T1w, FLAIR, T1w"),
-        (["-o", "OUT", "--format", "nifti"], "bids, nnunet"),
+        (["-o", "OUT", "--format", "nifti"], "'bids', 'nnunet'"),
         (["-o", "OUT", "--format", "nnunet"], "Dataset501_Stroke, got 'out'"),
         (["-o", "OUT", "--format", "nnunet", "--maps"], "no place for maps"),
         (["-o", "OUT", "--all-classes"], "always written"),

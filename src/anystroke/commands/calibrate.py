@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anystroke.commands.common import OK, ArgumentError, progress_bar
-from anystroke.commands.train import Debug
+from anystroke.commands.options import Debug
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -35,7 +35,7 @@ def calibrate(
     Example: anystroke calibrate run/model --data run/data
     """
     from anystroke.core.memory import keep_pages
-    from anystroke.models.checkpoints import CheckpointError, save_config, task_of_model
+    from anystroke.models.checkpoints import save_config, task_of_model
     from anystroke.tasks.segmentation.calibrate import calibrate as choose
     from anystroke.tasks.segmentation.predict import Model
 
@@ -46,14 +46,11 @@ def calibrate(
                 "that trains on simulated patients"
             )
     keep_pages()
-    try:
-        if task_of_model(model) == "qmri":
-            return _calibrate_estimator(model, data, patients or 12, seed)
-        if patients is not None and patients < 50:
-            raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
-        opened = Model.open(model)
-    except CheckpointError as error:
-        raise ArgumentError(str(error)) from error
+    if task_of_model(model) == "qmri":
+        return _calibrate_estimator(model, data, patients or 12, seed)
+    if patients is not None and patients < 50:
+        raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
+    opened = Model.open(model)
     with progress_bar() as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -1,20 +1,20 @@
 """The verb ``compare``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from anystroke.commands.common import OK, ArgumentError, check_folder, complain
-from anystroke.commands.evaluate import Debug, Output, split
+from anystroke.commands.evaluate import split
+from anystroke.commands.options import Debug, Output, with_options
 
 
-def compare(
-    results: Annotated[
-        list[Path],
-        typer.Argument(metavar="RESULTS...", help="Folders of evaluate, one a model or run."),
-    ],
-    output: Output,
+@dataclass(frozen=True)
+class TableOptions:
+    """What the tables show."""
+
     metric: Annotated[
         list[str] | None,
         typer.Option(
@@ -22,7 +22,7 @@ def compare(
             help="Columns of the tables.",
             show_default="dice, hausdorff95, volume_difference, lesion_count_difference, lesion_f1",
         ),
-    ] = None,
+    ] = None
     by: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,23 +30,40 @@ def compare(
             help="Columns of metrics.tsv to sort cases by, beside lesion size.",
             show_default="sequence",
         ),
-    ] = None,
-    unit: Annotated[
-        str, typer.Option(metavar="COLUMN", help="What is independent: its cases count as one in tests.")
-    ] = "patient",
-    centre: Annotated[str, typer.Option(metavar="median|mean", help="What tables show.")] = "median",
+    ] = None
+    centre: Annotated[Literal["median", "mean"], typer.Option(help="What tables show.")] = "median"
     interval: Annotated[
-        str,
-        typer.Option(metavar="t|bootstrap|none", help="The interval in brackets; t is the qATLAS paper's."),
-    ] = "t",
+        Literal["t", "bootstrap", "none"],
+        typer.Option(help="The interval in brackets; t is the qATLAS paper's."),
+    ] = "t"
     published: Annotated[
         list[str] | None,
         typer.Option(metavar="TABLE", help="A paper's figures to print beside, such as qatlas-atlas."),
-    ] = None,
-    worst: Annotated[int, typer.Option(min=1, max=40, help="Failures to picture.")] = 10,
-    seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 1,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier comparison.")] = False,
-    _debug: Debug = False,
+    ] = None
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What counts as one in tests, what is pictured, and what may be replaced."""
+
+    unit: Annotated[
+        str, typer.Option(metavar="COLUMN", help="What is independent: its cases count as one in tests.")
+    ] = "patient"
+    worst: Annotated[int, typer.Option(min=1, max=40, help="Failures to picture.")] = 10
+    seed: Annotated[int, typer.Option(help="Of bootstrap and permutations.")] = 1
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier comparison.")] = False
+    debug: Debug = False
+
+
+@with_options
+def compare(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Folders of evaluate, one a model or run."),
+    ],
+    output: Output,
+    tables: TableOptions,
+    options: CompareOptions,
 ) -> int:
     """Compare evaluations: tables, intervals, tests, plots and the worst cases, on one page.
 
@@ -55,35 +72,24 @@ def compare(
     Example: anystroke compare scores_a scores_b -o comparison
     """
     check_folder(output)
-    if centre not in ("median", "mean"):
-        raise ArgumentError(f"--centre must be median or mean, got {centre!r}")
-    if interval not in ("t", "bootstrap", "none"):
-        raise ArgumentError(f"--interval must be t, bootstrap or none, got {interval!r}")
-    from anystroke.core.tables import TableError
-    from anystroke.evaluation.results import ResultsError, load_results
+    from anystroke.evaluation.results import load_results
     from anystroke.evaluation.summaries import MAIN_METRICS
     from anystroke.reports.comparison import PAGE, CompareSettings, compare_results
     from anystroke.reports.published import published_table
 
-    if (output / PAGE).exists() and not overwrite:
+    if (output / PAGE).exists() and not options.overwrite:
         raise ArgumentError(f"{output / PAGE} exists already; name another folder or use --overwrite")
-    try:
-        beside = [published_table(name) for name in published or []]
-    except ValueError as error:
-        raise ArgumentError(f"--published: {error}") from error
+    beside = [published_table(name) for name in tables.published or []]
     settings = CompareSettings(
-        metrics=split(metric) or MAIN_METRICS,
-        by=split(by) if by else None,
-        unit=unit,
-        centre="mean" if centre == "mean" else "median",
-        interval="bootstrap" if interval == "bootstrap" else "none" if interval == "none" else "t",
-        seed=seed,
-        worst=worst,
+        metrics=split(tables.metric) or MAIN_METRICS,
+        by=split(tables.by) if tables.by else None,
+        unit=options.unit,
+        centre=tables.centre,
+        interval=tables.interval,
+        seed=options.seed,
+        worst=options.worst,
     )
-    try:
-        made = compare_results([load_results(path) for path in results], output, settings, published=beside)
-    except (ResultsError, TableError) as error:
-        raise ArgumentError(str(error)) from error
+    made = compare_results([load_results(path) for path in results], output, settings, published=beside)
     for text in made.notes:
         complain(f"note: {text}")
     typer.echo(made.table)

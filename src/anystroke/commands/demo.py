@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, check_folder
+from anystroke.commands.common import OK, check_folder
 
 
 def demo(
@@ -28,16 +28,10 @@ def demo(
     Example: anystroke demo
     """
     check_folder(output)
-    from anystroke.models.checkpoints import CheckpointError
     from anystroke.studies.demo import DEFAULT_SEED, run_demo
     from anystroke.tasks.segmentation.predict import Model
 
-    try:
-        opened = Model.open(model)
-    except CheckpointError as error:
-        if model == "default":
-            raise
-        raise ArgumentError(f"--model: {error}") from error
+    opened = Model.open(model)
     made = run_demo(output, opened, seed=DEFAULT_SEED if seed is None else seed, overwrite=overwrite)
     typer.echo(made.protocol)
     typer.echo(f"lesion: {made.predicted_ml:.1f} ml found, {made.true_ml:.1f} ml true, Dice {made.dice:.2f}")

@@ -2,12 +2,14 @@
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.options import Debug, Output, Overwrite, Threads, with_options
 
 if TYPE_CHECKING:
     from anystroke.tasks.qmri.files import EstimateOptions, Outcome
@@ -15,8 +17,48 @@ if TYPE_CHECKING:
     from anystroke.tasks.segmentation.predict import Model
 
 
+@dataclass(frozen=True)
+class EstimatorOptions:
+    """The networks, and how many threads they get."""
+
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME|DIR", help="A shipped estimator, or a model folder.")
+    ] = "estimator"
+    segmenter: Annotated[str, typer.Option(metavar="NAME|DIR", help="The model that finds the brain.")] = (
+        "default"
+    )
+    threads: Threads = None
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """What is made of each scan."""
+
+    simulate: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="W[,W]...",
+            help="Also make typical images of the maps: T1w, T2w, PDw, FLAIR, T2starw, STIR or DIR.",
+        ),
+    ] = None
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Average over eight mirror images; takes eight times as long.")
+    ] = False
+    refine: Annotated[
+        bool,
+        typer.Option("--refine", help="Adjust PD and R1 until they give the scan under its own protocol."),
+    ] = False
+    sidecar: Annotated[
+        Path | None,
+        typer.Option(metavar="JSON", help="The protocol of the scans.", show_default="the JSON beside each"),
+    ] = None
+    overwrite: Overwrite = False
+    debug: Debug = False
+
+
+@with_options
 def estimate_qmri(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
+    output: Output,
     scans: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -32,33 +74,9 @@ def estimate_qmri(
             help="Scans with lesion masks (BIDS, nnU-Net or a table), made a folder of maps to train on.",
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option("--model", metavar="NAME|DIR", help="A shipped estimator, or a model folder.")
-    ] = "estimator",
-    segmenter: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="The model that finds the brain.")
-    ] = "default",
-    simulate: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="W[,W]...",
-            help="Also make typical images of the maps: T1w, T2w, PDw, FLAIR, T2starw, STIR or DIR.",
-        ),
-    ] = None,
-    flips: Annotated[
-        bool, typer.Option("--flips", help="Average over eight mirror images; takes eight times as long.")
-    ] = False,
-    refine: Annotated[
-        bool,
-        typer.Option("--refine", help="Adjust PD and R1 until they give the scan under its own protocol."),
-    ] = False,
-    sidecar: Annotated[
-        Path | None,
-        typer.Option(metavar="JSON", help="The protocol of the scans.", show_default="the JSON beside each"),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="all")] = None,
-    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+    *,
+    networks: EstimatorOptions,
+    maps: MapOptions,
 ) -> int:
     """Estimate PD, R1, R2* and MT maps from T1w MPRAGE scans.
 
@@ -73,33 +91,26 @@ def estimate_qmri(
     for path in files:
         if not path.exists():
             raise ArgumentError(f"{path} does not exist")
-    if sidecar is not None and not sidecar.is_file():
-        raise ArgumentError(f"--sidecar: {sidecar} does not exist")
-    from anystroke.models.checkpoints import CheckpointError
-    from anystroke.tasks.qmri.files import EstimateError, EstimateOptions, scan_protocol
+    if maps.sidecar is not None and not maps.sidecar.is_file():
+        raise ArgumentError(f"--sidecar: {maps.sidecar} does not exist")
+    from anystroke.tasks.qmri.files import EstimateOptions, scan_protocol
     from anystroke.tasks.qmri.predict import Estimator, named_protocols
     from anystroke.tasks.segmentation.predict import Model
 
-    names = [name.strip() for text in simulate or [] for name in text.split(",")]
-    try:
-        protocols = named_protocols(names)
-        if sidecar is not None:
-            scan_protocol(sidecar, sidecar)
-    except EstimateError as error:
-        raise ArgumentError(f"--sidecar: {error}") from error
-    except ValueError as error:
-        raise ArgumentError(f"--simulate: {error}") from error
-    try:
-        opened = Estimator.open(model), Model.open(segmenter)
-    except CheckpointError as error:
-        raise ArgumentError(f"--model or --segmenter: {error}") from error
+    names = [name.strip() for text in maps.simulate or [] for name in text.split(",")]
+    protocols = named_protocols(names)
+    if maps.sidecar is not None:
+        scan_protocol(maps.sidecar, maps.sidecar)
+    opened = Estimator.open(networks.model), Model.open(networks.segmenter)
     if not opened[1].config.brain:
-        raise ArgumentError(f"--segmenter: {segmenter} does not tell the brain; name a model that does")
-    if threads is not None:
+        raise ArgumentError(
+            f"--segmenter: {networks.segmenter} does not tell the brain; name a model that does"
+        )
+    if networks.threads is not None:
         import torch
 
-        torch.set_num_threads(threads)
-    options = EstimateOptions(tuple(protocols), flips, refine, sidecar, overwrite)
+        torch.set_num_threads(networks.threads)
+    options = EstimateOptions(tuple(protocols), maps.flips, maps.refine, maps.sidecar, maps.overwrite)
     return _run(files, dataset, output, *opened, options)
 
 
@@ -132,8 +143,7 @@ def _run(
     options: "EstimateOptions",
 ) -> int:
     """Estimate all scans and say what became of each."""
-    from anystroke.io.labelled import LabelledScanError
-    from anystroke.tasks.qmri.files import EstimateError, estimate_dataset
+    from anystroke.tasks.qmri.files import estimate_dataset
 
     failed = False
     try:
@@ -158,8 +168,6 @@ def _run(
                     f"{outcome.name}: simulated again it correlates {outcome.correlation:.3f} with the scan"
                     f"{kept} -> {outcome.folder}"
                 )
-    except (LabelledScanError, EstimateError) as error:
-        raise ArgumentError(f"--dataset: {error}" if dataset else str(error)) from error
     except OSError as error:
         raise ArgumentError(f"--output: {output} cannot be written ({error.strerror or error})") from error
     return FAILED if failed else OK

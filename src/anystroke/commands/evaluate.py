@@ -1,28 +1,94 @@
 """The verb ``evaluate``, and arguments of the verbs that judge."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.options import Debug, Output, with_options
 
 if TYPE_CHECKING:
     from anystroke.evaluation.metrics.settings import MetricSettings
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")]
-Preset = Annotated[
-    str, typer.Option(metavar="NAME", help="anystroke, qsynth, synthstroke, isles22, atlas or brats.")
-]
-Define = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a part of the preset, such as connectivity=6; repeatable."
-    ),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How masks are read."""
+
+    label: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER|NAME", help="The lesion's label in both.", show_default="any but 0"),
+    ] = None
+    prediction_label: Annotated[
+        str | None, typer.Option(metavar="NUMBER|NAME", help="The lesion's label in PRED.")
+    ] = None
+    truth_label: Annotated[
+        str | None, typer.Option(metavar="NUMBER|NAME", help="The lesion's label in TRUTH.")
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(help="Cut predictions that are probabilities.", show_default="refuse them")
+    ] = None
+    missing: Annotated[
+        Literal["failed", "empty"], typer.Option(help="What a truth without a prediction is.")
+    ] = "failed"
+    scans: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where else to look for the scans, for pictures.")
+    ] = None
 
 
+@dataclass(frozen=True)
+class MetricOptions:
+    """What is measured."""
+
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="anystroke, qsynth, synthstroke, isles22, atlas or brats.")
+    ] = "anystroke"
+    define: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a part of the preset, such as connectivity=6; repeatable.",
+        ),
+    ] = None
+
+    def settings(self) -> "MetricSettings":
+        """Return the settings of the metrics.
+
+        Raises:
+            ConfigError: There is no such preset, or no such part of it.
+            ArgumentError: A change is no KEY=VALUE.
+        """
+        import tomllib
+
+        from anystroke.evaluation.metrics.settings import load_settings
+
+        changes: dict[str, Any] = {}
+        for text in self.define or []:
+            key, equals, value = text.partition("=")
+            if not equals:
+                raise ArgumentError(f"--set needs KEY=VALUE, got {text!r}")
+            try:
+                changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+            except tomllib.TOMLDecodeError:
+                changes[key.strip()] = value
+        return load_settings(self.preset, **changes)
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What the results are called, and what may be replaced."""
+
+    name: Annotated[
+        str, typer.Option(help="Name of what is evaluated, for tables.", show_default="the output's name")
+    ] = ""
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False
+    debug: Debug = False
+
+
+@with_options
 def evaluate(
     predictions: Annotated[
         Path, typer.Argument(metavar="PRED", help="A mask, a folder of masks, or a TSV of pairs.")
@@ -31,32 +97,10 @@ def evaluate(
     truths: Annotated[
         Path | None, typer.Argument(metavar="[TRUTH]", help="A mask or a folder of masks; none with a TSV.")
     ] = None,
-    preset: Preset = "anystroke",
-    define: Define = None,
-    label: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBER|NAME", help="The lesion's label in both.", show_default="any but 0"),
-    ] = None,
-    prediction_label: Annotated[
-        str | None, typer.Option(metavar="NUMBER|NAME", help="The lesion's label in PRED.")
-    ] = None,
-    truth_label: Annotated[
-        str | None, typer.Option(metavar="NUMBER|NAME", help="The lesion's label in TRUTH.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Cut predictions that are probabilities.", show_default="refuse them")
-    ] = None,
-    missing: Annotated[
-        str, typer.Option(metavar="failed|empty", help="What a truth without a prediction is.")
-    ] = "failed",
-    scans: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where else to look for the scans, for pictures.")
-    ] = None,
-    name: Annotated[
-        str, typer.Option(help="Name of what is evaluated, for tables.", show_default="the output's name")
-    ] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
-    _debug: Debug = False,
+    *,
+    read: ReadOptions,
+    metrics: MetricOptions,
+    options: EvaluateOptions,
 ) -> int:
     """Measure predicted lesion masks against the truth.
 
@@ -65,12 +109,11 @@ def evaluate(
     Example: anystroke evaluate results truth -o scores --preset isles22
     """
     check_folder(output)
-    if threshold is not None and not 0.0 < threshold < 1.0:
-        raise ArgumentError(f"--threshold is a probability above 0 and below 1, got {threshold:g}; try 0.5")
-    if missing not in ("failed", "empty"):
-        raise ArgumentError(f"--missing must be failed or empty, got {missing!r}")
-    from anystroke.core.tables import TableError
-    from anystroke.evaluation.cases import CaseError, find_cases
+    if read.threshold is not None and not 0.0 < read.threshold < 1.0:
+        raise ArgumentError(
+            f"--threshold is a probability above 0 and below 1, got {read.threshold:g}; try 0.5"
+        )
+    from anystroke.evaluation.cases import find_cases
     from anystroke.evaluation.evaluate import (
         CASES,
         Reading,
@@ -79,18 +122,12 @@ def evaluate(
         write_results,
     )
 
-    settings = settings_of(preset, define)
-    if (output / CASES).exists() and not overwrite:
+    settings = metrics.settings()
+    if (output / CASES).exists() and not options.overwrite:
         raise ArgumentError(f"{output / CASES} exists already; name another folder or use --overwrite")
-    try:
-        found = find_cases(predictions, truths, scans=scans)
-    except (CaseError, TableError) as error:
-        raise ArgumentError(str(error)) from error
+    found = find_cases(predictions, truths, scans=read.scans)
     reading = Reading(
-        prediction_label or label,
-        truth_label or label,
-        threshold,
-        "empty" if missing == "empty" else "failed",
+        read.prediction_label or read.label, read.truth_label or read.label, read.threshold, read.missing
     )
     evaluated = []
     with progress_bar() as bar:
@@ -106,7 +143,7 @@ def evaluate(
         complain(f"error: {text}")
     for text in found.notes:
         complain(f"note: {text}")
-    rows = write_results(output, evaluated, found, settings=settings, name=name)
+    rows = write_results(output, evaluated, found, settings=settings, name=options.name)
     failed = sum(row["status"] == "failed" for row in rows)
     typer.echo(settings.describe())
     for line in _means(evaluated):
@@ -141,25 +178,3 @@ def _means(evaluated: Any) -> list[str]:
                 f"median {statistics.median(values):.4g}{unit}, n = {len(values)}"
             )
     return lines
-
-
-def settings_of(preset: str, define: list[str] | None) -> "MetricSettings":
-    """Return the settings of the metrics that the arguments ask for, or raise ArgumentError."""
-    import tomllib
-
-    from anystroke.core.config import ConfigError
-    from anystroke.evaluation.metrics.settings import load_settings
-
-    changes: dict[str, Any] = {}
-    for text in define or []:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ArgumentError(f"--set needs KEY=VALUE, got {text!r}")
-        try:
-            changes[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            changes[key.strip()] = value
-    try:
-        return load_settings(preset, **changes)
-    except ConfigError as error:
-        raise ArgumentError(f"--preset: {error}") from error

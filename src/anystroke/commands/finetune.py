@@ -1,27 +1,30 @@
 """The verb ``finetune``."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from anystroke.commands.common import ArgumentError, check_folder
-from anystroke.commands.train import (
-    Accelerator,
-    Debug,
-    DeviceCount,
-    Minutes,
-    Nodes,
-    Output,
-    Override,
-    Resume,
-    chosen_devices,
-    run,
-    with_minutes,
-)
+from anystroke.commands.common import check_folder
+from anystroke.commands.options import with_options
+from anystroke.commands.train import ComputeOptions, RunOptions, run_recipe
 
 
+@dataclass(frozen=True)
+class StartOptions:
+    """What it starts from, and what it must not forget."""
+
+    model: Annotated[
+        str, typer.Option(metavar="NAME|DIR", help="What to start from: a shipped model, or a model folder.")
+    ] = "default"
+    simulated: Annotated[
+        int, typer.Option(min=0, help="Simulated scans for each of yours, so that nothing is forgotten.")
+    ] = 1
+
+
+@with_options
 def finetune(
     data: Annotated[
         list[Path],
@@ -29,20 +32,10 @@ def finetune(
             metavar="DATA", help="Scans with masks: a BIDS data set, an nnU-Net raw folder or a TSV of paths."
         ),
     ],
-    output: Output,
-    model: Annotated[
-        str, typer.Option(metavar="NAME|DIR", help="What to start from: a shipped model, or a model folder.")
-    ] = "default",
-    simulated: Annotated[
-        int, typer.Option(min=0, help="Simulated scans for each of yours, so that nothing is forgotten.")
-    ] = 1,
-    resume: Resume = False,
-    override: Override = None,
-    minutes: Minutes = None,
-    accelerator: Accelerator = "auto",
-    devices: DeviceCount = "auto",
-    nodes: Nodes = None,
-    _debug: Debug = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")],
+    start: StartOptions,
+    run: RunOptions,
+    compute: ComputeOptions,
 ) -> int:
     """Go on training a model with scans and masks of one's own.
 
@@ -50,15 +43,8 @@ def finetune(
     """
     started = time.monotonic()
     check_folder(output)
-    chosen = chosen_devices(accelerator, devices, nodes)
-    from anystroke.core.config import ConfigError
-    from anystroke.models.checkpoints import CheckpointError
+    devices = compute.chosen()
     from anystroke.tasks.segmentation.finetune import finetuning_recipe
 
-    try:
-        settings = finetuning_recipe(
-            data, model=model, simulated=simulated, overrides=with_minutes(override, minutes)
-        )
-    except (ConfigError, CheckpointError) as error:
-        raise ArgumentError(str(error)) from error
-    return run(settings, output, resume=resume, devices=chosen, started=started)
+    settings = finetuning_recipe(data, model=start.model, simulated=start.simulated, overrides=run.overrides)
+    return run_recipe(settings, output, run, devices, started)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, progress_bar
+from anystroke.commands.common import FAILED, OK, check_folder, progress_bar
 
 
 def pseudo_label(
@@ -35,12 +35,10 @@ def pseudo_label(
     Example: anystroke pseudo-label scans/*.nii.gz -o pseudo --confidence 0.9
     """
     check_folder(output)
-    from anystroke.models.checkpoints import CheckpointError
     from anystroke.tasks.segmentation.predict import Model
     from anystroke.tasks.segmentation.pseudo_labels import (
         TABLE,
         PseudoLabel,
-        PseudoLabelError,
         pseudo_lesions,
     )
     from anystroke.tasks.segmentation.pseudo_labels import pseudo_label as label_scans
@@ -65,19 +63,16 @@ def pseudo_label(
             typer.echo(f"left out of the lesions: {problem}", err=True)
 
     with progress_bar() as progress:
-        try:
-            task = progress.add_task("segmenting", total=len(inputs))
-            labels = label_scans(
-                inputs,
-                output,
-                model=Model.open(model),
-                smallest_ml=smallest,
-                largest_ml=largest,
-                confidence=confidence,
-                on_scan=report,
-            )
-        except (CheckpointError, PseudoLabelError) as error:
-            raise ArgumentError(str(error)) from error
+        task = progress.add_task("segmenting", total=len(inputs))
+        labels = label_scans(
+            inputs,
+            output,
+            model=Model.open(model),
+            smallest_ml=smallest,
+            largest_ml=largest,
+            confidence=confidence,
+            on_scan=report,
+        )
         kept = sum(label.kept for label in labels)
         if lesions:
             task = progress.add_task("registering", total=kept)

@@ -1,30 +1,36 @@
 """The verb ``simulate``."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
 from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.options import Debug, Output, with_options
 
 _SMALLEST, _LARGEST = 16, 320
 Choice = TypeVar("Choice", bound=str)
 
 
-def simulate(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the results.")],
-    labels: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            help="Label maps with FreeSurfer numbers.", show_default="the MNI152 brain", metavar="[LABELS]..."
-        ),
-    ] = None,
+@dataclass(frozen=True)
+class PatientOptions:
+    """The patients."""
+
     lesions: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Lesion masks in MNI space.", show_default="made-up lesions"),
-    ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Patients of each label map.")] = 1,
+    ] = None
+    count: Annotated[int, typer.Option(min=1, help="Patients of each label map.")] = 1
+    stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None
+    seed: Annotated[int, typer.Option(help="Another seed gives other scans.")] = 1
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """Their scans."""
+
     weighting: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,38 +39,56 @@ def simulate(
             "scan each of the same patient.",
             show_default="any",
         ),
-    ] = None,
-    stage: Annotated[str | None, typer.Option(help="chronic, acute or subacute.", show_default="any")] = None,
+    ] = None
     preset: Annotated[
         str,
         typer.Option(
             metavar="NAME|FILE",
             help="realistic, typical, estimator, paper, paper_code, qatlas, or a TOML file.",
         ),
-    ] = "realistic",
+    ] = "realistic"
     priors: Annotated[
         str,
         typer.Option(metavar="NAME|FILE", help="literature, paper, or a TOML file that fit-priors wrote."),
-    ] = "literature",
-    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, metavar="MM", help="Voxel size.")] = 2.0,
+    ] = "literature"
+    spacing: Annotated[float, typer.Option(min=0.7, max=4.0, metavar="MM", help="Voxel size.")] = 2.0
     shape: Annotated[
         str | None, typer.Option(metavar="X,Y,Z", help="Voxels.", show_default="192 x 224 x 192 mm")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed gives other scans.")] = 1,
-    maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False,
+    ] = None
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """What is written."""
+
+    maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False
     layout: Annotated[
-        str,
+        Literal["bids", "nnunet"],
         typer.Option(
             "--format",
-            metavar="bids|nnunet",
             help="Files named as in BIDS, or an nnU-Net raw data set in DIR, named like Dataset501_Stroke.",
         ),
-    ] = "bids",
+    ] = "bids"
     all_classes: Annotated[
         bool, typer.Option("--all-classes", help="Give nnU-Net the tissue classes too, not lesion alone.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scans of another run.")] = False,
-    _debug: Annotated[bool, typer.Option("--debug", help="Print tracebacks.")] = False,
+    ] = False
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the scans of another run.")] = False
+    debug: Debug = False
+
+
+@with_options
+def simulate(
+    output: Output,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Label maps with FreeSurfer numbers.", show_default="the MNI152 brain", metavar="[LABELS]..."
+        ),
+    ] = None,
+    *,
+    patients: PatientOptions,
+    looks: ScanOptions,
+    write: WriteOptions,
 ) -> int:
     """Simulate scans of patients with stroke.
 
@@ -73,58 +97,44 @@ def simulate(
     Example: anystroke simulate -o simulated --weighting T1w,FLAIR --count 3
     """
     check_folder(output)
-    voxels = _parse_shape(shape) if shape else _voxels_of_head(spacing)
-    from anystroke.acquisition.presets.distributions import PresetError
+    voxels = _parse_shape(looks.shape) if looks.shape else _voxels_of_head(looks.spacing)
     from anystroke.acquisition.presets.preset import load_preset
     from anystroke.anatomy.lesions.stages import STAGES
-    from anystroke.io.datasets import DatasetError
-    from anystroke.qmri.tissue_priors import PriorError, load_table
-    from anystroke.simulation.files import FORMATS, Request, SimulationError, simulate_files
-    from anystroke.simulation.nnunet import NnunetError
+    from anystroke.qmri.tissue_priors import load_table
+    from anystroke.simulation.files import Request, simulate_files
     from anystroke.simulation.settings import SynthesisSettings
 
-    names = [name.strip() for text in weighting or [] for name in text.split(",")]
-    try:
-        weightings = load_preset(preset).weightings
-        load_table(priors)
-    except PresetError as error:
-        raise ArgumentError(f"--preset: {error}") from error
-    except PriorError as error:
-        raise ArgumentError(f"--priors: {error}") from error
-    try:
-        request = Request(
-            label_maps=tuple(labels or ()),
-            lesions=lesions,
-            count=count,
-            stage=_among("--stage", stage, STAGES),
-            seed=seed,
-            maps=maps,
-            synthesis=SynthesisSettings(shapes=(voxels,), spacing=spacing, preset=preset, priors=priors),
-            weightings=tuple(_one_of("--weighting", name, weightings) for name in names),
-            format=_one_of("--format", layout, FORMATS),
-            all_classes=all_classes,
-        )
-    except SimulationError as error:
-        raise ArgumentError(str(error)) from error
+    names = [name.strip() for text in looks.weighting or [] for name in text.split(",")]
+    weightings = load_preset(looks.preset).weightings
+    load_table(looks.priors)
+    request = Request(
+        label_maps=tuple(labels or ()),
+        lesions=patients.lesions,
+        count=patients.count,
+        stage=_among("--stage", patients.stage, STAGES),
+        seed=patients.seed,
+        maps=write.maps,
+        synthesis=SynthesisSettings(
+            shapes=(voxels,), spacing=looks.spacing, preset=looks.preset, priors=looks.priors
+        ),
+        weightings=tuple(_one_of("--weighting", name, weightings) for name in names),
+        format=write.layout,
+        all_classes=write.all_classes,
+    )
     failed = False
-    scans = count * max(len(request.label_maps), 1) * len(request.channels)
+    scans = patients.count * max(len(request.label_maps), 1) * len(request.channels)
     with progress_bar() as progress:
         task = progress.add_task("simulating", total=scans)
-        try:
-            for outcome in simulate_files(request, output, overwrite=overwrite):
-                progress.advance(task, outcome.samples)
-                if outcome.status == "failed":
-                    failed = True
-                    complain(f"error: {outcome.message}")
-                    continue
-                if outcome.message:
-                    complain(f"note: {outcome.message}")
-                row, kept = outcome.row, " (was there)" if outcome.status == "kept" else ""
-                typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
-        except DatasetError as error:
-            raise ArgumentError(f"--lesions: {error}") from error
-        except NnunetError as error:
-            raise ArgumentError(f"--output: {error}") from error
+        for outcome in simulate_files(request, output, overwrite=write.overwrite):
+            progress.advance(task, outcome.samples)
+            if outcome.status == "failed":
+                failed = True
+                complain(f"error: {outcome.message}")
+                continue
+            if outcome.message:
+                complain(f"note: {outcome.message}")
+            row, kept = outcome.row, " (was there)" if outcome.status == "kept" else ""
+            typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
     return FAILED if failed else OK
 
 

@@ -3,50 +3,80 @@
 import logging
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from anystroke.commands.common import OK, ArgumentError, check_folder
+from anystroke.commands.options import Debug, with_options
 
 if TYPE_CHECKING:
     from anystroke.learning.run import Devices
     from anystroke.tasks.registry import Recipe
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
-Override = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
-]
-Minutes = Annotated[
-    float | None,
-    typer.Option(
-        help="Be done, with everything written, in so long; the learning rate falls with the time left.",
-        min=0,
-        show_default="the recipe's; 0: all steps",
-    ),
-]
-Accelerator = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto: the best there is.")]
-DeviceCount = Annotated[
-    str, typer.Option(metavar="N", help="Processes on this machine; auto: all GPUs, or one on the CPU.")
-]
-Nodes = Annotated[int | None, typer.Option(min=1, help="Machines.", show_default="what the launcher says")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks.")]
-_ACCELERATORS = ("auto", "cpu", "cuda", "mps")
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run goes on, and what it changes of its recipe."""
+
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False
+    override: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Change a value of the recipe; may be given several times."),
+    ] = None
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Be done, with everything written, in so long; the learning rate falls with the time left.",
+            min=0,
+            show_default="the recipe's; 0: all steps",
+        ),
+    ] = None
+    debug: Debug = False
+
+    @property
+    def overrides(self) -> list[str]:
+        """All changes of the recipe, that of the time among them."""
+        time = [] if self.minutes is None else [f"optimiser.minutes={self.minutes}"]
+        return [*(self.override or []), *time]
 
 
+@dataclass(frozen=True)
+class ComputeOptions:
+    """Where a run computes."""
+
+    accelerator: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="auto: the best there is.")
+    ] = "auto"
+    devices: Annotated[
+        str, typer.Option(metavar="N", help="Processes on this machine; auto: all GPUs, or one on the CPU.")
+    ] = "auto"
+    nodes: Annotated[
+        int | None, typer.Option(min=1, help="Machines.", show_default="what the launcher says")
+    ] = None
+
+    def chosen(self) -> "Devices":
+        """Return where to compute.
+
+        Raises:
+            ArgumentError: ``devices`` is no number.
+        """
+        if self.devices != "auto" and not (self.devices.isdigit() and int(self.devices) > 0):
+            raise ArgumentError(f"--devices must be 'auto' or a number of processes, got {self.devices!r}")
+        from anystroke.learning.run import Devices
+
+        number = self.devices if self.devices == "auto" else int(self.devices)
+        return Devices(self.accelerator, number, self.nodes)
+
+
+@with_options
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (TOML).")],
-    output: Output,
-    resume: Resume = False,
-    override: Override = None,
-    minutes: Minutes = None,
-    accelerator: Accelerator = "auto",
-    devices: DeviceCount = "auto",
-    nodes: Nodes = None,
-    _debug: Debug = False,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")],
+    run: RunOptions,
+    compute: ComputeOptions,
 ) -> int:
     """Train a network.
 
@@ -61,43 +91,22 @@ def train(
     """
     started = time.monotonic()
     check_folder(output)
-    chosen = chosen_devices(accelerator, devices, nodes)
-    from anystroke.core.config import ConfigError
+    devices = compute.chosen()
     from anystroke.tasks.registry import load_any_recipe
 
-    try:
-        settings = load_any_recipe(recipe, with_minutes(override, minutes))
-    except ConfigError as error:
-        raise ArgumentError(str(error)) from error
-    return run(settings, output, resume=resume, devices=chosen, started=started)
+    return run_recipe(load_any_recipe(recipe, run.overrides), output, run, devices, started)
 
 
-def with_minutes(override: list[str] | None, minutes: float | None) -> list[str]:
-    """Return the overrides with that of the time, if any."""
-    return [*(override or []), *([] if minutes is None else [f"optimiser.minutes={minutes}"])]
-
-
-def run(settings: "Recipe", output: Path, *, resume: bool, devices: "Devices", started: float) -> int:
+def run_recipe(settings: "Recipe", output: Path, run: RunOptions, devices: "Devices", started: float) -> int:
     """Run a recipe and say where its model is."""
     from anystroke.core.memory import keep_pages
-    from anystroke.learning.run import train as run_recipe
+    from anystroke.learning.run import train as train_network
 
     keep_pages()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("anystroke").setLevel(logging.INFO)
-    model = run_recipe(settings, output, resume=resume, devices=devices, started=started)
+    model = train_network(settings, output, resume=run.resume, devices=devices, started=started)
     ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
     if int(next(ranks, "0")) == 0:
         typer.echo(f"model: {model}")
     return OK
-
-
-def chosen_devices(accelerator: str, devices: str, nodes: int | None) -> "Devices":
-    """Return where to compute, or raise ArgumentError."""
-    if accelerator not in _ACCELERATORS:
-        raise ArgumentError(f"--accelerator must be one of {', '.join(_ACCELERATORS)}, got {accelerator!r}")
-    if devices != "auto" and not (devices.isdigit() and int(devices) > 0):
-        raise ArgumentError(f"--devices must be 'auto' or a number of processes, got {devices!r}")
-    from anystroke.learning.run import Devices
-
-    return Devices(accelerator, devices if devices == "auto" else int(devices), nodes)

@@ -8,6 +8,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+from anystroke.core.errors import OptionError
 from anystroke.evaluation.metrics.measure import METRICS
 from anystroke.reports.tables import Style, figure, plain_table
 
@@ -63,7 +64,7 @@ def published_table(name: str) -> PublishedTable:
         name: One of `published_tables`.
 
     Raises:
-        ValueError: There is no such table.
+        OptionError: There is no such table.
 
     Example:
         >>> table = published_table("qatlas-atlas")
@@ -72,7 +73,7 @@ def published_table(name: str) -> PublishedTable:
     """
     content = _content()
     if name not in content["table"]:
-        raise ValueError(f"expected a table among {', '.join(content['table'])}, got {name!r}")
+        raise OptionError(f"expected a table among {', '.join(content['table'])}, got {name!r}")
     entry = content["table"][name]
     paper = content["paper"][entry["paper"]]
     metrics, scales = paper["metrics"], paper["scales"]

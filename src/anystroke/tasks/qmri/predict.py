@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
 from anystroke.acquisition.protocols import Mprage, Protocol, load_preset
+from anystroke.core.errors import OptionError
 from anystroke.core.fields import legendre_matrix
 from anystroke.core.files import sha256
 from anystroke.core.rng import stream
@@ -450,6 +451,6 @@ def named_protocols(names: Sequence[str]) -> list[Protocol]:
     chosen = []
     for name in names:
         if name.lower() not in known:
-            raise ValueError(f"expected a contrast among {', '.join(known.values())}, got {name!r}")
+            raise OptionError(f"expected a contrast among {', '.join(known.values())}, got {name!r}")
         chosen.append(preset.sample(stream(0), weighting=known[name.lower()]))
     return chosen
