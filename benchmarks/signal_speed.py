@@ -15,8 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from anystroke.acquisition.base import Protocol
 from anystroke.acquisition.fast.blocks import in_blocks
-from anystroke.acquisition.protocols import Protocol, load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.core.memory import keep_pages
 from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, load_table

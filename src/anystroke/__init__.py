@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anystroke.acquisition.protocols import load_preset as load_preset
+    from anystroke.acquisition.presets.preset import load_preset as load_preset
     from anystroke.anatomy.lesions.bank import LesionMask as LesionMask
     from anystroke.anatomy.lesions.bank import load_masks as load_masks
     from anystroke.anatomy.tissues.anatomies import Anatomy as Anatomy
@@ -53,7 +53,7 @@ _HOMES = {
     "build_anatomy": "anatomy.tissues.anatomies",
     "estimate_qmri": "tasks.qmri.predict",
     "load_masks": "anatomy.lesions.bank",
-    "load_preset": "acquisition.protocols",
+    "load_preset": "acquisition.presets.preset",
     "load_recipe": "tasks.segmentation.recipe",
     "load_table": "qmri.tissue_priors",
     "mni_anatomy": "anatomy.tissues.mni",

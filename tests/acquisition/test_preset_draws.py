@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from anystroke.acquisition.base import Protocol
 from anystroke.acquisition.presets.preset import load_preset
-from anystroke.acquisition.protocols import Protocol
 from anystroke.core.rng import stream
 from anystroke.qmri.tissue_priors import MAPS, load_table
 

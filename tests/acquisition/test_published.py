@@ -1,19 +1,20 @@
 """Published equations and presets: reference values, quirks, and how often they are impossible."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from anystroke.acquisition.catalogue import from_dict
 from anystroke.acquisition.presets.preset import load_preset
-from anystroke.acquisition.protocols import (
-    PublishedFlair,
-    PublishedMp2rage,
-    PublishedMprage,
-    PublishedSpgr,
-    from_dict,
-)
-from anystroke.acquisition.sequences import equations, published
+from anystroke.acquisition.sequences.mprage import mprage
+from anystroke.acquisition.sequences.published.flair import PublishedFlair, published_flair
+from anystroke.acquisition.sequences.published.gradient_echo import PublishedSpgr, published_gradient_echo
+from anystroke.acquisition.sequences.published.mp2rage import PublishedMp2rage, published_mp2rage
+from anystroke.acquisition.sequences.published.mprage import PublishedMprage, printed_mprage, published_mprage
+from anystroke.acquisition.sequences.published.turbo_spin_echo import published_turbo_spin_echo
 from anystroke.acquisition.timing import TimingError
 from anystroke.core.rng import stream
 
@@ -42,39 +43,39 @@ GRE: dict[str, Any] = {"repetition_time": 0.025, "echo_time": 0.005, "flip_angle
 
 def test_reference_values_of_nitorch() -> None:
     """PD 100, R1 1, R2* 20, computed with nitorch itself; its MP2RAGE images have no R2* decay."""
-    tse = published.published_turbo_spin_echo(**ECHO, repetition_time=3.0, echo_time=0.08)
+    tse = published_turbo_spin_echo(**ECHO, repetition_time=3.0, echo_time=0.08)
     assert tse.item() == pytest.approx(19.184468, rel=1e-6)
-    flair = published.published_flair(**ECHO, repetition_time=5.0, echo_time=0.02, inversion_time=1.0)
+    flair = published_flair(**ECHO, repetition_time=5.0, echo_time=0.02, inversion_time=1.0)
     assert flair.item() == pytest.approx(18.164270, rel=1e-6)
-    assert published.published_mprage(**ECHO, **MPRAGE).item() == pytest.approx(3.315510, rel=1e-6)
-    assert published.published_gradient_echo(**ECHO, **GRE).item() == pytest.approx(9.149858, rel=1e-6)
-    right = published.published_gradient_echo(**ECHO, **GRE, mt_saturation=ONE, mt_unit_bug=False)
+    assert published_mprage(**ECHO, **MPRAGE).item() == pytest.approx(3.315510, rel=1e-6)
+    assert published_gradient_echo(**ECHO, **GRE).item() == pytest.approx(9.149858, rel=1e-6)
+    right = published_gradient_echo(**ECHO, **GRE, mt_saturation=ONE, mt_unit_bug=False)
     assert right.item() == pytest.approx(8.162534, rel=1e-6)
-    bug = published.published_gradient_echo(**ECHO, **GRE, mt_saturation=1.5 * ONE)
+    bug = published_gradient_echo(**ECHO, **GRE, mt_saturation=1.5 * ONE)
     assert bug.item() == pytest.approx(-0.262, abs=5e-4)
-    inv1, inv2, uni = published.published_mp2rage(**{**ECHO, "r2star": 0 * ONE}, **MP2RAGE)
+    inv1, inv2, uni = published_mp2rage(**{**ECHO, "r2star": 0 * ONE}, **MP2RAGE)
     assert [inv1.item(), inv2.item(), uni.item()] == pytest.approx([0.921348, 5.382171, 0.166312], rel=3e-6)
 
 
 def test_gain_scales_and_nothing_else() -> None:
-    plain = published.published_mprage(**ECHO, **MPRAGE)
-    assert torch.allclose(published.published_mprage(**ECHO, **MPRAGE, gain=3.0), 3.0 * plain)
-    _, _, uni = published.published_mp2rage(**ECHO, **MP2RAGE)
-    assert torch.equal(published.published_mp2rage(**ECHO, **MP2RAGE, gain=3.0)[2], uni)
+    plain = published_mprage(**ECHO, **MPRAGE)
+    assert torch.allclose(published_mprage(**ECHO, **MPRAGE, gain=3.0), 3.0 * plain)
+    _, _, uni = published_mp2rage(**ECHO, **MP2RAGE)
+    assert torch.equal(published_mp2rage(**ECHO, **MP2RAGE, gain=3.0)[2], uni)
 
 
 def test_flair_keeps_its_sign_and_exceeds_proton_density_after_the_next_inversion() -> None:
-    early = published.published_flair(**ECHO, repetition_time=5.0, echo_time=0.02, inversion_time=0.3)
+    early = published_flair(**ECHO, repetition_time=5.0, echo_time=0.02, inversion_time=0.3)
     assert early.item() < 0
-    late = published.published_flair(
+    late = published_flair(
         **{**ECHO, "r2star": 0 * ONE}, repetition_time=0.5, echo_time=0.02, inversion_time=2.0
     )
     assert late.item() == pytest.approx(134.0, abs=0.5)
 
 
 def test_published_mprage_is_the_right_one_read_an_excitation_early() -> None:
-    right = equations.mprage(**ECHO, **{**MPRAGE, "n_excitations": 160})
-    wrong = published.published_mprage(**ECHO, **MPRAGE)
+    right = mprage(**ECHO, **{**MPRAGE, "n_excitations": 160})
+    wrong = published_mprage(**ECHO, **MPRAGE)
     assert 0.001 < abs(wrong.item() / right.item() - 1.0) < 0.06
 
 
@@ -82,7 +83,7 @@ def test_printed_equation_6_is_not_an_mprage() -> None:
     """Grey over white matter is 0.9 where an MPRAGE gives 0.7, and the signal 20 times too large."""
     tissue = torch.tensor([0.968, 0.652], dtype=torch.float64)
     density = torch.tensor([69.79, 76.84], dtype=torch.float64)
-    printed = published.printed_mprage(
+    printed = printed_mprage(
         proton_density=density,
         r1=tissue,
         repetition_time=2.3,
@@ -91,9 +92,7 @@ def test_printed_equation_6_is_not_an_mprage() -> None:
         n_excitations=160,
         flip_angle=9.0,
     )
-    right = equations.mprage(
-        proton_density=density, r1=tissue, r2star=0 * tissue, **{**MPRAGE, "n_excitations": 160}
-    )
+    right = mprage(proton_density=density, r1=tissue, r2star=0 * tissue, **{**MPRAGE, "n_excitations": 160})
     assert bool((printed > 10 * right).all())
     assert (printed[1] / printed[0]).item() > 1.2 * (right[1] / right[0]).item()
 
@@ -102,17 +101,21 @@ def test_uniform_image_of_magnitudes_is_ambiguous() -> None:
     r1 = 1.0 / torch.linspace(0.5, 4.5, 80, dtype=torch.float64)
     one = torch.ones_like(r1)
     maps: dict[str, Any] = {"proton_density": one, "r1": r1, "r2star": one}
-    _, _, uni = published.published_mp2rage(**maps, **MP2RAGE)
+    _, _, uni = published_mp2rage(**maps, **MP2RAGE)
     steps = set(uni.diff().sign().tolist())
     assert 0.0 <= float(uni.min()) < float(uni.max()) <= 0.5
     assert steps == {-1.0, 1.0}
 
 
-@pytest.mark.parametrize("function", ["published_turbo_spin_echo", "published_flair"])
-def test_times_that_not_even_an_equation_takes_are_refused(function: str) -> None:
-    extra = {"inversion_time": 1.0} if "flair" in function else {}
+@pytest.mark.parametrize(
+    ("function", "extra"),
+    [(published_turbo_spin_echo, {}), (published_flair, {"inversion_time": 1.0})],
+)
+def test_times_that_not_even_an_equation_takes_are_refused(
+    function: Callable[..., Tensor], extra: dict[str, float]
+) -> None:
     with pytest.raises(TimingError, match=r"repetition_time must be finite and above 0, got -1\.0"):
-        getattr(published, function)(**ECHO, **extra, repetition_time=-1.0, echo_time=0.1)
+        function(**ECHO, **extra, repetition_time=-1.0, echo_time=0.1)
 
 
 def test_protocols_say_why_they_are_impossible_and_still_play() -> None:

@@ -13,8 +13,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from anystroke.acquisition.sequences import equations
-from anystroke.acquisition.sequences.echo_trains import echo_amplitudes
+from anystroke.acquisition.sequences import balanced_ssfp as balanced_ssfp_file
+from anystroke.acquisition.sequences import diffusion as diffusion_file
+from anystroke.acquisition.sequences import double_inversion as double_inversion_file
+from anystroke.acquisition.sequences import flair as flair_file
+from anystroke.acquisition.sequences import gradient_echo as gradient_echo_file
+from anystroke.acquisition.sequences import inversion_recovery as inversion_recovery_file
+from anystroke.acquisition.sequences import mp2rage as mp2rage_file
+from anystroke.acquisition.sequences import mprage as mprage_file
+from anystroke.acquisition.sequences import spin_echo as spin_echo_file
+from anystroke.acquisition.sequences import turbo_spin_echo as turbo_spin_echo_file
+from anystroke.acquisition.sequences.refocusing import echo_amplitudes, equivalent_echo_time
 from anystroke.acquisition.timing import TimingError
 
 Array = NDArray[np.float64]
@@ -113,8 +122,10 @@ def spin_echo(draw: np.random.Generator, count: int, b: float = 0.0) -> Compared
 
     parameters = {"repetition_time": tr, "echo_time": te}
     if b == 0.0:
-        return steady(play, count, 1 / T2), lambda row: equations.spin_echo(**SPIN, **at(parameters, row))
-    return steady(play, count, 1 / T2), lambda row: equations.diffusion_weighted(
+        return steady(play, count, 1 / T2), lambda row: spin_echo_file.spin_echo(
+            **SPIN, **at(parameters, row)
+        )
+    return steady(play, count, 1 / T2), lambda row: diffusion_file.diffusion_weighted(
         **SPIN, adc=tensor(ADC), b_value=b, **at(parameters, row)
     )
 
@@ -145,7 +156,7 @@ def inversion_recovery_spin_echo(draw: np.random.Generator, count: int) -> Compa
         "echo_time": te,
         "inversion_efficiency": eff,
     }
-    return steady(play, count, 1 / T2), lambda row: equations.inversion_recovery_spin_echo(
+    return steady(play, count, 1 / T2), lambda row: inversion_recovery_file.inversion_recovery_spin_echo(
         **SPIN, **at(parameters, row), signed=True
     )
 
@@ -181,13 +192,13 @@ def echo_train(draw: np.random.Generator, count: int, inversions: int) -> Compar
     }
     simulated = steady(play, count, 1 / T2)
     if inversions == 0:
-        return simulated, lambda row: equations.turbo_spin_echo(**SPIN, **at(parameters, row))
+        return simulated, lambda row: turbo_spin_echo_file.turbo_spin_echo(**SPIN, **at(parameters, row))
     parameters["inversion_efficiency"] = eff
     if inversions == 1:
         parameters["inversion_time"] = times[0]
-        return simulated, lambda row: equations.flair(**SPIN, **at(parameters, row), signed=True)
+        return simulated, lambda row: flair_file.flair(**SPIN, **at(parameters, row), signed=True)
     parameters["inversion_times"] = tuple(times)
-    return simulated, lambda row: equations.double_inversion_recovery(
+    return simulated, lambda row: double_inversion_file.double_inversion_recovery(
         **SPIN, **at(parameters, row), signed=True
     )
 
@@ -219,7 +230,7 @@ def gradient_echo(draw: np.random.Generator, count: int, mt: bool = False) -> Co
 
     parameters = {"repetition_time": tr, "echo_time": te, "flip_angle": angle}
     extra: dict[str, Any] = {"mt_saturation": tensor(MT)} if mt else {}
-    return steady(play, count, 1 / T2STAR), lambda row: equations.spoiled_gradient_echo(
+    return steady(play, count, 1 / T2STAR), lambda row: gradient_echo_file.spoiled_gradient_echo(
         **GRADIENT, **extra, **at(parameters, row)
     )
 
@@ -267,7 +278,7 @@ def mprage(draw: np.random.Generator, count: int) -> Compared:
         "inversion_efficiency": eff,
         "centre_index": centre,
     }
-    return steady(play, count, 1 / T2STAR), lambda row: equations.mprage(
+    return steady(play, count, 1 / T2STAR), lambda row: mprage_file.mprage(
         **GRADIENT, **at(parameters, row), signed=True
     )
 
@@ -300,7 +311,7 @@ def mp2rage(draw: np.random.Generator, count: int) -> Compared:
         "inversion_efficiency": eff,
     }
     return steady(play, count, 1 / T2STAR), lambda row: torch.cat(
-        equations.mp2rage(**GRADIENT, **at(parameters, row), signed=True)
+        mp2rage_file.mp2rage(**GRADIENT, **at(parameters, row), signed=True)
     )
 
 
@@ -319,7 +330,7 @@ def balanced_ssfp(draw: np.random.Generator, count: int) -> Compared:
 
     parameters = {"repetition_time": tr, "flip_angle": angle}
     shift = tensor(offset) if offset.any() else None
-    return steady(play, count, 1 / T2), lambda row: equations.balanced_ssfp(
+    return steady(play, count, 1 / T2), lambda row: balanced_ssfp_file.balanced_ssfp(
         **SPIN, **at(parameters, row), off_resonance=shift
     )
 
@@ -382,11 +393,9 @@ def test_equivalent_echo_time_of_a_variable_flip_angle_train() -> None:
     angles = ramp + list(np.linspace(20.0, 140.0, 144))
     centre = 100
     nominal = (centre + 1) * 0.0035
-    time = equations.equivalent_echo_time(refocusing_angles=angles, echo_spacing=0.0035, echo_index=centre)
+    time = equivalent_echo_time(refocusing_angles=angles, echo_spacing=0.0035, echo_index=centre)
     assert 0.2 * nominal < time < 0.5 * nominal
-    full = equations.equivalent_echo_time(
-        refocusing_angles=[180.0] * 150, echo_spacing=0.0035, echo_index=centre
-    )
+    full = equivalent_echo_time(refocusing_angles=[180.0] * 150, echo_spacing=0.0035, echo_index=centre)
     assert full == pytest.approx(nominal)
 
 
@@ -402,4 +411,4 @@ def test_equivalent_echo_time_of_a_variable_flip_angle_train() -> None:
 def test_trains_that_cannot_be_are_refused(change: dict[str, Any], message: str) -> None:
     train: dict[str, Any] = {"refocusing_angles": [150.0] * 3, "echo_spacing": 0.01, "echo_index": 1}
     with pytest.raises(TimingError, match=message):
-        equations.equivalent_echo_time(**(train | change))
+        equivalent_echo_time(**(train | change))

@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.acquisition.sequences import equations
+from anystroke.acquisition.sequences.balanced_ssfp import balanced_ssfp
+from anystroke.acquisition.sequences.diffusion import diffusion_weighted
+from anystroke.acquisition.sequences.double_inversion import double_inversion_recovery
+from anystroke.acquisition.sequences.flair import flair
+from anystroke.acquisition.sequences.gradient_echo import spoiled_gradient_echo
+from anystroke.acquisition.sequences.inversion_recovery import inversion_recovery_spin_echo
+from anystroke.acquisition.sequences.mp2rage import mp2rage
+from anystroke.acquisition.sequences.mprage import mprage
+from anystroke.acquisition.sequences.spin_echo import spin_echo
+from anystroke.acquisition.sequences.turbo_spin_echo import turbo_spin_echo
 from anystroke.acquisition.timing import TimingError
 
 Signal = Callable[..., Tensor]
@@ -31,64 +40,64 @@ DOUBLE = {
 
 
 def inv1(**arguments: Any) -> Tensor:
-    return equations.mp2rage(**arguments)[0]
+    return mp2rage(**arguments)[0]
 
 
 def inv2(**arguments: Any) -> Tensor:
-    return equations.mp2rage(**arguments)[1]
+    return mp2rage(**arguments)[1]
 
 
 CASES: dict[str, Case] = {
-    "spin_echo": (equations.spin_echo, SPIN, {"repetition_time": 0.6, "echo_time": 0.012}),
-    "turbo_spin_echo": (equations.turbo_spin_echo, SPIN, {"repetition_time": 4.0, **TRAIN}),
+    "spin_echo": (spin_echo, SPIN, {"repetition_time": 0.6, "echo_time": 0.012}),
+    "turbo_spin_echo": (turbo_spin_echo, SPIN, {"repetition_time": 4.0, **TRAIN}),
     "even_turbo_spin_echo": (
-        equations.turbo_spin_echo,
+        turbo_spin_echo,
         SPIN,
         {"repetition_time": 4.0, **TRAIN, "echo_train_length": 16},
     ),
     "flair": (
-        equations.flair,
+        flair,
         SPIN,
         {"repetition_time": 9.0, "inversion_time": 2.5, "inversion_efficiency": 0.95, **TRAIN},
     ),
-    "perfect_flair": (equations.flair, SPIN, {"repetition_time": 9.0, "inversion_time": 2.5, **TRAIN}),
+    "perfect_flair": (flair, SPIN, {"repetition_time": 9.0, "inversion_time": 2.5, **TRAIN}),
     "spoiled_gradient_echo": (
-        equations.spoiled_gradient_echo,
+        spoiled_gradient_echo,
         GRADIENT,
         {"repetition_time": 0.025, "echo_time": 0.005, "flip_angle": 20.0},
     ),
     "mt_spoiled_gradient_echo": (
-        equations.spoiled_gradient_echo,
+        spoiled_gradient_echo,
         (*GRADIENT, "mt_saturation"),
         {"repetition_time": 0.025, "echo_time": 0.005, "flip_angle": 6.0},
     ),
-    "mprage": (equations.mprage, GRADIENT, {**INVERSION, **SHOTS}),
-    "odd_mprage": (equations.mprage, GRADIENT, {**INVERSION, **SHOTS, "n_excitations": 151}),
+    "mprage": (mprage, GRADIENT, {**INVERSION, **SHOTS}),
+    "odd_mprage": (mprage, GRADIENT, {**INVERSION, **SHOTS, "n_excitations": 151}),
     "inversion_recovery_spin_echo": (
-        equations.inversion_recovery_spin_echo,
+        inversion_recovery_spin_echo,
         SPIN,
         {"repetition_time": 3.0, "inversion_time": 0.6, "echo_time": 0.015, "inversion_efficiency": 0.95},
     ),
     "perfect_inversion_recovery_spin_echo": (
-        equations.inversion_recovery_spin_echo,
+        inversion_recovery_spin_echo,
         SPIN,
         {"repetition_time": 3.0, "inversion_time": 0.6, "echo_time": 0.015},
     ),
     "double_inversion_recovery": (
-        equations.double_inversion_recovery,
+        double_inversion_recovery,
         SPIN,
         {"repetition_time": 9.0, "inversion_times": (2.6, 0.42), "inversion_efficiency": 0.95, **TRAIN},
     ),
     "mp2rage_inv1": (inv1, GRADIENT, DOUBLE),
     "mp2rage_inv2": (inv2, GRADIENT, {**DOUBLE, "n_excitations": 131}),
-    "balanced_ssfp": (equations.balanced_ssfp, SPIN, {"repetition_time": 0.005, "flip_angle": 40.0}),
+    "balanced_ssfp": (balanced_ssfp, SPIN, {"repetition_time": 0.005, "flip_angle": 40.0}),
     "banded_ssfp": (
-        equations.balanced_ssfp,
+        balanced_ssfp,
         (*SPIN, "off_resonance"),
         {"repetition_time": 0.005, "flip_angle": 40.0},
     ),
     "diffusion_weighted": (
-        equations.diffusion_weighted,
+        diffusion_weighted,
         (*SPIN, "adc"),
         {"repetition_time": 4.0, "echo_time": 0.08, "b_value": 1000.0},
     ),

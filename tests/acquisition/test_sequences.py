@@ -9,7 +9,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from anystroke.acquisition.sequences import equations
+from anystroke.acquisition.sequences.balanced_ssfp import balanced_ssfp
+from anystroke.acquisition.sequences.diffusion import diffusion_weighted
+from anystroke.acquisition.sequences.flair import flair, null_inversion_time
+from anystroke.acquisition.sequences.gradient_echo import spoiled_gradient_echo
+from anystroke.acquisition.sequences.mprage import mprage
+from anystroke.acquisition.sequences.spin_echo import spin_echo
+from anystroke.acquisition.sequences.turbo_spin_echo import turbo_spin_echo
 from anystroke.acquisition.timing import TimingError
 
 Array = NDArray[np.float64]
@@ -195,7 +201,7 @@ def test_spin_echo_and_diffusion_equal_bloch(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_spin_echo(tr=tr, te=te, b1=b1),
-        lambda dtype: equations.spin_echo(
+        lambda dtype: spin_echo(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -207,7 +213,7 @@ def test_spin_echo_and_diffusion_equal_bloch(seed: int, use_b1: bool) -> None:
     )
     check(
         simulate_spin_echo(tr=tr, te=te, b=b, b1=b1),
-        lambda dtype: equations.diffusion_weighted(
+        lambda dtype: diffusion_weighted(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -229,7 +235,7 @@ def test_turbo_spin_echo_equals_bloch(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_train(tr=tr, te_index=te_index, esp=esp, etl=etl, b1=b1),
-        lambda dtype: equations.turbo_spin_echo(
+        lambda dtype: turbo_spin_echo(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -252,7 +258,7 @@ def test_flair_equals_bloch_with_its_sign(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_train(tr=tr, te_index=te_index, esp=esp, etl=etl, ti=ti, eff=eff, b1=b1),
-        lambda dtype: equations.flair(
+        lambda dtype: flair(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2=tensor(1 / T2, dtype),
@@ -278,7 +284,7 @@ def test_spoiled_gradient_echo_equals_bloch(seed: int, use_b1: bool, use_mt: boo
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_gradient_echo(tr=tr, te=te, fa=fa, mt=MT if use_mt else None, b1=b1),
-        lambda dtype: equations.spoiled_gradient_echo(
+        lambda dtype: spoiled_gradient_echo(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2star=tensor(1 / T2STAR, dtype),
@@ -303,7 +309,7 @@ def test_mprage_equals_bloch_with_its_sign(seed: int, use_b1: bool) -> None:
     b1, b1_tensor = b1_maps(use_b1)
     check(
         simulate_mprage(tr=tr, ti=ti, tx=tx, n=n, fa=fa, te=te, eff=eff, centre=centre, b1=b1),
-        lambda dtype: equations.mprage(
+        lambda dtype: mprage(
             proton_density=tensor(PD, dtype),
             r1=tensor(1 / T1, dtype),
             r2star=tensor(1 / T2STAR, dtype),
@@ -328,9 +334,9 @@ ONE = torch.ones(1, dtype=torch.float64)
 def test_published_vectors_of_gradient_echoes() -> None:
     """PD 100, R1 1, R2* 20: values of nitorch's equations where they are the same as these."""
     echo: dict[str, Any] = {"proton_density": 100 * ONE, "r1": ONE, "r2star": 20 * ONE}
-    plain = equations.spoiled_gradient_echo(**echo, repetition_time=0.025, echo_time=0.005, flip_angle=20.0)
+    plain = spoiled_gradient_echo(**echo, repetition_time=0.025, echo_time=0.005, flip_angle=20.0)
     assert plain.item() == pytest.approx(9.149858, rel=1e-6)
-    saturated = equations.spoiled_gradient_echo(
+    saturated = spoiled_gradient_echo(
         **echo, mt_saturation=ONE, repetition_time=0.025, echo_time=0.005, flip_angle=20.0
     )
     assert saturated.item() == pytest.approx(8.162534, rel=1e-6)
@@ -338,7 +344,7 @@ def test_published_vectors_of_gradient_echoes() -> None:
 
 def test_published_vector_of_mprage() -> None:
     """nitorch reads one excitation before the centre: excitation 79 of 160, fired TX before TI."""
-    signal = equations.mprage(
+    signal = mprage(
         proton_density=100 * ONE,
         r1=ONE,
         r2star=20 * ONE,
@@ -355,7 +361,7 @@ def test_published_vector_of_mprage() -> None:
 
 
 def test_turbo_spin_echo_is_the_textbook_form_to_2e_5() -> None:
-    signal = equations.turbo_spin_echo(
+    signal = turbo_spin_echo(
         proton_density=tensor(PD),
         r1=tensor(1 / T1),
         r2=tensor(1 / T2),
@@ -369,11 +375,9 @@ def test_turbo_spin_echo_is_the_textbook_form_to_2e_5() -> None:
 
 
 def test_long_repetition_leaves_proton_density_and_decay() -> None:
-    spin = equations.spin_echo(
-        proton_density=80 * ONE, r1=ONE, r2=10 * ONE, repetition_time=60.0, echo_time=0.05
-    )
+    spin = spin_echo(proton_density=80 * ONE, r1=ONE, r2=10 * ONE, repetition_time=60.0, echo_time=0.05)
     assert spin.item() == pytest.approx(80 * math.exp(-0.5), rel=1e-12)
-    gradient = equations.spoiled_gradient_echo(
+    gradient = spoiled_gradient_echo(
         proton_density=80 * ONE, r1=ONE, r2star=10 * ONE, repetition_time=60.0, echo_time=0.05, flip_angle=30
     )
     assert gradient.item() == pytest.approx(80 * math.exp(-0.5) * 0.5, rel=1e-12)
@@ -381,16 +385,14 @@ def test_long_repetition_leaves_proton_density_and_decay() -> None:
 
 def test_no_diffusion_weighting_is_a_spin_echo() -> None:
     common: dict[str, Any] = {"proton_density": 80 * ONE, "r1": ONE, "r2": 10 * ONE}
-    diffusion = equations.diffusion_weighted(
-        **common, adc=1e-3 * ONE, repetition_time=4.0, echo_time=0.08, b_value=0.0
-    )
-    assert torch.equal(diffusion, equations.spin_echo(**common, repetition_time=4.0, echo_time=0.08))
+    diffusion = diffusion_weighted(**common, adc=1e-3 * ONE, repetition_time=4.0, echo_time=0.08, b_value=0.0)
+    assert torch.equal(diffusion, spin_echo(**common, repetition_time=4.0, echo_time=0.08))
 
 
 def test_diffusion_decay_gives_the_adc_back() -> None:
     adc = torch.tensor([0.0, 0.5e-3, 3.1e-3], dtype=torch.float64)
     low, high = (
-        equations.diffusion_weighted(
+        diffusion_weighted(
             proton_density=80 * ONE,
             r1=ONE,
             r2=10 * ONE,
@@ -412,8 +414,8 @@ def test_null_inversion_time_nulls(t1: float, efficiency: float) -> None:
         "echo_spacing": 0.001,
         "inversion_efficiency": efficiency,
     }
-    time = equations.null_inversion_time(t1=t1, echo_train_length=100, **train)
-    signal = equations.flair(
+    time = null_inversion_time(t1=t1, echo_train_length=100, **train)
+    signal = flair(
         proton_density=100 * ONE,
         r1=ONE / t1,
         r2=ONE,
@@ -427,12 +429,12 @@ def test_null_inversion_time_nulls(t1: float, efficiency: float) -> None:
 
 def test_null_inversion_time_refuses_a_t1_of_zero() -> None:
     with pytest.raises(TimingError, match=r"t1 must be above 0 s, got 0\.0"):
-        equations.null_inversion_time(t1=0.0, repetition_time=9.0, echo_spacing=0.01, echo_train_length=4)
+        null_inversion_time(t1=0.0, repetition_time=9.0, echo_spacing=0.01, echo_train_length=4)
 
 
 def test_gradient_echo_peaks_at_the_ernst_angle() -> None:
     angles = torch.linspace(1.0, 40.0, 40, dtype=torch.float64)
-    signal = equations.spoiled_gradient_echo(
+    signal = spoiled_gradient_echo(
         proton_density=ONE,
         r1=ONE,
         r2star=ONE,
@@ -446,7 +448,7 @@ def test_gradient_echo_peaks_at_the_ernst_angle() -> None:
 
 
 def test_no_inversion_makes_flair_a_saturation_recovery() -> None:
-    signal = equations.flair(
+    signal = flair(
         proton_density=ONE,
         r1=ONE,
         r2=ONE,
@@ -466,7 +468,7 @@ def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
 
     def signals(dtype: torch.dtype) -> list[float]:
         one = torch.ones((), dtype=dtype)
-        gradient = equations.spoiled_gradient_echo(
+        gradient = spoiled_gradient_echo(
             proton_density=one,
             r1=r1 * one,
             r2star=one,
@@ -474,7 +476,7 @@ def test_long_t1_keeps_relative_accuracy_in_float32(r1: float) -> None:
             echo_time=0.002,
             flip_angle=8.0,
         )
-        balanced = equations.balanced_ssfp(
+        balanced = balanced_ssfp(
             proton_density=one, r1=r1 * one, r2=one, repetition_time=0.006, flip_angle=40.0
         )
         return [gradient.item(), balanced.item()]
@@ -491,9 +493,9 @@ def test_spin_echoes_are_right_to_3e_7_of_m0_in_float32(r1: float) -> None:
         maps: dict[str, Any] = {"proton_density": one, "r1": r1 * one, "r2": one}
         train: dict[str, Any] = {"echo_time": 0.1, "echo_spacing": 0.01, "echo_train_length": 16}
         return [
-            equations.spin_echo(**maps, repetition_time=0.5, echo_time=0.01).item(),
-            equations.turbo_spin_echo(**maps, repetition_time=2.0, **train).item(),
-            equations.flair(**maps, repetition_time=6.0, inversion_time=2.0, **train).item(),
+            spin_echo(**maps, repetition_time=0.5, echo_time=0.01).item(),
+            turbo_spin_echo(**maps, repetition_time=2.0, **train).item(),
+            flair(**maps, repetition_time=6.0, inversion_time=2.0, **train).item(),
         ]
 
     assert signals(torch.float32) == pytest.approx(signals(torch.float64), abs=3e-7)
@@ -505,7 +507,7 @@ def test_short_t1_stays_stable_in_float32() -> None:
     def signal(dtype: torch.dtype) -> torch.Tensor:
         t1 = torch.tensor([0.05, 0.1, 0.2, 0.25, 0.4], dtype=dtype)
         one = torch.ones_like(t1)
-        return equations.mprage(
+        return mprage(
             proton_density=one,
             r1=1 / t1,
             r2star=one,

@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 
+from anystroke.acquisition.base import Protocol
 from anystroke.acquisition.presets.preset import load_preset
-from anystroke.acquisition.protocols import (
-    DiffusionWeighted,
-    Flair,
-    Mprage,
-    Protocol,
-    SpoiledGradientEcho,
-    TurboSpinEcho,
-)
-from anystroke.acquisition.sidecars.reading import SidecarError, read_sidecar
+from anystroke.acquisition.sequences.diffusion import DiffusionWeighted
+from anystroke.acquisition.sequences.flair import Flair
+from anystroke.acquisition.sequences.gradient_echo import SpoiledGradientEcho
+from anystroke.acquisition.sequences.mprage import Mprage
+from anystroke.acquisition.sequences.turbo_spin_echo import TurboSpinEcho
+from anystroke.acquisition.sidecars.reading import read_sidecar
+from anystroke.acquisition.sidecars.sidecar import SidecarError
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
 from anystroke.core.rng import stream
 

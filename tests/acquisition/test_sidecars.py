@@ -2,7 +2,10 @@ import json
 
 import pytest
 
-from anystroke.acquisition.protocols import WEIGHTINGS, Mprage, Protocol, load_preset
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.catalogue import WEIGHTINGS
+from anystroke.acquisition.presets.preset import load_preset
+from anystroke.acquisition.sequences.mprage import Mprage
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
 from anystroke.core.rng import stream
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from anystroke.acquisition.base import Protocol
 from anystroke.acquisition.fast import tabulated
-from anystroke.acquisition.protocols import Protocol, load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.core.rng import stream
 
 SHAPE = (40, 50, 60)

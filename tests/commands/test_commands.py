@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from anystroke.acquisition.protocols import WEIGHTINGS
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.commands.main import main
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Volume
@@ -105,7 +105,7 @@ def test_simulate_with_another_preset_priors_and_spacing(tmp_path: Path) -> None
 
 def test_the_help_of_simulate_names_every_weighting(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--help"]) == 0
-    assert set(WEIGHTINGS) <= set(re.findall(r"\w+", capsys.readouterr().out))
+    assert set(load_preset("realistic").weightings) <= set(re.findall(r"\w+", capsys.readouterr().out))
 
 
 def test_simulate_an_nnunet_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

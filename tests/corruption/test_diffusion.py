@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from anystroke.acquisition.sequences.equations import apparent_diffusion_coefficient
+from anystroke.acquisition.sequences.diffusion import apparent_diffusion_coefficient
 from anystroke.core.rng import stream
 from anystroke.corruption.diffusion import adc_map, fibre_contrast, trace_weighted
 from anystroke.corruption.noise import non_central_chi, rician

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import AdcMap, DiffusionWeighted
+from anystroke.acquisition.sequences.diffusion import AdcMap, DiffusionWeighted
 from anystroke.corruption.diffusion_scan import DiffusionSettings
 from anystroke.corruption.scanner import ScannerSettings, acquire_scan
 from anystroke.qmri.tissue_priors import MAPS

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import Protocol, load_preset
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.anatomy.lesions.placement import lesion_area
 from anystroke.anatomy.registration.affine import stored_registration
 from anystroke.anatomy.tissues.anatomies import Anatomy, build_anatomy

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from anystroke.acquisition.protocols import from_dict
+from anystroke.acquisition.catalogue import from_dict
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.corruption.scanner import ScannerSettings

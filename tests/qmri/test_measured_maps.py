@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.acquisition.sequences.equations import spoiled_gradient_echo
+from anystroke.acquisition.sequences.gradient_echo import spoiled_gradient_echo
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.qmri.measured_maps import MeasuredMaps, find_maps, load_images, map_of

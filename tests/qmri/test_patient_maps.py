@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import Flair, TurboSpinEcho
+from anystroke.acquisition.sequences.flair import Flair
+from anystroke.acquisition.sequences.turbo_spin_echo import TurboSpinEcho
 from anystroke.anatomy.tissues.deformation import SamplingGrid, still_grid
 from anystroke.anatomy.tissues.labels import TISSUES
 from anystroke.anatomy.tissues.mixing import LabelField

@@ -4,7 +4,8 @@ import tomllib
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import from_dict, load_preset
+from anystroke.acquisition.catalogue import from_dict
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.anatomy.lesions.bank import LesionSettings
 from anystroke.anatomy.lesions.stages import STAGES, Stage
 from anystroke.anatomy.tissues.classes import CLASS_OF_TISSUE

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import AdcMap, Flair, TurboSpinEcho
+from anystroke.acquisition.sequences.diffusion import AdcMap
+from anystroke.acquisition.sequences.flair import Flair
+from anystroke.acquisition.sequences.turbo_spin_echo import TurboSpinEcho
 from anystroke.anatomy.lookalikes.fluid_flow import inflow_share, void_share
 from anystroke.anatomy.lookalikes.normal_structures import bright_shares
 from anystroke.anatomy.lookalikes.places import Place, place_weights

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import from_dict
+from anystroke.acquisition.catalogue import from_dict
 from anystroke.anatomy.lesions.bank import LesionSettings, load_masks
 from anystroke.anatomy.lesions.made_up import random_blob
 from anystroke.anatomy.registration import affine as registration

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anystroke.acquisition.weightings import listed, preset_weightings
 from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
 from anystroke.commands.options import Debug, Output, Overwrite, Threads, with_options
 
@@ -38,7 +39,7 @@ class MapOptions:
         list[str] | None,
         typer.Option(
             metavar="W[,W]...",
-            help="Also make typical images of the maps: T1w, T2w, PDw, FLAIR, T2starw, STIR or DIR.",
+            help=f"Also make typical images of the maps: {listed(preset_weightings('typical'))}.",
         ),
     ] = None
     flips: Annotated[

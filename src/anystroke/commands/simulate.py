@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeVar
 
 import typer
 
+from anystroke.acquisition.weightings import listed, preset_weightings
 from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
 from anystroke.commands.options import Debug, Output, with_options
 
@@ -35,8 +36,7 @@ class ScanOptions:
         list[str] | None,
         typer.Option(
             metavar="W[,W]...",
-            help="T1w, T2w, PDw, FLAIR, DWI, T2starw, ADC, UNIT1, STIR, DIR, MTw or bSSFP; several give one "
-            "scan each of the same patient.",
+            help=f"{listed(preset_weightings('realistic'))}; several give one scan each of the same patient.",
             show_default="any",
         ),
     ] = None

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from anystroke.acquisition.protocols import Protocol
+from anystroke.acquisition.base import Protocol
 from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.anatomy.tissues.deformation import SamplingGrid
 from anystroke.core.config import StrictModel

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from anystroke.acquisition.protocols import load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.anatomy.lesions.bank import LesionMask, load_masks
 from anystroke.anatomy.lesions.made_up import random_blob
 from anystroke.anatomy.lesions.stages import Stage

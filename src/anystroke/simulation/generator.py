@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anystroke.acquisition.protocols import Preset, Protocol, load_preset
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.presets.preset import Preset, load_preset
 from anystroke.anatomy.lesions.bank import LesionMask, PlacedLesion, draw_masks, place_lesions
 from anystroke.anatomy.lesions.edges import fade
 from anystroke.anatomy.lesions.habits import ANY

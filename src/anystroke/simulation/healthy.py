@@ -8,14 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from anystroke.acquisition.protocols import (
-    DiffusionWeighted,
-    Flair,
-    Mprage,
-    Protocol,
-    SpoiledGradientEcho,
-    TurboSpinEcho,
-)
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.sequences.diffusion import DiffusionWeighted
+from anystroke.acquisition.sequences.flair import Flair
+from anystroke.acquisition.sequences.gradient_echo import SpoiledGradientEcho
+from anystroke.acquisition.sequences.mprage import Mprage
+from anystroke.acquisition.sequences.turbo_spin_echo import TurboSpinEcho
 from anystroke.anatomy.lesions.placement import mni_points
 from anystroke.anatomy.lookalikes.confounders import LACUNE, WHITE_MATTER_HYPERINTENSITY, draw_confounders
 from anystroke.anatomy.lookalikes.fluid_flow import inflow_share, void_share

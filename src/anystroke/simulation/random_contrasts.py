@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from anystroke.acquisition.protocols import Protocol
+from anystroke.acquisition.base import Protocol
 from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings, draw_masks
 from anystroke.anatomy.lesions.placement import lesion_area
 from anystroke.anatomy.lesions.stages import Stage

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from anystroke.acquisition.protocols import Mprage
+from anystroke.acquisition.sequences.mprage import Mprage
 from anystroke.commands.main import main
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume, VolumeError

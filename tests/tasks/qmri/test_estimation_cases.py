@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from anystroke.acquisition.protocols import from_dict
+from anystroke.acquisition.catalogue import from_dict
 from anystroke.anatomy.tissues.classes import CLASSES, LESION
 from anystroke.core.rng import stream
 from anystroke.corruption.scanner import ScannerSettings

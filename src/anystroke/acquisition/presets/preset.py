@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from anystroke.acquisition import timing
-from anystroke.acquisition.base import WEIGHTINGS, Protocol
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.catalogue import SEQUENCES, WEIGHTINGS, check_keys, sequence_class
 from anystroke.acquisition.presets.distributions import Distribution, PresetError, Value
-from anystroke.acquisition.sequences import equations
-from anystroke.acquisition.sequences.catalogue import SEQUENCES, check_keys, sequence_class
+from anystroke.acquisition.sequences.flair import null_inversion_time
+from anystroke.acquisition.weightings import in_order
 from anystroke.core import rng as random
 
 POLICIES = ("redraw", "refuse", "keep")
@@ -21,8 +22,9 @@ POLICIES = ("redraw", "refuse", "keep")
 
 _MAX_TRIES = 100
 _REQUIRED = ("name", "sequence", "weighting", "weight", "parameters")
-_FIXED = ("name", "weighting", "dimensions", "image", "magnitude")
-_OPTIONAL = ("dimensions", "image", "magnitude", "field_strength", "max_echo_fraction")
+_CHOICES = tuple(dict.fromkeys(choice for cls in SEQUENCES.values() for choice in cls.choices))
+_FIXED = ("name", "weighting", "dimensions", *_CHOICES)
+_OPTIONAL = ("dimensions", *_CHOICES, "field_strength", "max_echo_fraction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,7 @@ class PresetEntry:
 def _draw_value(distribution: Distribution, drawn: Mapping[str, Value], rng: torch.Generator) -> Value:
     value = distribution.draw(rng)
     if distribution.times_null_of_t1 is not None:
-        value *= equations.null_inversion_time(
+        value *= null_inversion_time(
             t1=distribution.times_null_of_t1,
             repetition_time=drawn["repetition_time"],
             echo_spacing=drawn["echo_spacing"],
@@ -200,8 +202,7 @@ class Preset:
     @property
     def weightings(self) -> tuple[str, ...]:
         """The weightings that the preset can give, in the order of ``WEIGHTINGS``."""
-        present = {entry.fixed["weighting"] for entry in self.entries}
-        return tuple(weighting for weighting in WEIGHTINGS if weighting in present)
+        return in_order(entry.fixed["weighting"] for entry in self.entries)
 
     def sample(
         self, rng: torch.Generator, *, weighting: str | None = None, field_strength: float | None = None

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from anystroke.acquisition.protocols import Protocol
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.catalogue import BIDS_NAMES
 
 _FIELDS = {
     "field_strength": "MagneticFieldStrength",
@@ -17,29 +18,7 @@ _FIELDS = {
     "n_excitations": "NumberShots",
     "b_value": "DiffusionBValue",
 }
-_SCANNING_SEQUENCE = {
-    "se": ["SE"],
-    "tse": ["SE"],
-    "ir_se": ["SE", "IR"],
-    "flair": ["SE", "IR"],
-    "dir": ["SE", "IR"],
-    "spgr": ["GR"],
-    "mprage": ["GR", "IR"],
-    "mp2rage": ["GR", "IR"],
-    "bssfp": ["GR"],
-    "dwi": ["EP", "SE"],
-    "adc": ["EP", "SE"],
-}
-_PUBLISHED = {"gre": "spgr"}
 _EXCITATION_ANGLE = 90.0
-# Contrasts for which BIDS has no suffix of their own are acquisitions of the nearest that has.
-_SUFFIXES = {
-    "DWI": "dwi",
-    "STIR": "acq-STIR_T2w",
-    "DIR": "acq-DIR_T2w",
-    "MTw": "acq-MT_PDw",
-    "bSSFP": "acq-bSSFP_T2w",
-}
 
 
 def image_suffix(protocol: Protocol) -> str:
@@ -52,11 +31,11 @@ def image_suffix(protocol: Protocol) -> str:
         Such as ``"T2w"``, ``"dwi"`` or ``"acq-STIR_T2w"``.
 
     Example:
-        >>> from anystroke.acquisition.protocols import DiffusionWeighted
+        >>> from anystroke.acquisition.sequences.diffusion import DiffusionWeighted
         >>> image_suffix(DiffusionWeighted(repetition_time=4.0, echo_time=0.08, b_value=1000.0))
         'dwi'
     """
-    return _SUFFIXES.get(protocol.weighting, protocol.weighting)
+    return BIDS_NAMES[protocol.weighting]
 
 
 def acquisition_fields(protocol: Protocol) -> dict[str, Any]:
@@ -74,26 +53,18 @@ def acquisition_fields(protocol: Protocol) -> dict[str, Any]:
         Plain values that JSON can hold.
 
     Example:
-        >>> from anystroke.acquisition.protocols import DiffusionWeighted
+        >>> from anystroke.acquisition.sequences.diffusion import DiffusionWeighted
         >>> protocol = DiffusionWeighted(repetition_time=4.0, echo_time=0.08, b_value=1000.0)
         >>> fields = acquisition_fields(protocol)
         >>> fields["EchoTime"], fields["FlipAngle"]
         (0.08, 90.0)
     """
     values = protocol.to_dict()
-    sequence = protocol.sequence.removeprefix("published_")
-    sequence = _PUBLISHED.get(sequence, sequence)
-    fields = {name: values[key] for key, name in _FIELDS.items() if key in values}
-    if sequence == "bssfp":
-        fields["EchoTime"] = values["repetition_time"] / 2.0
-        fields["PulseSequenceType"] = "Balanced SSFP"
+    fields: dict[str, Any] = {name: values[key] for key, name in _FIELDS.items() if key in values}
     fields["MRAcquisitionType"] = f"{protocol.dimensions}D"
-    fields["ScanningSequence"] = _SCANNING_SEQUENCE[sequence]
+    fields["ScanningSequence"] = list(protocol.scanning_sequence)
     fields.setdefault("FlipAngle", _EXCITATION_ANGLE)
-    if sequence in ("spgr", "bssfp"):
-        fields["RepetitionTimeExcitation"] = values["repetition_time"]
-    if sequence == "spgr":
-        fields["MTState"] = bool(values.get("mt_scale"))
+    fields |= protocol.sidecar_fields()
     if "InversionTime" in fields:
         fields["RepetitionTimePreparation"] = values["repetition_time"]
     if "excitation_spacing" in values:

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from anystroke.acquisition.protocols import Protocol as Acquisition
-from anystroke.acquisition.protocols import load_preset
+from anystroke.acquisition.base import Protocol as Acquisition
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.anatomy.tissues.deformation import (
     Box,
     DeformationSettings,

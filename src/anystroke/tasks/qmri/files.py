@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from anystroke.acquisition.protocols import Protocol
-from anystroke.acquisition.sidecars.reading import SidecarError, SidecarReading, read_sidecar
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.sidecars.reading import SidecarReading, read_sidecar
+from anystroke.acquisition.sidecars.sidecar import SidecarError
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path, sha256

@@ -10,7 +10,9 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool3d
 
-from anystroke.acquisition.protocols import Mprage, Protocol, load_preset
+from anystroke.acquisition.base import Protocol
+from anystroke.acquisition.presets.preset import load_preset
+from anystroke.acquisition.sequences.mprage import Mprage
 from anystroke.core.errors import OptionError
 from anystroke.core.fields import legendre_matrix
 from anystroke.core.files import sha256

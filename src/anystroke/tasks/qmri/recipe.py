@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from anystroke.acquisition.protocols import load_preset
+from anystroke.acquisition.presets.preset import load_preset
 from anystroke.core.config import StrictModel
 from anystroke.core.rng import stream
 from anystroke.learning.buffer import BufferSettings

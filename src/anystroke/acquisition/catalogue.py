@@ -1,57 +1,17 @@
-"""All sequences by name."""
+"""All sequences by name, and the contrasts that they give."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from anystroke.acquisition.base import Protocol
-from anystroke.acquisition.sequences.gradient_echo_protocols import (
-    BalancedSsfp,
-    Mp2rage,
-    Mprage,
-    SpoiledGradientEcho,
-)
-from anystroke.acquisition.sequences.published_protocols import (
-    PublishedFlair,
-    PublishedGradientEcho,
-    PublishedMp2rage,
-    PublishedMprage,
-    PublishedSpgr,
-    PublishedTurboSpinEcho,
-)
-from anystroke.acquisition.sequences.spin_echo_protocols import (
-    AdcMap,
-    DiffusionWeighted,
-    DoubleInversionRecovery,
-    Flair,
-    InversionRecoverySpinEcho,
-    SpinEcho,
-    TurboSpinEcho,
-)
+from anystroke.acquisition.base import Protocol, bids_names
+from anystroke.acquisition.sequences import SEQUENCES as SEQUENCES
 
-SEQUENCES: dict[str, type[Protocol]] = {
-    cls.sequence: cls
-    for cls in (
-        SpinEcho,
-        TurboSpinEcho,
-        InversionRecoverySpinEcho,
-        Flair,
-        DoubleInversionRecovery,
-        SpoiledGradientEcho,
-        Mprage,
-        Mp2rage,
-        BalancedSsfp,
-        DiffusionWeighted,
-        AdcMap,
-        PublishedTurboSpinEcho,
-        PublishedFlair,
-        PublishedGradientEcho,
-        PublishedSpgr,
-        PublishedMprage,
-        PublishedMp2rage,
-    )
-}
-"""Protocol classes by the name of their sequence."""
+BIDS_NAMES: Mapping[str, str] = bids_names()
+"""What BIDS calls the images of each contrast: ``T2w``, ``dwi``, ``acq-STIR_T2w``."""
+
+WEIGHTINGS: tuple[str, ...] = tuple(BIDS_NAMES)
+"""The contrasts that protocols are meant to give, the common ones first."""
 
 
 def sequence_class(name: Any, *, where: str) -> type[Protocol]:
@@ -108,6 +68,7 @@ def check_keys(cls: type[Protocol], keys: set[str], *, where: str) -> None:
         ValueError: With the key and those that are known, or with all that are missing.
 
     Example:
+        >>> from anystroke.acquisition.sequences.diffusion import DiffusionWeighted
         >>> check_keys(DiffusionWeighted, {"repetition_time", "echo_time", "b_value"}, where="here")
     """
     known = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(cls)}
