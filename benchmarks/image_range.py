@@ -19,6 +19,7 @@ from anystroke.learning.supply import RANGE_CASES, stream_settings
 from anystroke.models.checkpoints import load_config, save_config
 from anystroke.models.image_features import image_features, image_range
 from anystroke.models.model_space import normalise_intensity
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=RANGE_CASES)
     arguments = parser.parse_args()
     found = image_range(list(measure(load_recipe(arguments.recipe), arguments.data, arguments.cases)))
-    config = load_config(arguments.model)
+    config = load_config(arguments.model, SegmentationConfig)
     save_config(arguments.model, config.model_copy(update={"image_range": found}))
     print(json.dumps(found, indent=1))
 

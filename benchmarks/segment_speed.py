@@ -26,9 +26,10 @@ from anystroke.core.memory import keep_pages
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.models.architectures.catalogue import residual_unet
-from anystroke.models.checkpoints import load_model, shipped_models
+from anystroke.models.checkpoints import open_network, shipped_models
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
 SHAPE = (181, 217, 181)
 WINDOW = 192
@@ -62,7 +63,7 @@ def sliding_windows(scan: Volume) -> float:
 def passes(rounds: int = 8) -> dict[str, float]:
     """Return how long one pass of each shipped model takes, in units of the default's; passes alternate."""
     image = torch.randn(1, 1, *HEAD)
-    networks = {name: load_model(name)[0].eval() for name in shipped_models()}
+    networks = {name: open_network(name, SegmentationConfig).network.eval() for name in shipped_models()}
     ratios: dict[str, list[float]] = {name: [] for name in networks}
     with torch.inference_mode():
         for network in networks.values():

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import ModelConfig
 from anystroke.models.volume_interval import VolumeErrors
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.predict import Model
 
-CONFIG = ModelConfig(
+CONFIG = SegmentationConfig(
     name="stand-in",
     architecture="none",
     classes=("background", "tissue", "lesion"),

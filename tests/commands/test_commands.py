@@ -19,6 +19,7 @@ from anystroke.models import checkpoints
 from anystroke.qmri.tissue_priors import load_table, save_table
 from anystroke.simulation import files as simulation
 from anystroke.studies import demo
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy
@@ -295,7 +296,7 @@ def test_calibrate_replaces_the_configuration_of_a_model(
     from anystroke.tasks.segmentation.calibrate import Calibration
 
     folder, data = tmp_path / "model", tmp_path / "data"
-    config = checkpoints.ModelConfig(
+    config = SegmentationConfig(
         name="toy", architecture="tiny_unet", classes=("background", "lesion"), spacing=2.0, divisor=8
     )
     checkpoints.save_model(folder, build_network("tiny_unet", 2, seed=1), config)
@@ -317,7 +318,7 @@ def test_calibrate_replaces_the_configuration_of_a_model(
     monkeypatch.setattr("anystroke.tasks.segmentation.calibrate.calibrate", choose)
     assert main(["calibrate", str(folder), "--data", str(data), "--patients", "60"]) == 0
     assert (asked[0]["name"], asked[0]["pack"], asked[0]["patients"]) == ("toy", data, 60)
-    again = checkpoints.load_config(folder)
+    again = checkpoints.load_config(folder, SegmentationConfig)
     assert (again.temperature, again.threshold, again.certain) == (1.7, 0.4, 0.8)
     assert again.volume_errors == errors
     assert (folder / "model.safetensors").read_bytes() == weights

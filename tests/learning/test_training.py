@@ -25,11 +25,12 @@ from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
-from anystroke.models.checkpoints import load_model, read_tensors
+from anystroke.models.checkpoints import open_network, read_tensors
 from anystroke.models.image_features import FEATURES
 from anystroke.models.model_space import normalise_intensity
 from anystroke.simulation.generator import regenerate
 from anystroke.tasks.segmentation import task
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.losses import LossSettings
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -76,7 +77,7 @@ def test_a_run_leaves_a_model_a_log_and_pictures_and_resumes(run: Path) -> None:
     model = train(_settings(), run)
     assert [step for step, _ in _losses(run)] == [1, 2, 3, 4]
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_000002.png", "step_000004.png"]
-    assert load_model(model)[1].training["steps"] == 4
+    assert open_network(model, SegmentationConfig).config.training["steps"] == 4
     with pytest.raises(TrainingError, match="--resume"):
         train(_settings(), run)
     train(_settings(steps=6), run, resume=True)
@@ -264,7 +265,7 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
     sample = regenerate(record, load_anatomies(run / "data" / "anatomies.safetensors"), [sphere_lesion()])
     image = _batches(_settings(), run, 3)[2].image
     assert torch.equal(normalise_intensity(sample.image)[None, None], image)
-    assert load_model(run / "model")[1].training["steps"] == 2
+    assert open_network(run / "model", SegmentationConfig).config.training["steps"] == 2
 
 
 def test_another_architecture_cannot_be_resumed(run: Path) -> None:
@@ -298,11 +299,11 @@ def test_validation_is_written_and_the_best_network_kept(run: Path) -> None:
         (step, of) for step in ("2", "4") for of in ("simulated", "healthy")
     }
     assert [row["scans"] for row in rows if (row["set"], row["group"]) == ("simulated", "all")] == ["2", "2"]
-    assert load_model(run / "best")[1].training["steps"] in (2, 4)
-    usual = load_model(run / "model")[1].image_range
+    assert open_network(run / "best", SegmentationConfig).config.training["steps"] in (2, 4)
+    usual = open_network(run / "model", SegmentationConfig).config.image_range
     assert set(usual) == set(FEATURES)
     assert all(low <= high for low, high in usual.values())
-    assert load_model(run / "best")[1].image_range == usual
+    assert open_network(run / "best", SegmentationConfig).config.image_range == usual
     page = (run / "report.html").read_text()
     assert "weighting T1w" in page
     assert (run / "curves.png").stat().st_size > 5000

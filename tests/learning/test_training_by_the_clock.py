@@ -22,7 +22,8 @@ from anystroke.learning.run import train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.supply import Supply
 from anystroke.learning.trainer import Trainer, TrainingError, make_fabric, recipe_digest
-from anystroke.models.checkpoints import load_model, read_tensors
+from anystroke.models.checkpoints import open_network, read_tensors
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from anystroke.tasks.segmentation.task import Segmentation
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -123,7 +124,7 @@ def test_a_second_call_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
     first, second = _calls(run)
     assert (first["from_step"], first["minutes"]) == (0, pytest.approx(0.11))
     assert 0 < first["to_step"] == second["from_step"] < second["to_step"]
-    config = load_model(run / "model")[1]
+    config = open_network(run / "model", SegmentationConfig).config
     assert config.training["steps"] == second["to_step"] == len(_losses(run))
     assert config.training["calls"] == [first, second]
     assert config.training["planned_steps"] is None
@@ -224,7 +225,7 @@ def test_sigterm_writes_a_checkpoint_and_stops(run: Path, monkeypatch: pytest.Mo
         patch.setattr(Trainer, "train_step", stopped_at_three)
         with pytest.raises(TrainingError, match=r"SIGTERM.*after step 3.*--resume"):
             train(settings, run)
-    assert load_model(run / "model")[1].training["steps"] == 3
+    assert open_network(run / "model", SegmentationConfig).config.training["steps"] == 3
     train(settings, run, resume=True)
     whole = _beside(run, "whole")
     train(settings, whole)

@@ -6,9 +6,10 @@ import torch
 
 from anystroke.core.rng import stream
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import CheckpointError, ModelConfig, load_model, save_model
+from anystroke.models.checkpoints import CheckpointError, open_network, save_model
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
-CONFIG = ModelConfig(
+CONFIG = SegmentationConfig(
     name="test", architecture="compact_unet", classes=("background", "lesion"), spacing=2.0, divisor=16
 )
 
@@ -20,7 +21,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_round_trip_in_half_precision(folder: Path) -> None:
-    network, config = load_model(folder)
+    opened = open_network(folder, SegmentationConfig)
+    network, config = opened.network, opened.config
     original = build_network("compact_unet", 2, seed=1).eval()
     image = torch.randn((1, 1, 32, 32, 32), generator=stream(1, "image"))
     with torch.no_grad():
@@ -32,24 +34,24 @@ def test_round_trip_in_half_precision(folder: Path) -> None:
 
 def test_missing_damaged_and_foreign_models_are_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="no model 'nothing'"):
-        load_model("nothing")
+        open_network("nothing", SegmentationConfig)
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
     with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-        load_model(folder)
+        open_network(folder, SegmentationConfig)
     weights.write_bytes(whole)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "classes": ["background", "csf", "lesion"]}))
     with pytest.raises(CheckpointError, match="do not fit the architecture"):
-        load_model(folder)
+        open_network(folder, SegmentationConfig)
     (folder / "config.json").write_text(json.dumps({**config, "tresholds": 1}))
     with pytest.raises(CheckpointError, match="did you mean 'threshold'"):
-        load_model(folder)
+        open_network(folder, SegmentationConfig)
     (folder / "config.json").write_text(json.dumps({**config, "architecture": "none"}))
     with pytest.raises(CheckpointError, match="unknown architecture 'none'"):
-        load_model(folder)
+        open_network(folder, SegmentationConfig)
     weights.unlink()
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="there are none"):
-        load_model(folder)
+        open_network(folder, SegmentationConfig)

@@ -28,8 +28,10 @@ class Ramp(nn.Module):
 
 def test_mean_and_spread_over_flips() -> None:
     image = torch.rand(1, 16, 16, 16)
-    once, none = class_probabilities(image, Ramp(), CONFIG, [2], Processing(), CPU)
-    mean, spread = class_probabilities(image, Ramp(), CONFIG, [2], Processing(flips=((), (0,))), CPU)
+    once, none = class_probabilities(image, Ramp(), [2], Processing(), CPU, divisor=8, temperature=1.0)
+    mean, spread = class_probabilities(
+        image, Ramp(), [2], Processing(flips=((), (0,))), CPU, divisor=8, temperature=1.0
+    )
     assert float(none.abs().max()) == 0
     both = torch.stack([once, once.flip(1)])
     assert torch.allclose(mean, both.mean(0), atol=1e-6)

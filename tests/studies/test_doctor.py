@@ -5,8 +5,9 @@ import torch
 
 from anystroke.models import checkpoints
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import ModelConfig, save_model
+from anystroke.models.checkpoints import save_model
 from anystroke.studies import doctor
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def test_it_is_well_where_a_model_is_found_and_the_folder_can_be_written(
     weights: Path, tmp_path: Path
 ) -> None:
     network = build_network("compact_unet", 2, seed=0)
-    config = ModelConfig(
+    config = SegmentationConfig(
         name="toy",
         architecture="compact_unet",
         classes=("background", "lesion"),
@@ -58,7 +59,7 @@ def test_weights_that_give_nonsense_are_told(weights: Path, tmp_path: Path) -> N
     network = build_network("compact_unet", 2, seed=0)
     for parameter in network.parameters():
         parameter.data.fill_(torch.inf)
-    config = ModelConfig(
+    config = SegmentationConfig(
         name="toy",
         architecture="compact_unet",
         classes=("background", "lesion"),

@@ -222,7 +222,8 @@ class Loop:
         usual = image_range(features)
         for folder in (trainer.folder / "model", trainer.folder / "best"):
             if folder.is_dir():
-                save_config(folder, load_config(folder).model_copy(update={"image_range": usual}))
+                config = load_config(folder, trainer.task.config_kind)
+                save_config(folder, config.model_copy(update={"image_range": usual}))
 
     def _keep_records(self) -> Path:
         """Write what the cases of the current step were made of, as ``regenerate`` takes it."""

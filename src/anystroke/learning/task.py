@@ -10,7 +10,7 @@ from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.cells import CellSettings
 from anystroke.learning.recipe import DataSettings, GridSettings, OptimiserSettings, Part
-from anystroke.models.checkpoints import EstimatorConfig, ModelConfig
+from anystroke.models.checkpoints import NetworkConfig
 
 if TYPE_CHECKING:
     from anystroke.learning.run_log import RunLog
@@ -91,7 +91,11 @@ class Task(Protocol):
             path: PNG.
         """
 
-    def config(self, common: Mapping[str, Any]) -> ModelConfig | EstimatorConfig:
+    @property
+    def config_kind(self) -> type[NetworkConfig]:
+        """The class of what lies beside the weights of its models."""
+
+    def config(self, common: Mapping[str, Any]) -> NetworkConfig:
         """Return the configuration of the model, with what all models have in common."""
 
 

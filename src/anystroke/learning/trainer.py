@@ -18,20 +18,17 @@ from anystroke.learning.clock import rate_by_time
 from anystroke.learning.recipe import OptimiserSettings, Precision
 from anystroke.learning.run_log import RunLog, append_rows
 from anystroke.learning.stream import Batch
-from anystroke.learning.task import Recipe
+from anystroke.learning.task import Recipe, Task
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.architectures.interpolating_unet import DetailedUNet, InterpolatingUNet
 from anystroke.models.checkpoints import (
-    EstimatorConfig,
-    ModelConfig,
+    NetworkConfig,
     find_model,
     load_config,
-    load_estimator_config,
     parameter_count,
     read_tensors,
     save_model,
     state_to_tensors,
-    task_of_model,
     write_atomically,
 )
 from anystroke.models.passes import fast_bfloat16
@@ -149,7 +146,7 @@ class Trainer:
         _check_shapes(settings, self.module.divisor)
         self.task.prepare(self.module)
         if settings.start_from is not None:
-            _start(self.module, settings, self.task.outputs)
+            _start(self.module, settings, self.task)
         elif settings.start_from_wider:
             raise TrainingError("start_from_wider needs start_from, the model to take channels of; name one")
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
@@ -272,7 +269,7 @@ class Trainer:
         network.load_state_dict(self.average)
         return network.eval().requires_grad_(False)
 
-    def model_config(self, **facts: Any) -> ModelConfig | EstimatorConfig:
+    def model_config(self, **facts: Any) -> NetworkConfig:
         """Return the configuration of the model that this run makes.
 
         Args:
@@ -409,18 +406,17 @@ def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
     return wide
 
 
-def _start(network: torch.nn.Module, settings: Recipe, outputs: int) -> None:
+def _start(network: torch.nn.Module, settings: Recipe, task: Task) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)
     tensors, _ = read_tensors(source / "model.safetensors")
     own = network.state_dict()
     if settings.start_from_wider:
-        segments = task_of_model(source) == "segmentation"
-        has = load_config(source).classes if segments else load_estimator_config(source).maps
-        if len(has) != outputs:
+        has = load_config(source, task.config_kind).output_names
+        if len(has) != task.outputs:
             raise TrainingError(
-                f"start_from_wider needs a model with the {outputs} outputs of this recipe, but that in "
+                f"start_from_wider needs a model with the {task.outputs} outputs of this recipe, but that in "
                 f"{source} has {len(has)}: {', '.join(has)}; name another"
             )
         tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}

@@ -8,7 +8,6 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from anystroke.models.checkpoints import ModelConfig
 from anystroke.models.model_space import Standardisation
 
 # Above this many voxels of the model grid the network sees overlapping windows instead of the whole head.
@@ -79,20 +78,23 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
 def class_probabilities(
     image: Tensor,
     network: nn.Module,
-    config: ModelConfig,
     wanted: list[int],
     processing: Processing,
     device: torch.device,
+    *,
+    divisor: int,
+    temperature: float,
 ) -> tuple[Tensor, Tensor]:
     """Compute probabilities of classes; with less memory each time it runs out, said once each.
 
     Args:
-        image: (1, X, Y, Z), sides multiples of the model's divisor.
+        image: (1, X, Y, Z), sides multiples of the divisor.
         network: Moved to the device that served.
-        config: Divisor and temperature.
         wanted: Numbers of the classes.
         processing: Windows and flips.
         device: Where to begin: after smaller windows and half precision, the CPU is used.
+        divisor: Of the network.
+        temperature: Logits are divided by it.
 
     Returns:
         Mean over the flips (K, X, Y, Z), and the standard deviation of the first class over them
@@ -103,9 +105,9 @@ def class_probabilities(
     """
 
     def read(logits: Tensor) -> Tensor:
-        return torch.softmax(logits / config.temperature, dim=1)[:, wanted]
+        return torch.softmax(logits / temperature, dim=1)[:, wanted]
 
-    return average_output(image, network, read, divisor=config.divisor, processing=processing, device=device)
+    return average_output(image, network, read, divisor=divisor, processing=processing, device=device)
 
 
 def average_output(
@@ -126,6 +128,8 @@ def average_output(
         divisor: Of the network.
         processing: Windows and flips.
         device: Where to begin: after smaller windows and half precision, the CPU is used.
+        divisor: Of the network.
+        temperature: Logits are divided by it.
 
     Returns:
         Mean over the flips (K, X, Y, Z), the sum over the number of them, and the standard deviation of the

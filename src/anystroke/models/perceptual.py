@@ -11,7 +11,7 @@ from anystroke.core.files import sha256
 from anystroke.models.architectures.catalogue import DivisibleUNet
 from anystroke.models.architectures.interpolating_unet import InterpolatingUNet
 from anystroke.models.architectures.residual_unet import ResidualUNet
-from anystroke.models.checkpoints import CheckpointError, find_model, load_model, read_tensors
+from anystroke.models.checkpoints import CheckpointError, NetworkConfig, open_network, read_tensors
 
 _RESNETS = {"10": (1, 1, 1, 1), "18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3)}
 _SMALLEST = 1e-6
@@ -68,12 +68,13 @@ def _unit(features: Tensor) -> Tensor:
     return values / (values.square().sum(1, keepdim=True) + _SMALLEST**2).sqrt()
 
 
-def open_perceptual(source: str) -> PerceptualDistance:
+def open_perceptual(source: str, kind: type[NetworkConfig]) -> PerceptualDistance:
     """Open a perceptual network.
 
     Args:
         source: A model of the package or a model folder, whose encoder is taken; or a .safetensors file with
             the weights of a 3-D ResNet (10, 18, 34 or 50 layers) of MedicalNet, whose last layer is taken.
+        kind: What lies beside the weights of such a model.
 
     Returns:
         The distance; its ``facts`` name source, hash of the weights and levels.
@@ -92,13 +93,12 @@ def open_perceptual(source: str) -> PerceptualDistance:
         encoder: nn.Module = resnet
         facts = {"source": path.name, "network": resnet.kind, "sha256": sha256(path), "levels": 1}
         return PerceptualDistance(encoder, facts)
-    folder = find_model(source)
-    network, config = load_model(folder)
-    encoder = _Encoder(network, config.architecture)
+    model = open_network(source, kind)
+    encoder = _Encoder(model.network, model.config.architecture)
     facts = {
-        "source": config.name,
-        "network": f"encoder of {config.architecture}",
-        "sha256": sha256(folder / "model.safetensors"),
+        "source": model.config.name,
+        "network": f"encoder of {model.config.architecture}",
+        "sha256": model.sha256,
         "levels": len(encoder.levels),
     }
     return PerceptualDistance(encoder, facts)

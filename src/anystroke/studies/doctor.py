@@ -15,14 +15,14 @@ import torch
 
 from anystroke.models.checkpoints import (
     CheckpointError,
-    ModelConfig,
     find_model,
-    load_estimator,
-    load_model,
+    open_network,
     parameter_count,
     shipped_models,
 )
 from anystroke.models.passes import fast_bfloat16
+from anystroke.tasks.qmri.config import EstimatorConfig
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
 _PACKAGES = ("torch", "monai", "nibabel", "nilearn", "numpy", "scipy", "SimpleITK", "safetensors", "pydantic")
 _DICOM = ("pydicom", "dcm2niix")
@@ -119,7 +119,7 @@ def _processors() -> Iterator[Finding]:
 def _models() -> Iterator[Finding]:
     for name in shipped_models("qmri"):
         try:
-            _, estimator = load_estimator(name)
+            estimator = open_network(name, EstimatorConfig).config
         except CheckpointError as error:
             yield Finding(f"model {name}: {error}", good=False)
             continue
@@ -130,18 +130,18 @@ def _models() -> Iterator[Finding]:
         yield Finding("models: none comes with this installation; install the package again", good=False)
     for name in names:
         try:
-            network, config = load_model(name)
+            model = open_network(name, SegmentationConfig)
         except CheckpointError as error:
             yield Finding(f"model {name}: {error}", good=False)
             continue
-        millions = parameter_count(network.requires_grad_()) / 1e6
+        millions = parameter_count(model.network.requires_grad_()) / 1e6
         where = find_model(name)
-        yield Finding(f"model {name}: version {config.version}, {millions:.1f} M parameters, {where}")
-        yield _computes(name, network, config)
+        yield Finding(f"model {name}: version {model.config.version}, {millions:.1f} M parameters, {where}")
+        yield _computes(name, model.network, model.config)
 
 
 @torch.inference_mode()
-def _computes(name: str, network: torch.nn.Module, config: ModelConfig) -> Finding:
+def _computes(name: str, network: torch.nn.Module, config: SegmentationConfig) -> Finding:
     """Put a small image through a network."""
     side = 2 * config.divisor
     logits = network(torch.rand(1, 1, side, side, side, generator=torch.Generator().manual_seed(1)))

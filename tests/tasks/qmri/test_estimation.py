@@ -17,12 +17,13 @@ from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.inputs import ScanSource
 from anystroke.learning.run import train
 from anystroke.learning.sources.maps import MapSettings
-from anystroke.models.checkpoints import CheckpointError, EstimatorConfig, ModelConfig
+from anystroke.models.checkpoints import CheckpointError
 from anystroke.models.model_space import to_model_space
 from anystroke.models.passes import ALL_FLIPS
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS
 from anystroke.qmri.map_files import find_map_subjects
 from anystroke.tasks.qmri import predict as estimation
+from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.files import (
     EstimateOptions,
     estimate_dataset,
@@ -41,6 +42,7 @@ from anystroke.tasks.qmri.predict import (
     named_protocols,
     refine_maps,
 )
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction
 from anystroke.tasks.segmentation.predict import Model, Segmentation
 from anystroke.tasks.segmentation.recipe import TrainingSettings
@@ -100,7 +102,7 @@ class Linear(nn.Module):
 
 def _segmenter() -> Model:
     classes = ("background", "grey_matter", "white_matter", "csf", "lesion")
-    config = ModelConfig(
+    config = SegmentationConfig(
         name="toy", architecture="none", classes=classes, brain=classes[1:4], spacing=4.0, divisor=8
     )
     return Model(Tissues(), config, sha256="")
@@ -423,10 +425,10 @@ def test_folders_and_data_sets_are_taken_for_their_t1w_scans(
         ([], "one of the two"),
         (["SCAN", "--dataset", "DIR"], "one of the two"),
         (["NOWHERE.nii"], "does not exist"),
-        (["SCAN", "--simulate", "dwi"], "--simulate: expected a contrast among"),
+        (["SCAN", "--simulate", "dwi"], "expected a contrast among"),
         (["SCAN", "--sidecar", "NOWHERE.json"], "--sidecar"),
         (["SCAN", "--sidecar", "SCAN"], "tells no protocol"),
-        (["SCAN", "--model", "default"], "segments and estimates no maps"),
+        (["SCAN", "--model", "default"], "expected a model of the task qmri"),
         (["SCAN", "--model", "nowhere"], "no model 'nowhere'"),
     ],
 )

@@ -15,10 +15,10 @@ from anystroke.commands.main import main
 from anystroke.core.rng import stream
 from anystroke.models import checkpoints
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import EstimatorConfig
 from anystroke.qmri.estimated_maps import along_curve, start_at_typical
 from anystroke.tasks.qmri import calibrate as estimator_calibration
 from anystroke.tasks.qmri.calibrate import _curve, calibrate_estimator, scan_of
+from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.predict import Estimator, estimate_maps
 from anystroke.tasks.qmri.validate import Head
 

@@ -21,20 +21,15 @@ from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import (
-    CheckpointError,
-    load_config,
-    load_estimator,
-    load_estimator_config,
-    load_model,
-    shipped_models,
-)
+from anystroke.models.checkpoints import CheckpointError, load_config, open_network, shipped_models
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.qmri.map_files import MapDataError
+from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.losses import estimation_loss
 from anystroke.tasks.qmri.recipe import EstimatorSettings
 from anystroke.tasks.qmri.validate import MapErrors
 from anystroke.tasks.registry import load_any_recipe
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from map_phantoms import write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -69,7 +64,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_a_run_leaves_an_estimator_a_log_validations_and_pictures(run: Path) -> None:
     model = train(_settings(), run)
-    network, config = load_estimator(model)
+    opened = open_network(model, EstimatorConfig)
+    network, config = opened.network, opened.config
     assert config.maps == ("proton_density", "r1", "r2star", "mt_saturation")
     assert config.outputs["r1"] == {
         "unit": "1/s", "activation": "tenth_exp", "clamp": [-10.0, 12.0], "ceiling": 4.0
@@ -84,7 +80,7 @@ def test_a_run_leaves_an_estimator_a_log_validations_and_pictures(run: Path) -> 
         rows = list(csv.DictReader(file))
     assert {row["group"] for row in rows} == {"all", "grey_matter", "white_matter", "csf", "lesion"}
     assert math.isfinite(float(rows[0]["mean_accuracy"]))
-    assert load_estimator_config(run / "best").name == "test"
+    assert load_config(run / "best", EstimatorConfig).name == "test"
     page = (run / "report.html").read_text()
     assert "1 - relative error" in page
     assert "r1 bias" in page
@@ -96,10 +92,10 @@ def test_a_run_leaves_an_estimator_a_log_validations_and_pictures(run: Path) -> 
 
 def test_a_model_of_one_task_is_refused_by_the_other(run: Path) -> None:
     model = train(_settings(optimiser={"steps": 1}, validation={"patients": 0}), run)
-    with pytest.raises(CheckpointError, match="segments nothing"):
-        load_config(model)
-    with pytest.raises(CheckpointError, match="estimates no maps"):
-        load_estimator("default")
+    with pytest.raises(CheckpointError, match="expected a model of the task segmentation"):
+        load_config(model, SegmentationConfig)
+    with pytest.raises(CheckpointError, match="expected a model of the task qmri"):
+        open_network("default", EstimatorConfig)
     assert "default" in shipped_models()
     assert "default" not in shipped_models("qmri")
 
@@ -164,7 +160,7 @@ def test_an_estimator_starts_from_a_network_that_segments(run: Path) -> None:
     """All but the last block of the way up is that of the segmentation network; maps begin as typical."""
     settings = _settings(architecture="compact_estimator_unet", start_from="default")
     trainer = Trainer(settings, run)
-    own, model = trainer.module.state_dict(), load_model("default")[0].state_dict()
+    own, model = trainer.module.state_dict(), open_network("default", SegmentationConfig).network.state_dict()
     anew = [name for name, value in own.items() if name not in model or model[name].shape != value.shape]
     assert all(name.startswith(("network.model.2.", "network.detail.")) for name in anew)
     assert len(anew) < len(own) / 4
@@ -185,7 +181,7 @@ def test_measured_maps_are_a_source(tmp_path: Path) -> None:
         sources=[source], validation={"patients": 0}, optimiser={"steps": 2}, loss={"l2_steps": 9}
     )
     model = train(settings, tmp_path / "run")
-    config = load_estimator_config(model)
+    config = load_config(model, EstimatorConfig)
     assert (config.perceptual, config.brain_only) == ({}, False)
     assert json.loads((tmp_path / "run" / "split.json").read_text()) == {"source_0_maps": ["sub-01"]}
 
@@ -214,7 +210,7 @@ def test_the_published_recipe_has_the_published_values() -> None:
     shipped = load_any_recipe(RECIPES / "estimator-default.toml")
     assert isinstance(shipped, EstimatorSettings)
     # Weights that saw one kind of intensities know nothing of another.
-    assert shipped.grid.normalisation == load_config("default").normalisation
+    assert shipped.grid.normalisation == load_config("default", SegmentationConfig).normalisation
     maps = load_any_recipe(RECIPES / "estimator-maps.toml", ["optimiser.steps=7"])
     assert isinstance(maps, EstimatorSettings)
     assert [part.kind for part in maps.sources] == ["maps"]

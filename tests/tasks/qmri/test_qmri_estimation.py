@@ -10,10 +10,11 @@ from safetensors.torch import save_file
 
 from anystroke.core.rng import stream
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import CheckpointError, ModelConfig, parameter_count, save_model
+from anystroke.models.checkpoints import CheckpointError, parameter_count, save_model
 from anystroke.models.perceptual import open_perceptual
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS, MAP_OUTPUTS, activate, check_maps
 from anystroke.tasks.qmri.losses import EstimationLossSettings, estimation_loss
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
 PLAIN = EstimationLossSettings(l2_steps=10, perceptual=0.0)
 
@@ -143,11 +144,11 @@ def test_the_published_network_has_its_published_size() -> None:
 
 @pytest.mark.parametrize("architecture", ["compact_unet", "small_estimator_unet", "compact_estimator_unet"])
 def test_the_encoder_of_a_model_is_a_perceptual_network(architecture: str, tmp_path: Path) -> None:
-    config = ModelConfig(
+    config = SegmentationConfig(
         name="toy", architecture=architecture, classes=("background", "lesion"), spacing=2.0, divisor=16
     )
     save_model(tmp_path, build_network(architecture, 2, seed=1), config)
-    distance = open_perceptual(str(tmp_path)).train()
+    distance = open_perceptual(str(tmp_path), SegmentationConfig).train()
     assert distance.facts["source"] == "toy"
     assert distance.facts["levels"] == (4 if architecture == "small_estimator_unet" else 5)
     first, second = torch.rand((2, 1, 1, 32, 32, 32), generator=stream(1, "volumes")).unbind()
@@ -162,7 +163,7 @@ def test_the_encoder_of_a_model_is_a_perceptual_network(architecture: str, tmp_p
 
 
 def test_the_default_model_has_an_encoder() -> None:
-    assert open_perceptual("default").facts["levels"] == 5
+    assert open_perceptual("default", SegmentationConfig).facts["levels"] == 5
 
 
 def test_weights_of_medicalnet_are_read_from_safetensors_alone(tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_weights_of_medicalnet_are_read_from_safetensors_alone(tmp_path: Path) -
         path = tmp_path / "resnet.safetensors"
         tensors = {f"module.{key}": value.contiguous() for key, value in network.state_dict().items()}
         save_file({**tensors, "module.conv_seg.weight": torch.zeros(2)}, path)
-        distance = open_perceptual(str(path))
+        distance = open_perceptual(str(path), SegmentationConfig)
         assert distance.facts["network"] == f"resnet {kind}, shortcuts {shortcut}"
         assert float(distance(volume, volume.flip(2))) > 0
         with torch.inference_mode():
@@ -186,10 +187,10 @@ def test_weights_of_medicalnet_are_read_from_safetensors_alone(tmp_path: Path) -
         assert torch.equal(found, wanted)
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="no 3-D ResNet"):
-        open_perceptual(str(tmp_path / "other.safetensors"))
+        open_perceptual(str(tmp_path / "other.safetensors"), SegmentationConfig)
     pickled = tmp_path / "resnet_50.pth"
     pickled.write_bytes(b"cos\nsystem\n")
     with pytest.raises(CheckpointError, match="never opened"):
-        open_perceptual(str(pickled))
+        open_perceptual(str(pickled), SegmentationConfig)
     with pytest.raises(CheckpointError, match="no model 'nowhere'"):
-        open_perceptual("nowhere")
+        open_perceptual("nowhere", SegmentationConfig)

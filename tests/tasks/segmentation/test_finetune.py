@@ -6,13 +6,14 @@ import torch
 from anystroke.core.config import ConfigError
 from anystroke.learning.recipe import ScansPart, SimulatedPart
 from anystroke.learning.trainer import Trainer, TrainingError
-from anystroke.models.checkpoints import CheckpointError, ModelConfig, load_config, load_model
+from anystroke.models.checkpoints import CheckpointError, load_config, open_network
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.finetune import finetuning_recipe
 
 
 def test_the_recipe_starts_from_the_model_and_has_its_grid(tmp_path: Path) -> None:
     settings = finetuning_recipe([tmp_path], simulated=2, overrides=["optimiser.steps=7"])
-    config = load_config("default")
+    config = load_config("default", SegmentationConfig)
     assert (settings.architecture, settings.grid.spacing) == (config.architecture, config.spacing)
     assert settings.grid.normalisation == config.normalisation
     first, second = settings.sources
@@ -26,14 +27,17 @@ def test_the_recipe_starts_from_the_model_and_has_its_grid(tmp_path: Path) -> No
 def test_training_starts_with_the_weights_of_the_model(tmp_path: Path) -> None:
     settings = finetuning_recipe([tmp_path])
     trainer = Trainer(settings, tmp_path)
-    network, _ = load_model("default")
+    network = open_network("default", SegmentationConfig).network
     for key, value in network.state_dict().items():
         assert bool((trainer.module.state_dict()[key] == value).all())
 
 
 def test_the_calibration_of_the_model_is_kept(tmp_path: Path) -> None:
-    config, start = Trainer(finetuning_recipe([tmp_path]), tmp_path).model_config(), load_config("default")
-    assert isinstance(config, ModelConfig)
+    config, start = (
+        Trainer(finetuning_recipe([tmp_path]), tmp_path).model_config(),
+        load_config("default", SegmentationConfig),
+    )
+    assert isinstance(config, SegmentationConfig)
     assert start.temperature != 1
     assert (config.temperature, config.threshold, config.certain) == (
         start.temperature,
@@ -42,7 +46,7 @@ def test_the_calibration_of_the_model_is_kept(tmp_path: Path) -> None:
     )
     other = finetuning_recipe([tmp_path], overrides=['classes="lesion"'])
     changed = Trainer(other, tmp_path).model_config()
-    assert isinstance(changed, ModelConfig)
+    assert isinstance(changed, SegmentationConfig)
     assert changed.temperature == 1
 
 
@@ -63,7 +67,7 @@ def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(
     with caplog.at_level("INFO", logger="anystroke"):
         own = Trainer(settings, tmp_path).module.state_dict()
     assert "start anew" not in caplog.text
-    wide = load_model("default")[0].state_dict()
+    wide = open_network("default", SegmentationConfig).network.state_dict()
     thirds = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22]
     first = next(key for key, value in wide.items() if value.shape[:2] == (24, 1))
     assert torch.equal(own[first], wide[first][thirds])

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import ModelConfig
 from anystroke.tasks.segmentation import calibrate as model_calibration
 from anystroke.tasks.segmentation.calibrate import calibrate
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import keep_certain
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import Patient
@@ -27,7 +27,7 @@ class TooSure(nn.Module):
 
 
 def _model(**changes: object) -> Model:
-    config = ModelConfig(
+    config = SegmentationConfig(
         name="sure", architecture="none", classes=("background", "lesion"), spacing=4.0, divisor=8
     )
     return Model(TooSure(), config.model_copy(update=changes), sha256="")

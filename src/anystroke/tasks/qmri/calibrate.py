@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.anatomy.tissues.classes import CLASSES
 from anystroke.core.volume import Volume
 from anystroke.learning.sources.simulated import Pack
-from anystroke.models.checkpoints import EstimatorConfig
 from anystroke.qmri.estimated_maps import Curve, along_curve
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings
+from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.predict import Estimator, estimate_maps
 from anystroke.tasks.qmri.validate import Head, MapErrors, simulated_heads
 
@@ -133,7 +133,7 @@ def calibrate_estimator(
         Isotonic regression: R. E. Barlow et al., Statistical inference under order restrictions, 1972.
     """
     config = estimator.config.model_copy(update={"curves": {}})
-    plain = replace(estimator, config=config)
+    plain = Estimator(estimator.network, config, estimator.sha256)
     trained_on = Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors"))
     errors = MapErrors(config.maps)
     pairs, tissues = [], []

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from scipy import ndimage
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import avg_pool3d
 
 from anystroke.acquisition.base import Protocol
@@ -15,14 +15,14 @@ from anystroke.acquisition.presets.preset import load_preset
 from anystroke.acquisition.sequences.mprage import Mprage
 from anystroke.core.errors import OptionError
 from anystroke.core.fields import legendre_matrix
-from anystroke.core.files import sha256
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import EstimatorConfig, find_model, load_estimator
+from anystroke.models.checkpoints import TrainedNetwork, open_network
 from anystroke.models.model_space import check_scan, from_zero, normalise_intensity, to_model_space
 from anystroke.models.passes import ALL_FLIPS, Processing, average_output, best_device
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS, activate, along_curve, same_field
 from anystroke.qmri.units_check import r2_from_r2star
+from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.segmentation.predict import Model, Segmentation, as_volume, segment
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
@@ -45,19 +45,8 @@ _WINDOW = 5
 _FLAT = 0.02
 
 
-@dataclass(frozen=True, eq=False)
-class Estimator:
-    """A network that estimates maps, ready for use.
-
-    Attributes:
-        network: Maps (B, 1, X, Y, Z) to (B, K, X, Y, Z) before the activation.
-        config: What is needed to use it.
-        sha256: Of its weights file.
-    """
-
-    network: nn.Module
-    config: EstimatorConfig
-    sha256: str
+class Estimator(TrainedNetwork[EstimatorConfig]):
+    """A network that estimates maps, ready for use: (B, 1, X, Y, Z) to (B, K, X, Y, Z) before activation."""
 
     @classmethod
     def open(cls, name: str | Path = "estimator") -> "Estimator":
@@ -66,8 +55,8 @@ class Estimator:
         Raises:
             CheckpointError: There is no such estimator, or it is damaged.
         """
-        network, config = load_estimator(name)
-        return cls(network, config, sha256(find_model(name) / "model.safetensors"))
+        found = open_network(name, EstimatorConfig)
+        return cls(found.network, found.config, found.sha256)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,13 +16,14 @@ from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
-from anystroke.models.checkpoints import EstimatorConfig
 from anystroke.models.perceptual import PerceptualDistance, open_perceptual
 from anystroke.qmri.estimated_maps import activate, describe_outputs, start_at_typical
+from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.losses import estimation_loss
 from anystroke.tasks.qmri.recipe import EstimatorSettings
 from anystroke.tasks.qmri.sources import open_sources
 from anystroke.tasks.qmri.validate import CRITERION, Head, judge_estimator, simulated_heads
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
 
 class Estimation:
@@ -44,7 +45,7 @@ class Estimation:
         """
         options, loss = self.settings.optimiser, self.settings.loss
         past_l2 = options.minutes > 0 or options.steps > loss.l2_steps
-        return open_perceptual(loss.features) if loss.perceptual and past_l2 else None
+        return open_perceptual(loss.features, SegmentationConfig) if loss.perceptual and past_l2 else None
 
     @property
     def outputs(self) -> int:
@@ -132,6 +133,11 @@ class Estimation:
             perceptual=self.perceptual,
             reduce=reduce,
         )
+
+    @property
+    def config_kind(self) -> type[EstimatorConfig]:
+        """The class of what lies beside the weights."""
+        return EstimatorConfig
 
     def config(self, common: Mapping[str, Any]) -> EstimatorConfig:
         """Return the configuration of the model."""

@@ -11,11 +11,11 @@ from anystroke.anatomy.tissues.classes import CLASSES
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.learning.sources.simulated import Pack
-from anystroke.models.checkpoints import EstimatorConfig
 from anystroke.models.model_space import normalise_intensity
 from anystroke.qmri.estimated_maps import activate
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings, SimulatedMapSource
+from anystroke.tasks.qmri.config import EstimatorConfig
 
 JUDGED = CLASSES[1:]
 """Classes that errors are reported of."""

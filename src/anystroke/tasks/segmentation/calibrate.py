@@ -17,9 +17,9 @@ from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
-from anystroke.models.checkpoints import ModelConfig
 from anystroke.models.model_space import to_model_space
 from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
@@ -69,7 +69,7 @@ class Calibration:
     false_volume: tuple[float, float]
     patients: int
 
-    def applied_to(self, config: ModelConfig) -> ModelConfig:
+    def applied_to(self, config: SegmentationConfig) -> SegmentationConfig:
         """Return the configuration of a model with what was chosen."""
         record = {
             "patients": self.patients,

@@ -7,6 +7,7 @@ from typing import Any
 from anystroke.core.config import ConfigError, apply_overrides, validate
 from anystroke.learning.targets import SCHEMES
 from anystroke.models.checkpoints import load_config
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 
 
@@ -28,7 +29,7 @@ def finetuning_recipe(
         CheckpointError: There is no such model.
         ConfigError: An override does not fit, or the model's classes are none of the known schemes.
     """
-    config = load_config(model)
+    config = load_config(model, SegmentationConfig)
     scheme = next((name for name, classes in SCHEMES.items() if classes == config.classes), None)
     if scheme is None:
         raise ConfigError(

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from anystroke.core.errors import OptionError
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import ModelConfig
 from anystroke.models.image_features import image_features
 from anystroke.models.model_space import ModelSpace, check_scan, head_from_zero, to_model_space
 from anystroke.models.passes import PRESETS, Processing, best_device, class_probabilities
 from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
 from anystroke.tasks.segmentation.trust import mean_certainty
@@ -61,7 +61,7 @@ class Prediction:
 def predict(
     scan: Volume,
     network: nn.Module,
-    config: ModelConfig,
+    config: SegmentationConfig,
     options: SegmentOptions | None = None,
     *,
     processing: Processing | None = None,
@@ -92,7 +92,7 @@ def predict(
 
     Example:
         >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([2.0, 2, 2, 1])))
-        >>> config = ModelConfig(
+        >>> config = SegmentationConfig(
         ...     name="x", architecture="unet", classes=("background", "lesion"), spacing=2.0, divisor=16
         ... )
         >>> predict(scan, nn.Conv3d(1, 2, 1), config, device="cpu").mask.shape
@@ -119,7 +119,13 @@ def predict(
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
         values, deviation = class_probabilities(
-            space.image, network, config, wanted, processing, best_device(options.device)
+            space.image,
+            network,
+            wanted,
+            processing,
+            best_device(options.device),
+            divisor=config.divisor,
+            temperature=config.temperature,
         )
         brain, certainty = None, None
         if config.brain:
@@ -141,7 +147,7 @@ def predict(
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
 
-def _features(image: Tensor, config: ModelConfig, processing: Processing) -> dict[str, float]:
+def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:
     """Measure the image if there is something to compare it with."""
     as_trained = processing.normalisation in (None, config.normalisation) and processing.spacing in (
         None,
@@ -176,7 +182,7 @@ def _refined(
 
 def mask_of(
     probability: Volume,
-    config: ModelConfig,
+    config: SegmentationConfig,
     threshold: float,
     min_volume: float = 0.0,
     *,
@@ -305,7 +311,7 @@ def count_lesions(mask: Tensor) -> int:
     return int(ndimage.label(mask[0].numpy(), structure=_NEIGHBOURS)[1])
 
 
-def _check_classes(config: ModelConfig, tissues: tuple[str, ...]) -> None:
+def _check_classes(config: SegmentationConfig, tissues: tuple[str, ...]) -> None:
     for name in (LESION, *tissues, *config.brain):
         if name not in config.classes:
             raise OptionError(

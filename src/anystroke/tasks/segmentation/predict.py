@@ -5,13 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from anystroke.core.files import sha256
 from anystroke.core.volume import Volume
 from anystroke.io.formats import read_scan
-from anystroke.models.checkpoints import ModelConfig, find_model, load_model
+from anystroke.models.checkpoints import TrainedNetwork, find_model, open_network
 from anystroke.models.volume_interval import VolumeInterval, expected_volume, volume_interval
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction, predict, tally
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.refinement import Refiner
@@ -22,8 +20,8 @@ REFINEMENT = "refinement"
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """A network that is ready for use.
+class Model(TrainedNetwork[SegmentationConfig]):
+    """A network that segments, ready for use.
 
     Attributes:
         network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
@@ -32,15 +30,7 @@ class Model:
         refiner: Second network that looks again at small lesions, if the model has one.
     """
 
-    network: nn.Module
-    config: ModelConfig
-    sha256: str
     refiner: Refiner | None = None
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Name, version and hash, as records of results keep them."""
-        return {"Name": self.config.name, "Version": self.config.version, "SHA256": self.sha256}
 
     @classmethod
     def open(cls, name: str | Path = "default") -> "Model":
@@ -49,12 +39,13 @@ class Model:
         Raises:
             CheckpointError: There is no such model, or it is damaged.
         """
-        network, config = load_model(name)
-        folder = find_model(name)
-        second = folder / REFINEMENT
-        refiner = Refiner(*load_model(second)) if second.is_dir() else None
-        weights = [each / "model.safetensors" for each in (folder, *([second] if refiner else []))]
-        return cls(network, config, "+".join(sha256(path) for path in weights), refiner)
+        first = open_network(name, SegmentationConfig)
+        second = find_model(name) / REFINEMENT
+        if not second.is_dir():
+            return cls(first.network, first.config, first.sha256)
+        finer = open_network(second, SegmentationConfig)
+        hashes = f"{first.sha256}+{finer.sha256}"
+        return cls(first.network, first.config, hashes, Refiner(finer.network, finer.config))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +144,7 @@ def segment(
         TypeError: There is no such option, or the image is something else.
 
     Example:
-        >>> config = ModelConfig(
+        >>> config = SegmentationConfig(
         ...     name="toy", architecture="unet", classes=("background", "lesion"), spacing=2.0, divisor=16
         ... )
         >>> toy = Model(nn.Conv3d(1, 2, 1), config, sha256="")
@@ -180,7 +171,7 @@ def segment(
     return Segmentation(scan, prediction, opened, chosen, interval, reasons)
 
 
-def interval_of(probability: Volume, mask_volume: float, config: ModelConfig) -> VolumeInterval | None:
+def interval_of(probability: Volume, mask_volume: float, config: SegmentationConfig) -> VolumeInterval | None:
     """Compute the interval of a volume, if the model's errors were measured.
 
     Args:

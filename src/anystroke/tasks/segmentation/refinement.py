@@ -14,8 +14,8 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import ModelConfig
 from anystroke.models.model_space import normalise_intensity
+from anystroke.tasks.segmentation.config import SegmentationConfig
 
 LARGEST_ML = 20.0
 """Larger lesions are left as the whole head's network found them."""
@@ -39,7 +39,7 @@ class Refiner:
     """
 
     network: nn.Module
-    config: ModelConfig
+    config: SegmentationConfig
 
 
 @dataclass(frozen=True)

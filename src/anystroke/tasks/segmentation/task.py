@@ -17,7 +17,8 @@ from anystroke.learning.stream import Batch
 from anystroke.learning.targets import SCHEMES
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
-from anystroke.models.checkpoints import ModelConfig, load_config
+from anystroke.models.checkpoints import load_config, task_of_model
+from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesion_loss import parts_loss
 from anystroke.tasks.segmentation.losses import deep_supervision, dice_cross_entropy, logit_regression
 from anystroke.tasks.segmentation.predict import Model
@@ -91,7 +92,7 @@ class Segmentation:
     def _validate(self, patients: list[Patient], trainer: Trainer, record: RunLog) -> None:
         """Judge the averaged network; what it makes of simulated patients decides."""
         config = trainer.model_config()
-        assert isinstance(config, ModelConfig)
+        assert isinstance(config, SegmentationConfig)
         model = Model(trainer.averaged(), config, sha256="")
         rows = summarise(judge(model, patients))
         if sources := self.settings.validation.scans:
@@ -163,12 +164,18 @@ class Segmentation:
             reach=settings.reach_mm,
         )
 
-    def config(self, common: Mapping[str, Any]) -> ModelConfig:
+    @property
+    def config_kind(self) -> type[SegmentationConfig]:
+        """The class of what lies beside the weights."""
+        return SegmentationConfig
+
+    def config(self, common: Mapping[str, Any]) -> SegmentationConfig:
         """Return the configuration of the model, calibrated as the one that training started from."""
-        config = ModelConfig(classes=self.classes, brain=self.classes[1:-1], **common)
-        if self.settings.start_from is None:
+        config = SegmentationConfig(classes=self.classes, brain=self.classes[1:-1], **common)
+        source = self.settings.start_from
+        if source is None or task_of_model(source) != config.task:
             return config
-        start = load_config(self.settings.start_from)
+        start = load_config(source, SegmentationConfig)
         if start.classes != self.classes:
             return config
         kept = {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}

@@ -1,0 +1,41 @@
+"""What lies beside the weights of a network that segments."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from anystroke.models.checkpoints import NetworkConfig
+from anystroke.models.volume_interval import VolumeErrors
+
+
+class SegmentationConfig(NetworkConfig):
+    """What is needed to segment with a network, beside its weights.
+
+    Attributes:
+        task: Tells it from the models of other tasks.
+        classes: Names of the output classes in order; one of them is ``lesion``.
+        brain: Those of the classes that make up the healthy brain; lesions elsewhere are discarded. Empty to
+            keep all.
+        threshold: Lesion probability from which a voxel belongs to the mask.
+        certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
+        temperature: Logits are divided by it before the softmax.
+        volume_errors: What intervals of the volume are made of; None gives none.
+        lesion_errors: Likewise of the volumes of single lesions.
+        image_range: Feature of ``image_features`` -> 0.5 and 99.5 % quantiles over images of the training;
+            empty if they were not measured.
+    """
+
+    task: Literal["segmentation"] = "segmentation"
+    classes: tuple[str, ...]
+    brain: tuple[str, ...] = ()
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    certain: float = Field(default=0.0, ge=0, lt=1)
+    temperature: float = Field(default=1.0, gt=0)
+    volume_errors: VolumeErrors | None = None
+    lesion_errors: VolumeErrors | None = None
+    image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.classes
