@@ -93,8 +93,8 @@ def test_a_map_is_rounded_limited_and_masked() -> None:
     high = torch.tensor([45.0, 120.0, 1.0, 5.0, 4.0, 0.0])
     assert adc_map(low, high, b_value=1000.0).tolist() == [799.0, 0.0, 4605.0, 2996.0, 811.0, 0.0]
     assert adc_map(low, high, b_value=1000.0, largest=3e-3).tolist()[2] == 3000.0
-    assert adc_map(low, high, b_value=1000.0, threshold=9.0).tolist()[4] == 0.0
-    assert adc_map(low, high, b_value=1000.0, threshold_high=2.0).tolist()[2] == 0.0
+    assert adc_map(low, high, b_value=1000.0, thresholds=(9.0, 0.0)).tolist()[4] == 0.0
+    assert adc_map(low, high, b_value=1000.0, thresholds=(0.0, 2.0)).tolist()[2] == 0.0
     assert adc_map(low, high, b_value=1000.0, floor=50.0).tolist()[2] == 693.0
     coarse = adc_map(low, high, b_value=1000.0, step=1e-5, unit=1e-3)
     assert coarse.tolist() == pytest.approx([0.80, 0.0, 4.61, 3.00, 0.81, 0.0])

@@ -11,7 +11,7 @@ from anystroke.commands.common import FAILED, OK
 def doctor(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder to write results to.")
-    ] = Path("."),
+    ] = Path(),
 ) -> int:
     """Say what this installation can do, and what is wrong with it.
 

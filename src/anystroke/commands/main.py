@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         complain(f"error: {' '.join(str(error).split())}")
         return USAGE
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # told in one sentence, whatever it is
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             complain(f"error: {error.format_message().rstrip('.')}; see 'anystroke --help'")
             return USAGE

@@ -274,7 +274,7 @@ def _mended(path: Path, begin: bytes, error: Exception) -> Any:
         image = _from_bytes(raw, path)
     except VolumeError:
         raise
-    except Exception as other:  # nibabel's readers raise anything on damaged headers
+    except Exception as other:  # noqa: BLE001  # nibabel's readers raise anything on damaged headers
         raise _damaged(path, error if _named_as_it_is(named_gz, begin) else other) from error
     if named_gz != (layers > 0):
         how = "is not compressed, though it is named so" if named_gz else "is compressed, though not named so"

@@ -50,8 +50,7 @@ def adc_map(
     high: Tensor,
     *,
     b_value: float,
-    threshold: float = 0.0,
-    threshold_high: float = 0.0,
+    thresholds: tuple[float, float] = (0.0, 0.0),
     floor: float = 0.0,
     largest: float = math.inf,
     step: float | None = 1e-6,
@@ -63,8 +62,7 @@ def adc_map(
         low: Magnitude image without diffusion weighting.
         high: Magnitude, or trace-weighted, image at ``b_value``, same shape.
         b_value: Diffusion weighting, s/mm^2.
-        threshold: The map is 0 where ``low`` is not above it.
-        threshold_high: The map is 0 where ``high`` is not above it.
+        thresholds: The map is 0 where ``low`` is not above the first or ``high`` not above the second.
         floor: Smaller values of both images count as this, which limits what the map can be in noise.
         largest: Larger values of the map become this, mm^2/s; negative ones become 0.
         step: Values are stored as multiples of this, mm^2/s; None rounds nothing.
@@ -81,7 +79,7 @@ def adc_map(
 
     Example:
         >>> adc_map(torch.tensor([10.0, 10.0, 1.0]), torch.tensor([4.0, 11.0, 0.5]), b_value=1000.0,
-        ...         threshold=2.0)
+        ...         thresholds=(2.0, 0.0))
         tensor([916.,   0.,   0.])
     """
     check_same_shape("an image at the higher b-value", high, low.shape)
@@ -91,7 +89,7 @@ def adc_map(
         check_positive("a step", step, "mm^2/s")
     check_within("a largest value", largest, 0.0, math.inf, "mm^2/s")
     check_within("a floor", floor, 0.0, math.inf)
-    known = (low > threshold) & (high > threshold_high)
+    known = (low > thresholds[0]) & (high > thresholds[1])
     lowest = max(floor, _TINY)
     values = low.clamp(min=lowest).log_().sub_(high.clamp(min=lowest).log_())
     quantum = unit if step is None else step

@@ -148,8 +148,7 @@ class DiffusionScan:
         values = adc_map(
             *images,
             b_value=self.b_value,
-            threshold=limits[0],
-            threshold_high=limits[1],
+            thresholds=(limits[0], limits[1]),
             largest=facts.get("largest", math.inf),
             step=facts["step"],
             unit=facts["unit"],

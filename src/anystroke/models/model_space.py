@@ -244,7 +244,7 @@ def to_model_space(
         >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([3.0, 3, 3, 1])))
         >>> space = to_model_space(scan)
         >>> tuple(space.image.shape)
-        (1, 64, 64, 64)
+        (1, 80, 80, 80)
     """
     head = head_from_zero(scan)
     low, high = _world_box(head, spacing)

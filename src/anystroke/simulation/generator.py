@@ -171,7 +171,7 @@ class Generator:
                 return weighting
         return patient.shown_on
 
-    def generate(
+    def generate(  # noqa: PLR0913
         self,
         anatomy: Anatomy,
         lesions: Sequence[LesionMask] | None = None,

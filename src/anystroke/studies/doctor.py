@@ -156,7 +156,7 @@ def _computes(name: str, network: torch.nn.Module, config: SegmentationConfig) -
 
 def _space(folder: Path) -> Finding:
     """Look at the room on the disk of a folder, or of the nearest folder above it that exists."""
-    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("."))
+    place = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path())
     free = shutil.disk_usage(place).free / 2**20
     if free < _NEEDED_DISK_MB:
         return Finding(

@@ -313,7 +313,7 @@ def one_hot_fractions(tissue_map: Tensor, factor: int) -> Tensor:
 
     Example:
         >>> one_hot_fractions(torch.zeros(4, 4, 4, dtype=torch.uint8), 2).shape
-        torch.Size([18, 2, 2, 2])
+        torch.Size([20, 2, 2, 2])
     """
     if tissue_map.ndim != 3 or factor < 1:
         raise LabelError(

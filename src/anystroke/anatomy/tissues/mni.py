@@ -63,7 +63,7 @@ def mni_anatomy(spacing: float = 2.0) -> Anatomy:
 
     Example:
         >>> mni_anatomy(4.0).tissues.shares.shape
-        torch.Size([17, 50, 59, 48])
+        torch.Size([19, 50, 59, 48])
     """
     factor = round(spacing)
     if factor < 1 or factor != spacing:

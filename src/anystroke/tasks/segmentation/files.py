@@ -245,7 +245,7 @@ def _all_outcomes(
                     job, result = written.popleft()
                     try:
                         yield from result.result()
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001  # one scan stops no other
                         yield from job.failed(error)
         finally:
             reader.shutdown(wait=False, cancel_futures=True)
@@ -364,7 +364,7 @@ def _compute(
             fused = fuse(results, fusion=run.cohort.fusion, names=names)
             results = fused.fused
         job.messages += collected.take()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # one scan stops no other
         finished.set_result(job.failed(error))
         return finished
     return writer.submit(_write, run, job, results, fused)

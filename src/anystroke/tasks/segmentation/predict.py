@@ -144,10 +144,11 @@ def segment(
         TypeError: There is no such option, or the image is something else.
 
     Example:
+        >>> import torch
         >>> config = SegmentationConfig(
         ...     name="toy", architecture="unet", classes=("background", "lesion"), spacing=2.0, divisor=16
         ... )
-        >>> toy = Model(nn.Conv3d(1, 2, 1), config, sha256="")
+        >>> toy = Model(torch.nn.Conv3d(1, 2, 1), config, sha256="")
         >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([2.0, 2, 2, 1])))
         >>> segment(scan, toy, device="cpu").mask.shape
         (40, 40, 40)

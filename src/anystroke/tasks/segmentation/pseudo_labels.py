@@ -137,7 +137,7 @@ def pseudo_label(
                 raise VolumeError(f"{source} would write the same files as {other}; rename one")
             found = _finished(source, folder, stem, model) or _label(source, folder, stem, model, device)
             label = _judged(found, smallest_ml, largest_ml, confidence)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # one scan stops no other
             details = "".join(traceback.format_exception(error))
             reason = failure_sentence(source, error)
             label = PseudoLabel(source, image_stem(source), reason=reason, details=details)

@@ -92,7 +92,7 @@ class Score:
     truth: float
 
 
-def simulated_patients(
+def simulated_patients(  # noqa: PLR0913
     anatomies: Sequence[Anatomy],
     masks: Sequence[LesionMask],
     *,
