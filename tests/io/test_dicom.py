@@ -117,10 +117,10 @@ def test_from_dicom_to_a_mask(tmp_path: Path) -> None:
         found = find_scans([tmp_path / "export"], tmp_path / run)
         outcomes += list(segment_files(found.scans, tmp_path / "out", stand_in_model(), ON_CPU))
     first, second = outcomes
-    assert (first.status, second.status) == ("ok", "kept")
-    assert first.source == f"{tmp_path / 'export'}: export_series-003_T2-TSE"
+    assert (first.status, second.status) == ("done", "kept")
+    assert first.name == f"{tmp_path / 'export'}: export_series-003_T2-TSE"
     assert len((tmp_path / "out" / "volumes.tsv").read_text().splitlines()) == 2
-    mask = Volume.load(tmp_path / "out" / first.mask).reorient("RAS")
+    mask = Volume.load(tmp_path / "out" / first.files[0]).reorient("RAS")
     torch.testing.assert_close(mask.affine, AFFINE, atol=2e-3, rtol=0)
     assert dice(mask.data, lesion_truth(AFFINE, SHAPE)) > 0.9
 
@@ -128,7 +128,7 @@ def test_from_dicom_to_a_mask(tmp_path: Path) -> None:
 def test_results_inside_the_dicom_folder_are_no_input(tmp_path: Path) -> None:
     export = tmp_path / "export"
     write_series(export, phantom(AFFINE, SHAPE))
-    for status in ("ok", "kept"):
+    for status in ("done", "kept"):
         found = find_scans([export], export / "out" / "work")
         assert (len(found.scans), found.problems) == (1, [])
         [outcome] = segment_files(found.scans, export / "out", stand_in_model(), ON_CPU)
@@ -142,7 +142,7 @@ def test_a_dicom_segmentation_on_request(tmp_path: Path) -> None:
     found = find_scans([tmp_path / "export"], tmp_path / "work")
     write = WriteOptions(dicom_seg=True)
     [outcome] = segment_files(found.scans, tmp_path / "out", stand_in_model(), ON_CPU, write=write)
-    assert outcome.status == "ok", outcome.message
-    path = tmp_path / "out" / outcome.mask.replace("_mask.nii.gz", "_seg.dcm")
+    assert outcome.status == "done", outcome.message
+    path = tmp_path / "out" / outcome.files[0].replace("_mask.nii.gz", "_seg.dcm")
     voxels = highdicom.seg.segread(path).pixel_array.sum()
-    assert voxels == Volume.load(tmp_path / "out" / outcome.mask).data.sum()
+    assert voxels == Volume.load(tmp_path / "out" / outcome.files[0]).data.sum()

@@ -2,11 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import FAILED, OK, check_folder, progress_bar
+from anystroke.commands.common import FAILED, OK, check_folder, complain, progress_bar
+
+if TYPE_CHECKING:
+    from anystroke.io.results import Outcome
 
 
 def pseudo_label(
@@ -36,47 +39,41 @@ def pseudo_label(
     """
     check_folder(output)
     from anystroke.tasks.segmentation.predict import Model
-    from anystroke.tasks.segmentation.pseudo_labels import (
-        TABLE,
-        PseudoLabel,
-        pseudo_lesions,
-    )
+    from anystroke.tasks.segmentation.pseudo_labels import TABLE, Limits, pseudo_lesions
     from anystroke.tasks.segmentation.pseudo_labels import pseudo_label as label_scans
 
     if not debug:
         logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    failed = False
 
-    def report(label: PseudoLabel) -> None:
-        nonlocal failed
-        progress.advance(task)
-        if label.failed:
-            failed = True
-            typer.echo(f"{label.details if debug else ''}error: {label.reason}", err=True)
-        else:
-            verdict = "kept" if label.kept else f"left out: {label.reason}"
-            typer.echo(f"{label.image}: {label.volume_ml:.1f} ml, {verdict}")
-
-    def report_lesion(name: str, problem: str) -> None:
+    def report_lesion(_name: str, problem: str) -> None:
         progress.advance(task)
         if problem:
-            typer.echo(f"left out of the lesions: {problem}", err=True)
+            complain(f"left out of the lesions: {problem}")
 
+    labels = []
+    limits = Limits(smallest, largest, confidence)
     with progress_bar() as progress:
         task = progress.add_task("segmenting", total=len(inputs))
-        labels = label_scans(
-            inputs,
-            output,
-            model=Model.open(model),
-            smallest_ml=smallest,
-            largest_ml=largest,
-            confidence=confidence,
-            on_scan=report,
-        )
-        kept = sum(label.kept for label in labels)
+        for label in label_scans(inputs, output, model=Model.open(model), limits=limits):
+            progress.advance(task)
+            labels.append(label)
+            _tell(label, debug)
+        kept = sum(label.details["use"] for label in labels)
         if lesions:
             task = progress.add_task("registering", total=kept)
             found = pseudo_lesions(labels, output, on_scan=report_lesion)
             typer.echo(f"lesions: {len(found)} of {kept} in MNI space")
     typer.echo(f"{output / TABLE}: {kept} of {len(labels)} scans kept")
-    return FAILED if failed else OK
+    return FAILED if any(label.status == "failed" for label in labels) else OK
+
+
+def _tell(label: "Outcome", debug: bool) -> None:
+    """Print what became of one scan."""
+    if label.status == "failed":
+        complain(f"{label.traceback if debug else ''}error: {label.message}")
+        return
+    if label.messages:
+        complain(f"warning: {label.message}")
+    facts = label.details
+    verdict = "kept" if facts["use"] else f"left out: {facts['reason']}"
+    typer.echo(f"{label.name}: {facts['volume_ml']:.1f} ml, {verdict}")

@@ -15,7 +15,7 @@ from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, 
 
 if TYPE_CHECKING:
     from anystroke.io.inputs import Found
-    from anystroke.tasks.segmentation.files import Outcome
+    from anystroke.io.results import Outcome
     from anystroke.tasks.segmentation.predict import Model
 
 Inputs = Annotated[
@@ -165,12 +165,12 @@ def _open(run: RunOptions) -> "Model":
 
 def _group(output: Path) -> int:
     """Write the table and the page of all results in a folder."""
-    from anystroke.tasks.segmentation.group import PAGE, TABLE, describe_dataset, write_group
+    from anystroke.tasks.segmentation.group import PAGE, TABLE, describe_results, write_group
 
     count = write_group(output) if output.is_dir() else 0
     if not count:
         raise ArgumentError(f"{output} holds no results of anystroke; run the level participant first")
-    describe_dataset(output)
+    describe_results(output)
     typer.echo(f"{count} scans -> {output / TABLE}, {output / PAGE}")
     return OK
 
@@ -186,8 +186,9 @@ def _segment(
     source: Path | None = None,
 ) -> int:
     """Find the scans, segment them and say what became of each."""
-    from anystroke.tasks.segmentation.files import segment_files, staging_prefix
-    from anystroke.tasks.segmentation.group import describe_dataset, write_group
+    from anystroke.core.staging import staging_prefix
+    from anystroke.tasks.segmentation.files import segment_files
+    from anystroke.tasks.segmentation.group import describe_results, write_group
 
     write.open_atlas()
     model = _open(run)
@@ -220,7 +221,7 @@ def _segment(
             )
             return FAILED
     if write_group(output, pictures=write.report):
-        describe_dataset(output, source=source)
+        describe_results(output, source=source)
     return FAILED if failed else OK
 
 
@@ -238,13 +239,15 @@ def _make(output: Path) -> None:
 def _tell(outcome: "Outcome", output: Path, debug: bool) -> bool:
     """Print what became of one scan; True if it failed."""
     if outcome.status == "failed":
-        complain(f"{outcome.details if debug else ''}error: {outcome.message}")
+        complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
         return True
-    if outcome.message:
+    if outcome.messages:
         complain(f"warning: {outcome.message}")
-    for reason in outcome.reasons:
-        complain(f"do not trust: {outcome.source}: {reason}")
-    lesions = f"{outcome.lesions} lesion{'' if outcome.lesions == 1 else 's'}"
-    time = "was there" if outcome.status == "kept" else f"{outcome.seconds:.1f} s"
-    typer.echo(f"{outcome.source}: {outcome.volume:.1f} ml, {lesions}, {time} -> {output / outcome.mask}")
+    details = outcome.details
+    for reason in details["reasons"]:
+        complain(f"do not trust: {outcome.name}: {reason}")
+    lesions = f"{details['lesions']} lesion{'' if details['lesions'] == 1 else 's'}"
+    time = "was there" if outcome.status == "kept" else f"{details['seconds']:.1f} s"
+    mask = output / outcome.files[0]
+    typer.echo(f"{outcome.name}: {details['volume_ml']:.1f} ml, {lesions}, {time} -> {mask}")
     return False

@@ -1,6 +1,7 @@
 """Write files whole or not at all, and name their content."""
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -73,3 +74,34 @@ def sha256(path: str | Path) -> str:
     """
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all, in place of an earlier one.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    with atomic_path(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object, *, indent: int = 2) -> None:
+    r"""Write plain values as JSON that people can read, as `write_text` does.
+
+    Args:
+        path: The file.
+        content: Plain values; numbers that are not finite are refused.
+        indent: Spaces of each level.
+
+    Raises:
+        OSError: The file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.json"
+        >>> write_json(file, {"Units": "%"})
+        >>> file.read_text()
+        '{\n  "Units": "%"\n}\n'
+    """
+    write_text(path, json.dumps(content, indent=indent, ensure_ascii=False) + "\n")

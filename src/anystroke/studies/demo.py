@@ -20,11 +20,12 @@ from anystroke.core.files import atomic_path
 from anystroke.core.rng import choice, stream, uniform
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.measure import dice, volume_ml
+from anystroke.io.results import Outcome
 from anystroke.reports.slices import comparison
 from anystroke.simulation.files import write_sample
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.segmentation.files import Outcome, segment_files
+from anystroke.tasks.segmentation.files import segment_files
 from anystroke.tasks.segmentation.options import CohortOptions
 from anystroke.tasks.segmentation.predict import Model
 
@@ -108,7 +109,7 @@ def run_demo(
 
     scan = Volume.load(simulated / row["image"])
     truth = Volume.load(simulated / row["mask"], dtype=torch.uint8)
-    prediction = Volume.load(segmented / outcome.mask, dtype=torch.uint8)
+    prediction = Volume.load(segmented / outcome.files[0], dtype=torch.uint8)
     result = Demo(
         page,
         dice(prediction.data > 0, truth.data > 0),
@@ -170,7 +171,7 @@ def _write_page(
         ("Scan", f"{row['image']}, {' x '.join(map(str, sample.image.shape))} voxels of 2 mm"),
         ("Model", f"{model.config.name} {model.config.version}, SHA-256 {model.sha256[:12]}"),
     ]
-    pictures = [f"{_STEM}_comparison.png", outcome.mask.replace("_mask.nii.gz", "_mosaic.png")]
+    pictures = [f"{_STEM}_comparison.png", outcome.files[0].replace("_mask.nii.gz", "_mosaic.png")]
     comparison_png, mosaic_png = (
         base64.b64encode((folder / "segmented" / name).read_bytes()).decode("ascii") for name in pictures
     )
@@ -186,7 +187,7 @@ def _write_page(
         protocol=result.protocol,
         field=f"{sample.protocol.field_strength:g}",
         files=[f"simulated/{row[key]}" for key in ("image", "mask", "segmentation")]
-        + [f"segmented/{outcome.mask}", f"segmented/{outcome.mask.replace('_mask', '_probseg')}"],
+        + [f"segmented/{outcome.files[0]}", f"segmented/{outcome.files[0].replace('_mask', '_probseg')}"],
         version=version("anystroke"),
         seed=seed,
         seconds=f"{seconds:.0f}",

@@ -65,7 +65,7 @@ def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     words = again.stdout.split()
     assert words.count("kept") == len(finished)
     assert words.count("network") == COUNT - len(finished)
-    assert words.count("ok") == COUNT - len(finished)
+    assert words.count("done") == COUNT - len(finished)
     masks = {path.name: path.stat().st_mtime_ns for path in out.glob("*_mask.json")}
     assert len(masks) == COUNT
     assert finished.items() <= masks.items()

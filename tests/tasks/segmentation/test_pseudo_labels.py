@@ -13,13 +13,15 @@ from anystroke.anatomy.registration import mni as scan_registration
 from anystroke.anatomy.registration.affine import RegistrationError
 from anystroke.commands.common import ArgumentError
 from anystroke.commands.pseudo_label import pseudo_label as verb
+from anystroke.core.tables import TableError
 from anystroke.core.volume import Volume
 from anystroke.io.labelled import find_labelled_scans
+from anystroke.io.results import Outcome
 from anystroke.tasks.segmentation import pseudo_labels
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.pseudo_labels import (
     COLUMNS,
-    PseudoLabel,
+    Limits,
     PseudoLabelError,
     pseudo_label,
     pseudo_lesions,
@@ -44,16 +46,19 @@ def table(folder: Path) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, line.split("\t"), strict=True)) for line in lines]
 
 
-def label(scans: list[Path], folder: Path, **options: Any) -> list[PseudoLabel]:
-    return pseudo_label(scans, folder, model=options.pop("model", stand_in_model()), device="cpu", **options)
+def label(scans: list[Path], folder: Path, model: Model | None = None, **limits: Any) -> list[Outcome]:
+    return list(
+        pseudo_label(scans, folder, model=model or stand_in_model(), limits=Limits(**limits), device="cpu")
+    )
 
 
 def test_a_kept_scan_is_a_pair(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "in")
     [found] = label([scan], tmp_path / "out")
-    assert found.kept
-    assert found.confidence is not None
+    assert found.details["use"]
+    assert found.details["confidence"] is not None
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "logs",
         "pairs.tsv",
         f"{STEM}_mask.json",
         f"{STEM}_mask.nii.gz",
@@ -64,17 +69,17 @@ def test_a_kept_scan_is_a_pair(tmp_path: Path) -> None:
         "mask": f"{STEM}_mask.nii.gz",
         "brain": "n/a",
         "name": "sub-1_T2w",
-        "volume_ml": f"{found.volume_ml:.3f}",
-        "confidence": f"{found.confidence:.4f}",
+        "volume_ml": f"{found.details['volume_ml']:.3f}",
+        "confidence": f"{found.details['confidence']:.4f}",
         "kept": "yes",
         "reason": "n/a",
     }
     [pair] = find_labelled_scans(tmp_path / "out")
     image, mask, _ = pair.load()
     assert (image.grid.difference(mask.grid), pair.name) == (None, "sub-1_T2w")
-    assert float(mask.data.sum()) * mask.voxel_volume == pytest.approx(found.volume_ml, abs=1e-3)
+    assert float(mask.data.sum()) * mask.voxel_volume == pytest.approx(found.details["volume_ml"], abs=1e-3)
     facts = json.loads((tmp_path / "out" / f"{STEM}_mask.json").read_text())
-    assert facts["MeanProbability"] == pytest.approx(found.confidence)
+    assert facts["MeanProbability"] == pytest.approx(found.details["confidence"])
 
 
 def test_the_confidence_is_the_mean_probability_in_the_mask(tmp_path: Path) -> None:
@@ -82,8 +87,8 @@ def test_the_confidence_is_the_mean_probability_in_the_mask(tmp_path: Path) -> N
     [found] = label([scan], tmp_path / "out")
     result = segment(scan, stand_in_model(), device="cpu")
     inside = result.probability.data[result.probability.data >= 0.5]
-    assert found.confidence == pytest.approx(float(inside.mean()))
-    assert found.volume_ml == pytest.approx(len(inside) * 0.072, rel=1e-4)
+    assert found.details["confidence"] == pytest.approx(float(inside.mean()))
+    assert found.details["volume_ml"] == pytest.approx(len(inside) * 0.072, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -95,16 +100,18 @@ def test_the_confidence_is_the_mean_probability_in_the_mask(tmp_path: Path) -> N
     ],
 )
 def test_finished_scans_are_judged_anew_but_not_segmented(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, float], reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limits: dict[str, Any], reason: str
 ) -> None:
     scan = write_scan(tmp_path / "in")
     [first] = label([scan], tmp_path / "out")
     monkeypatch.setattr(pseudo_labels, "segment", None)
     [second] = label([scan], tmp_path / "out", **limits)
-    assert not second.kept
-    assert reason in second.reason
+    assert not second.details["use"]
+    assert reason in second.details["reason"]
     assert table(tmp_path / "out")[0]["kept"] == "no"
-    assert label([scan], tmp_path / "out") == [first]
+    [third] = label([scan], tmp_path / "out")
+    assert (first.status, third.status) == ("done", "kept")
+    assert third == replace(first, status="kept")
     called = []
 
     def count(*arguments: Any, **options: Any) -> Segmentation:
@@ -124,13 +131,12 @@ def test_one_failure_does_not_stop_the_rest(tmp_path: Path) -> None:
     bad = tmp_path / "in" / "bad.nii.gz"
     bad.write_bytes(b"no image")
     twin = write_scan(tmp_path / "more")
-    seen: list[bool] = []
-    found = label([bad, good, twin], tmp_path / "out", on_scan=lambda each: seen.append(each.failed))
-    assert seen == [True, False, True]
-    assert [each.kept for each in found] == [False, True, False]
-    assert "bad.nii.gz is not a readable image" in found[0].reason
-    assert "would write the same files" in found[2].reason
-    assert "Traceback" in found[0].details
+    found = label([bad, good, twin], tmp_path / "out")
+    assert [each.status for each in found] == ["failed", "done", "failed"]
+    assert [each.details["use"] for each in found] == [False, True, False]
+    assert "bad.nii.gz is not a readable image" in found[0].message
+    assert "would write the same files" in found[2].message
+    assert "Traceback" in found[0].traceback
     assert [row["mask"] for row in table(tmp_path / "out")] == ["n/a", f"{STEM}_mask.nii.gz", "n/a"]
     assert len(find_labelled_scans(tmp_path / "out")) == 1
 
@@ -146,29 +152,30 @@ def test_a_scan_without_lesion_is_not_kept(tmp_path: Path) -> None:
             return super().forward(image) - 100 * torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1, 1)
 
     [found] = label([path], tmp_path / "out", model=Model(Sceptic(), CONFIG, sha256="2" * 64))
-    assert (found.kept, found.failed, found.reason) == (False, False, "no lesion was found")
-    assert found.confidence is None
+    assert (found.details["use"], found.status) == (False, "done")
+    assert found.details["reason"] == "no lesion was found"
+    assert found.details["confidence"] is None
 
 
 def test_the_brain_is_written_where_the_model_knows_it(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"brain": ("tissue",)})
     scan = write_scan(tmp_path / "in")
     [found] = label([scan], tmp_path / "out", model=Model(Brightest(), config, sha256="3" * 64))
-    assert found.brain == "sub-1_space-orig_label-brain_desc-T2w_mask.nii.gz"
-    brain = Volume.load(tmp_path / "out" / found.brain)
+    assert found.details["brain"] == "sub-1_space-orig_label-brain_desc-T2w_mask.nii.gz"
+    brain = Volume.load(tmp_path / "out" / found.details["brain"])
     head = phantom(AFFINE, SHAPE).data > 60
     inside = (brain.data > 0) & head
     assert float(inside.sum()) > 0.6 * float(head.sum())
     assert float(inside.sum()) > 0.9 * float(brain.data.sum())
     [pair] = find_labelled_scans(tmp_path / "out")
     assert pair.brain is not None
-    assert pair.brain.name == found.brain
+    assert pair.brain.name == found.details["brain"]
 
 
 def test_lesions_go_to_mni_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = [write_scan(tmp_path / "in", name) for name in ("a", "b", "c")]
     labels = label(scans, tmp_path / "out")
-    labels[2] = replace(labels[2], kept=False)
+    labels[2] = replace(labels[2], details={**labels[2].details, "use": False})
     calls = []
 
     def moved(mask: Volume, scan: Volume, *, brain: Volume | None) -> Volume:
@@ -201,7 +208,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         label([], tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "pairs.tsv").write_text("image\tmask\n")
-    with pytest.raises(PseudoLabelError, match="is not a table of pseudo-labels"):
+    with pytest.raises(TableError, match="is not a table of anystroke"):
         label([scan], tmp_path)
 
 

@@ -12,10 +12,12 @@ import torch
 
 from anystroke.anatomy.registration.rigid import RigidRegistration
 from anystroke.core.files import sha256
-from anystroke.core.volume import Volume, VolumeError, VolumeWarning
+from anystroke.core.tables import GrowingTable, TableError, read_rows
+from anystroke.core.volume import Volume, VolumeWarning
+from anystroke.io.results import Outcome
 from anystroke.tasks.segmentation import files as batch
-from anystroke.tasks.segmentation.files import Outcome, read_table, segment_files, update_table
-from anystroke.tasks.segmentation.group import describe_dataset, write_group
+from anystroke.tasks.segmentation.files import COLUMNS, segment_files, update_table
+from anystroke.tasks.segmentation.group import describe_results, write_group
 from anystroke.tasks.segmentation.mni_places import MniSpace
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.predict import Segmentation, segment
@@ -80,12 +82,12 @@ def test_files_of_one_scan(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert facts["MinimumLesionVolume"] == 0.5
     millilitres = float(np.asanyarray(mask.dataobj).sum()) * 4.0 * 4.0 * 4.5 / 1000
     assert facts["LesionVolume"] == pytest.approx(millilitres, abs=1e-3)
-    [row] = read_table(tmp_path / "out" / "volumes.tsv")
+    [row] = read_rows(tmp_path / "out" / "volumes.tsv")
     assert row["file"] == str(scan)
     assert row["mask"] == f"{stem}_mask.nii.gz"
     assert float(row["volume_ml"]) == pytest.approx(millilitres, abs=1e-3)
     assert row["lesions"] == "1"
-    assert row["status"] == outcome.status == "ok"
+    assert (row["status"], outcome.status) == ("ok", "done")
 
 
 def test_results_are_not_overwritten_unless_asked(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -97,9 +99,9 @@ def test_results_are_not_overwritten_unless_asked(scan: pathlib.Path, tmp_path: 
     assert "--overwrite" in again.message
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
     [replaced] = _run([scan], out, cohort=CohortOptions(overwrite=True), threshold=0.9)
-    assert replaced.status == "ok"
-    assert (out / replaced.mask).read_bytes() != before[replaced.mask]
-    assert len(read_table(out / "volumes.tsv")) == 1
+    assert replaced.status == "done"
+    assert (out / replaced.files[0]).read_bytes() != before[replaced.files[0]]
+    assert len(read_rows(out / "volumes.tsv")) == 1
 
 
 def test_one_bad_input_does_not_stop_the_others(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -108,9 +110,9 @@ def test_one_bad_input_does_not_stop_the_others(scan: pathlib.Path, tmp_path: pa
     other = tmp_path / "in" / "other.nii.gz"
     shutil.copy(scan, other)
     outcomes = _run([scan, bad, other], tmp_path / "out")
-    assert [o.status for o in outcomes] == ["ok", "failed", "ok"]
+    assert [o.status for o in outcomes] == ["done", "failed", "done"]
     assert str(bad) in outcomes[1].message
-    rows = read_table(tmp_path / "out" / "volumes.tsv")
+    rows = read_rows(tmp_path / "out" / "volumes.tsv")
     assert [row["status"] for row in rows] == ["ok", "failed", "ok"]
     assert rows[1]["mask"] == rows[1]["volume_ml"] == "n/a"
     assert not list((tmp_path / "out").glob("bad*"))
@@ -121,7 +123,7 @@ def test_same_names_do_not_collide_silently(scan: pathlib.Path, tmp_path: pathli
     twin.parent.mkdir()
     shutil.copy(scan, twin)
     first, second = _run([scan, twin], tmp_path / "out")
-    assert first.status == "ok"
+    assert first.status == "done"
     assert second.status == "failed"
     assert str(scan) in second.message
     assert str(twin) in second.message
@@ -131,11 +133,11 @@ def test_table_keeps_earlier_runs_and_replaces_a_failure(scan: pathlib.Path, tmp
     out = tmp_path / "out"
     late = tmp_path / "in" / "late.nii.gz"
     _run([late], out)
-    assert read_table(out / "volumes.tsv")[0]["status"] == "failed"
+    assert read_rows(out / "volumes.tsv")[0]["status"] == "failed"
     shutil.copy(scan, late)
     _run([scan], out)
     _run([late], out)
-    rows = read_table(out / "volumes.tsv")
+    rows = read_rows(out / "volumes.tsv")
     assert [(row["file"], row["status"]) for row in rows] == [(str(scan), "ok"), (str(late), "ok")]
 
 
@@ -161,7 +163,7 @@ def test_unexpected_failure_is_told_as_one_sentence_with_its_traceback(
     [outcome] = _run([scan], tmp_path / "out")
     assert "\n" not in outcome.message
     assert "KeyError" in outcome.message
-    assert "Traceback" in outcome.details
+    assert "Traceback" in outcome.traceback
 
 
 def test_geometry_warning_reaches_table_and_sidecar(tmp_path: pathlib.Path) -> None:
@@ -172,7 +174,7 @@ def test_geometry_warning_reaches_table_and_sidecar(tmp_path: pathlib.Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error", VolumeWarning)
         [outcome] = _run([tmp_path / "a.nii.gz"], tmp_path / "out")
-    assert outcome.status == "warning"
+    assert outcome.status == "done"
     assert "sform" in outcome.message
     assert (
         "sform"
@@ -183,15 +185,16 @@ def test_geometry_warning_reaches_table_and_sidecar(tmp_path: pathlib.Path) -> N
 def test_foreign_table_is_left_alone(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     table = tmp_path / "volumes.tsv"
     table.write_text("a\tb\n1\t2\n")
-    with pytest.raises(VolumeError, match="not a table of anystroke"):
+    with pytest.raises(TableError, match="not a table of anystroke"):
         _run([scan], tmp_path)
     assert table.read_text() == "a\tb\n1\t2\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "volumes.tsv"]
 
 
 def test_cells_hold_no_tabs_or_line_ends(tmp_path: pathlib.Path) -> None:
-    update_table(tmp_path / "volumes.tsv", Outcome("a\tb.nii", status="failed", message="one\ntwo\tthree"))
-    [row] = read_table(tmp_path / "volumes.tsv")
+    table = GrowingTable(tmp_path / "volumes.tsv", COLUMNS)
+    update_table(table, Outcome("a\tb.nii", "failed", messages=("one\ntwo\tthree",)))
+    [row] = read_rows(tmp_path / "volumes.tsv")
     assert row["file"] == "a b.nii"
     assert row["message"] == "one two three"
 
@@ -199,9 +202,9 @@ def test_cells_hold_no_tabs_or_line_ends(tmp_path: pathlib.Path) -> None:
 def test_mgz_input(tmp_path: pathlib.Path) -> None:
     Volume(phantom(AFFINE, SHAPE).data.to(torch.float32), AFFINE).save(tmp_path / "T1.mgz")
     [outcome] = _run([tmp_path / "T1.mgz"], tmp_path / "out")
-    assert outcome.status == "ok"
+    assert outcome.status == "done"
     np.testing.assert_allclose(
-        nib.load(tmp_path / "out" / outcome.mask).affine, nib.load(tmp_path / "T1.mgz").affine, atol=1e-4
+        nib.load(tmp_path / "out" / outcome.files[0]).affine, nib.load(tmp_path / "T1.mgz").affine, atol=1e-4
     )
 
 
@@ -224,10 +227,10 @@ def test_a_run_that_was_cut_short_goes_on(
 
     monkeypatch.setattr(batch, "segment", counted)
     first, second = _run([scan, other], out)
-    assert (first.status, second.status) == ("kept", "ok")
+    assert (first.status, second.status) == ("kept", "done")
     assert len(segmented) == 1
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("sub-1*")} == before
-    assert [row["status"] for row in read_table(out / "volumes.tsv")] == ["ok", "ok"]
+    assert [row["status"] for row in read_rows(out / "volumes.tsv")] == ["ok", "ok"]
     assert not left.exists()
 
 
@@ -251,7 +254,7 @@ def test_what_a_killed_run_had_not_published_is_done_again(
     for ending in ("mask.json", "mask.nii.gz"):
         (out / f"sub-1_space-orig_label-L_desc-T2w_{ending}").unlink()
     [again] = _run([scan], out)
-    assert again.status == "ok"
+    assert again.status == "done"
 
 
 def test_another_scan_under_the_same_name_is_not_kept(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -265,7 +268,7 @@ def test_another_scan_under_the_same_name_is_not_kept(scan: pathlib.Path, tmp_pa
 def test_more_is_written_on_request(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     write = WriteOptions(report=False, uncertainty=True, write_fmriprep_roi=True)
     [outcome] = _run([scan], tmp_path / "out", write=write)
-    assert outcome.status == "ok"
+    assert outcome.status == "done"
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert "sub-1_label-lesion_desc-T2w_roi.nii.gz" in names
     spread = Volume.load(tmp_path / "out" / "sub-1_space-orig_label-L_desc-T2w_spread.nii.gz")
@@ -292,7 +295,7 @@ def test_contrasts_of_a_patient_together(
     found = RigidRegistration(torch.eye(4, dtype=torch.float64), 0.0, 0.0, 0.0, 0.0, 1.0, "")
     monkeypatch.setattr("anystroke.tasks.segmentation.together.register_rigid", lambda *_: found)
     outcomes = _run([scan, flair], tmp_path / "out", cohort=CohortOptions(together=True))
-    assert [outcome.status for outcome in outcomes] == ["ok", "ok"]
+    assert [outcome.status for outcome in outcomes] == ["done", "done"]
     assert (tmp_path / "out" / "sub-1_space-orig_label-L_desc-FLAIRFused_mask.nii.gz").exists()
     [table] = (tmp_path / "out").glob("*_agreement.tsv")
     first, second, dice, *_ = table.read_text().splitlines()[1].split("\t")
@@ -301,7 +304,7 @@ def test_contrasts_of_a_patient_together(
     again = _run([scan, flair], tmp_path / "out", cohort=CohortOptions(together=True))
     assert [outcome.status for outcome in again] == ["kept", "kept"]
     [apart] = _run([scan], tmp_path / "out", cohort=CohortOptions(together=True))
-    assert apart.status == "ok"
+    assert apart.status == "done"
 
 
 def test_bad_files_among_good_ones(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -311,8 +314,8 @@ def test_bad_files_among_good_ones(scan: pathlib.Path, tmp_path: pathlib.Path) -
         path.write_text("no") if i % 3 == 2 else shutil.copy(scan, path)
         inputs.append(path)
     outcomes = _run(inputs, tmp_path / "out")
-    assert [o.source for o in outcomes] == [str(path) for path in inputs]
-    assert [o.status for o in outcomes] == ["ok", "ok", "failed"] * 2
+    assert [o.name for o in outcomes] == [str(path) for path in inputs]
+    assert [o.status for o in outcomes] == ["done", "done", "failed"] * 2
     [log] = (tmp_path / "out" / "logs").iterdir()
     manifest = json.loads(log.read_text())
     assert len(manifest["Scans"]) == 6
@@ -323,7 +326,7 @@ def test_group_table_and_page(scan: pathlib.Path, tmp_path: pathlib.Path) -> Non
     out = tmp_path / "out"
     _run([scan], out)
     assert write_group(out) == 1
-    describe_dataset(out, source=tmp_path / "in")
+    describe_results(out, source=tmp_path / "in")
     header, row = (line.split("\t") for line in (out / "group.tsv").read_text().splitlines())
     cells = dict(zip(header, row, strict=True))
     assert cells["participant_id"] == "sub-1"
@@ -351,7 +354,7 @@ def test_places_in_mni_space(
     other = tmp_path / "in" / "sub-2_T2w.nii.gz"
     shutil.copy(scan, other)
     out = tmp_path / "out"
-    assert [o.status for o in _run([scan, other], out, atlas)] == ["ok", "ok"]
+    assert [o.status for o in _run([scan, other], out, atlas)] == ["done", "done"]
     stem = "sub-1_space-orig_label-L_desc-T2w"
     header, row = (line.split("\t") for line in (out / f"{stem}_lesions.tsv").read_text().splitlines())
     cells = dict(zip(header, row, strict=True))
@@ -368,7 +371,7 @@ def test_places_in_mni_space(
     assert "left half" in (out / "group.tsv").read_text()
     assert [o.status for o in _run([scan, other], out, atlas)] == ["kept", "kept"]
     [without] = _run([scan], out)
-    assert "another scan, model or setting" in without.message
+    assert "of another setting" in without.message
 
 
 def test_no_report_saves_the_registration(
@@ -393,8 +396,8 @@ def test_a_scan_that_does_not_register_is_not_trusted(
     space = MniSpace(overlap=0.4, problem="the registration to MNI space failed: the brains overlap by 0.40")
     monkeypatch.setattr("anystroke.tasks.segmentation.results.find_mni_space", lambda *_: space)
     [outcome] = _run([scan], tmp_path / "out")
-    assert outcome.status == "ok"
-    assert outcome.reasons == (space.problem,)
+    assert outcome.status == "done"
+    assert outcome.details["reasons"] == (space.problem,)
     [table] = (tmp_path / "out").glob("*_lesions.tsv")
     assert table.read_text().splitlines()[1].split("\t")[-5:] == ["n/a"] * 5
     facts = json.loads(next((tmp_path / "out").glob("*_mask.json")).read_text())
@@ -425,7 +428,7 @@ def test_the_type_on_disk_does_not_matter(tmp_path: pathlib.Path) -> None:
         assert saved.header.endianness == header.endianness
     outcomes = _run([tmp_path / f"{name}.nii" for name in stored], tmp_path / "out")
     assert [outcome.message for outcome in outcomes] == [""] * len(stored)
-    masks = [np.asanyarray(nib.load(tmp_path / "out" / o.mask).dataobj) for o in outcomes]
+    masks = [np.asanyarray(nib.load(tmp_path / "out" / o.files[0]).dataobj) for o in outcomes]
     assert masks[0].any()
     for mask in masks[1:]:
         np.testing.assert_array_equal(mask, masks[0])

@@ -1,18 +1,18 @@
 """All results of a folder: one table, one page, and what makes the folder a BIDS derivative."""
 
-import json
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anystroke.core.files import atomic_path
+from anystroke.core.staging import staging_prefix
+from anystroke.core.tables import write_table
 from anystroke.core.volume import Volume
 from anystroke.io.bids import BidsFile
+from anystroke.io.results import describe_dataset, read_facts
 from anystroke.reports.glass_brain import glass_brain, overlap
 from anystroke.reports.scan import methods_text, write_group_report
-from anystroke.tasks.segmentation.results import write_json, write_tsv
 
 TABLE, PAGE = "group.tsv", "group.html"
 COLUMNS = (
@@ -31,7 +31,6 @@ COLUMNS = (
     "model",
     "mask",
 )
-BIDS_VERSION = "1.11.1"
 # No suffix of BIDS fits these.
 _IGNORED = (
     "*_mosaic.png",
@@ -51,8 +50,8 @@ _IGNORED = (
 )
 
 
-def describe_dataset(folder: Path, *, source: Path | None = None) -> None:
-    """Write ``dataset_description.json`` and ``.bidsignore`` where they are missing.
+def describe_results(folder: Path, *, source: Path | None = None) -> None:
+    """Say what makes the folder a BIDS derivative, where that is missing.
 
     Args:
         folder: The derivatives.
@@ -61,29 +60,13 @@ def describe_dataset(folder: Path, *, source: Path | None = None) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    description: dict[str, Any] = {
-        "Name": "Stroke lesions found by anystroke",
-        "BIDSVersion": BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [
-            {
-                "Name": "anystroke",
-                "Version": version("anystroke"),
-                "Description": "Stroke lesion segmentation; research use only, not a medical device",
-            }
-        ],
-    }
-    if source is not None:
-        description["SourceDatasets"] = [{"URL": source.resolve().as_uri()}]
-        description["DatasetLinks"] = {"raw": source.resolve().as_uri()}
-    path = folder / "dataset_description.json"
-    if not path.exists():
-        with atomic_path(path) as temporary:
-            write_json(temporary, description)
-    ignore = folder / ".bidsignore"
-    if not ignore.exists():
-        with atomic_path(ignore) as temporary:
-            temporary.write_text("\n".join(_IGNORED) + "\n", encoding="utf-8")
+    describe_dataset(
+        folder,
+        name="Stroke lesions found by anystroke",
+        description="Stroke lesion segmentation; research use only, not a medical device",
+        source=source,
+        ignored=_IGNORED,
+    )
 
 
 def read_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -96,11 +79,8 @@ def read_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     for path in sorted(folder.rglob("*label-L*_mask.json")):
         if any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict) and "LesionVolumeInterval" in facts:
+        facts = read_facts(path)
+        if "LesionVolumeInterval" in facts:
             found.append((path, facts))
     return found
 
@@ -127,10 +107,9 @@ def write_group(folder: Path, *, pictures: bool = True) -> int:
     if not results:
         return 0
     rows = [_row(path, facts, folder) for path, facts in results]
-    with atomic_path(folder / TABLE, overwrite=True) as temporary:
-        write_tsv(temporary, COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
+    write_table(folder / TABLE, COLUMNS, rows)
     methods = _common_methods([facts for _, facts in results])
-    with tempfile.TemporaryDirectory(prefix=".anystroke-", dir=folder) as drawn:
+    with tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=folder) as drawn:
         glass, count = Path(drawn) / "glass.png", 0
         if pictures:
             count = _draw_overlap(results, glass)

@@ -4,13 +4,11 @@ Published training on pseudo-labels keeps every mask; here small, huge and uncer
 masks serve as pairs with their scans, or, taken to MNI space, as lesions to simulate patients with.
 """
 
-import json
 import math
 import os
-import traceback
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,15 @@ import torch
 
 from anystroke.anatomy.lesions.bank import largest_part
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import atomic_path, sha256
+from anystroke.core.files import sha256
+from anystroke.core.tables import Cell, GrowingTable
+from anystroke.core.threads import in_stages
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
+from anystroke.core.warned import Collected, collected_warnings
+from anystroke.io.formats import read_scan
 from anystroke.io.names import derivative_stem, image_stem
-from anystroke.simulation.patient_files import staged, write_json
-from anystroke.tasks.segmentation.files import failure_sentence, sidecar
+from anystroke.io.results import Outcome, ResultFolder, Status, failure_sentence
+from anystroke.tasks.segmentation.findings import sidecar
 from anystroke.tasks.segmentation.mask import PredictionWarning
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 
@@ -31,7 +33,6 @@ COLUMNS = ("image", "mask", "brain", "name", "volume_ml", "confidence", "kept", 
 LESIONS = "lesions_mni"
 """Folder of the lesions in MNI space."""
 
-_MISSING = "n/a"
 _CONFIDENCE = "MeanProbability"
 
 
@@ -40,50 +41,60 @@ class PseudoLabelError(AnystrokeError):
 
 
 @dataclass(frozen=True)
-class PseudoLabel:
-    """What became of one scan.
+class Limits:
+    """Which lesions to train on.
 
     Attributes:
-        image: The scan.
-        name: Its stem.
-        mask: File of the mask within the folder; empty if there is none.
-        brain: File of the brain mask within the folder; empty if the model does not know the brain.
-        volume_ml: Volume of the lesion; None if the scan could not be segmented.
-        confidence: Mean probability within the mask; None without lesion.
-        kept: Whether to train on it.
-        reason: Why not, or why it failed.
-        details: The traceback of a failure.
+        smallest_ml: Smaller ones are left out.
+        largest_ml: Larger ones are too.
+        confidence: Mean probability within the mask that a lesion must reach, 0 to 1.
+
+    Raises:
+        PseudoLabelError: No lesion could fulfil them.
     """
 
-    image: Path
-    name: str
-    mask: str = ""
-    brain: str = ""
-    volume_ml: float | None = None
-    confidence: float | None = None
-    kept: bool = False
-    reason: str = ""
-    details: str = ""
+    smallest_ml: float = 0.5
+    largest_ml: float = 400.0
+    confidence: float = 0.8
 
-    @property
-    def failed(self) -> bool:
-        """Whether the scan could not be segmented."""
-        return self.volume_ml is None
+    def __post_init__(self) -> None:
+        if not 0 <= self.smallest_ml < self.largest_ml:
+            raise PseudoLabelError(
+                f"expected lesion volumes from 0 ml upwards, got {self.smallest_ml:g} to "
+                f"{self.largest_ml:g} ml"
+            )
+        if not 0 <= self.confidence <= 1:
+            raise PseudoLabelError(
+                f"the confidence is a probability from 0 to 1, got {self.confidence:g}; try 0.8"
+            )
 
-    def row(self, folder: Path) -> dict[str, str]:
-        """Write as a row of the table; ``n/a`` stands for what there is not."""
-        values = (
-            os.path.relpath(self.image, folder),
-            self.mask,
-            self.brain,
-            self.name,
-            "" if self.volume_ml is None else f"{self.volume_ml:.3f}",
-            "" if self.confidence is None else f"{self.confidence:.4f}",
-            "yes" if self.kept else "no",
-            self.reason,
-        )
-        cells = (" ".join(value.split()) or _MISSING for value in values)
-        return dict(zip(COLUMNS, cells, strict=True))
+    def objection(self, volume_ml: float, confidence: float | None) -> str:
+        """Say why a lesion is not to be trained on; nothing if it is.
+
+        Example:
+            >>> Limits().objection(0.1, 0.9)
+            '0.1 ml is below 0.5 ml'
+        """
+        if confidence is None or math.isclose(volume_ml, 0.0):
+            return "no lesion was found"
+        if volume_ml < self.smallest_ml:
+            return f"{volume_ml:.3g} ml is below {self.smallest_ml:g} ml"
+        if volume_ml > self.largest_ml:
+            return f"{volume_ml:.4g} ml is above {self.largest_ml:g} ml"
+        if confidence < self.confidence:
+            return f"the mean probability {confidence:.3f} is below {self.confidence:g}"
+        return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all scans of a run share."""
+
+    results: ResultFolder
+    model: Model
+    limits: Limits
+    device: torch.device | str | None
+    collected: Collected
 
 
 def pseudo_label(
@@ -91,67 +102,157 @@ def pseudo_label(
     folder: str | Path,
     *,
     model: Model,
-    smallest_ml: float = 0.5,
-    largest_ml: float = 400.0,
-    confidence: float = 0.8,
-    on_scan: Callable[[PseudoLabel], object] | None = None,
+    limits: Limits | None = None,
     device: torch.device | str | None = None,
-) -> list[PseudoLabel]:
+) -> Iterator[Outcome]:
     """Segment scans and say which of the masks to train on; one that fails does not stop the others.
 
     The folder gets a mask and a sidecar of each scan, named as ``anystroke segment`` does, a mask of the
-    brain where the model knows it, and ``pairs.tsv``, which `find_labelled_scans` reads. A scan that the same
-    model has segmented there already is not segmented again, but judged by the limits of this call.
+    brain where the model knows it, ``pairs.tsv``, which `find_labelled_scans` reads, and what the run did in
+    ``logs``. A scan that the same model has segmented there already is not segmented again, but judged by
+    the limits of this call.
 
     Args:
         scans: Files.
         folder: Where to write; made if missing.
         model: The opened model.
-        smallest_ml: Smaller lesions are not kept.
-        largest_ml: Larger ones are not either.
-        confidence: Mean probability within the mask that a lesion must reach, 0 to 1.
-        on_scan: Called with each result as soon as its files and its row are written.
+        limits: Which lesions to train on.
         device: Where to compute; by default a GPU if there is one.
 
-    Returns:
-        What became of each scan.
+    Yields:
+        What became of each scan as soon as its files and its row are written: the mask first among its
+        files; ``image``, ``name``, ``brain``, ``volume_ml``, ``confidence``, ``use`` (whether to train on it)
+        and ``reason`` (why not) in its details.
 
     Raises:
-        PseudoLabelError: There is no scan, the limits are impossible, or the folder's table is not ours.
+        PseudoLabelError: There is no scan.
+        TableError: The folder's table is not ours.
         OSError: The folder cannot be written.
 
     Example:
-        >>> pseudo_label(paths, Path("pseudo"), model=Model.open())  # doctest: +SKIP
+        >>> list(pseudo_label(paths, Path("pseudo"), model=Model.open()))  # doctest: +SKIP
     """
-    _check_limits(scans, smallest_ml, largest_ml, confidence)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = _read_table(folder / TABLE)
+    if not scans:
+        raise PseudoLabelError("expected scans to segment, got none")
+    table = GrowingTable(Path(folder) / TABLE, COLUMNS)
+    results = ResultFolder(folder, {"Model": model.identity})
+    with collected_warnings(VolumeWarning, PredictionWarning) as collected:
+        run = _Run(results, model, limits or Limits(), device, collected)
+        for outcome in results.logged(
+            _outcomes(run, [Path(scan) for scan in scans]), {"Model": model.identity}
+        ):
+            table.put([_row(outcome, results.folder)], key="image")
+            yield outcome
+
+
+def _outcomes(run: _Run, scans: Sequence[Path]) -> Iterator[Outcome]:
     taken: dict[str, Path] = {}
-    results = []
-    for source in map(Path, scans):
-        stem = derivative_stem(source)
-        other = taken.setdefault(stem.casefold(), source)
-        try:
-            if other is not source:
-                raise VolumeError(f"{source} would write the same files as {other}; rename one")
-            found = _finished(source, folder, stem, model) or _label(source, folder, stem, model, device)
-            label = _judged(found, smallest_ml, largest_ml, confidence)
-        except Exception as error:  # noqa: BLE001  # one scan stops no other
-            details = "".join(traceback.format_exception(error))
-            reason = failure_sentence(source, error)
-            label = PseudoLabel(source, image_stem(source), reason=reason, details=details)
-        row = label.row(folder)
-        rows[row["image"]] = row
-        _write_table(folder / TABLE, rows)
-        results.append(label)
-        if on_scan is not None:
-            on_scan(label)
-    return results
+    jobs = [(scan, taken.setdefault(derivative_stem(scan).casefold(), scan)) for scan in scans]
+    for (scan, _), result in in_stages(
+        jobs, partial(_read, run), partial(_segment, run), partial(_write, run)
+    ):
+        if isinstance(result, Exception):
+            details = {"image": scan, "name": image_stem(scan), "brain": "", "use": False}
+            failed = Outcome.of_failure(str(scan), scan, result)
+            yield replace(failed, details={**details, "reason": failed.message})
+        else:
+            yield result
+
+
+_Job = tuple[Path, Path]
+
+
+def _sidecar(source: Path) -> str:
+    return f"{derivative_stem(source)}_mask.json"
+
+
+def _brain_file(source: Path) -> str:
+    return derivative_stem(source, label="brain") + "_mask.nii.gz"
+
+
+def _read(run: _Run, job: _Job) -> Outcome | Volume:
+    """Read a scan, unless this model has made a mask of it before."""
+    source, other = job
+    if other is not source:
+        raise VolumeError(f"{source} would write the same files as {other}; rename one")
+    run.collected.take()
+    digest = {"SourceSHA256": sha256(source)} if source.is_file() else {}
+    facts = run.results.kept(_sidecar(source), digest, replace=True)
+    if facts is not None and _CONFIDENCE in facts:
+        return _judged(run, source, facts, "kept")
+    return read_scan(source)
+
+
+def _segment(run: _Run, _job: _Job, scan: Outcome | Volume) -> Outcome | tuple[Segmentation, list[str]]:
+    if isinstance(scan, Outcome):
+        return scan
+    result = segment(scan, run.model, tissues=run.model.config.brain, device=run.device)
+    return result, run.collected.take()
+
+
+def _write(run: _Run, job: _Job, found: Outcome | tuple[Segmentation, list[str]]) -> Outcome:
+    """Write the files of a scan together."""
+    if isinstance(found, Outcome):
+        return found
+    (source, _), (result, messages) = job, found
+    lesion = result.mask.data > 0
+    certainty = float(result.probability.data[lesion].mean()) if bool(lesion.any()) else None
+    facts = sidecar(source, result, list(dict.fromkeys(messages)), {}) | {_CONFIDENCE: certainty}
+    with run.results.staging(_sidecar(source), facts) as staging:
+        if run.model.config.brain:
+            _brain(result).save(staging / _brain_file(source))
+        result.mask.save(staging / f"{derivative_stem(source)}_mask.nii.gz")
+    return _judged(run, source, facts, "done")
+
+
+def _brain(result: Segmentation) -> Volume:
+    """Find the brain, with what the lesion replaced of it."""
+    inside = result.probability.data.clone()
+    for tissue in result.tissues.values():
+        inside += tissue.data
+    brain = inside >= 0.5
+    if bool(brain.any()):
+        brain = largest_part(brain[0])[None]
+    return replace(result.mask, data=brain.to(torch.uint8))
+
+
+def _judged(run: _Run, source: Path, facts: Mapping[str, Any], status: Status) -> Outcome:
+    """Say what became of a scan, and whether its lesion is to be trained on."""
+    volume, certainty = float(facts["LesionVolume"]), facts[_CONFIDENCE]
+    reason = run.limits.objection(volume, certainty)
+    brain = _brain_file(source) if _brain_file(source) in facts["Files"] else ""
+    mask = f"{derivative_stem(source)}_mask.nii.gz"
+    details = {
+        "image": source,
+        "name": image_stem(source),
+        "brain": brain,
+        "volume_ml": volume,
+        "confidence": certainty,
+        "use": not reason,
+        "reason": reason,
+    }
+    files = (mask, *([brain] if brain else []), _sidecar(source))
+    return Outcome(str(source), status, files, tuple(facts["Warnings"]), details)
+
+
+def _row(outcome: Outcome, folder: Path) -> dict[str, Cell]:
+    """Write as a row of the table."""
+    facts = outcome.details
+    volume, certainty = facts.get("volume_ml"), facts.get("confidence")
+    return {
+        "image": os.path.relpath(facts["image"], folder),
+        "mask": outcome.files[0] if outcome.files else None,
+        "brain": facts["brain"],
+        "name": facts["name"],
+        "volume_ml": None if volume is None else f"{volume:.3f}",
+        "confidence": None if certainty is None else f"{certainty:.4f}",
+        "kept": "yes" if facts["use"] else "no",
+        "reason": facts["reason"],
+    }
 
 
 def pseudo_lesions(
-    labels: Sequence[PseudoLabel], folder: str | Path, *, on_scan: Callable[[str, str], object] | None = None
+    labels: Sequence[Outcome], folder: str | Path, *, on_scan: Callable[[str, str], object] | None = None
 ) -> list[Path]:
     """Take the kept lesions to MNI space, where they can be drawn for simulated patients.
 
@@ -160,7 +261,7 @@ def pseudo_lesions(
     that cannot be registered is left out.
 
     Args:
-        labels: What `pseudo_label` returned.
+        labels: What `pseudo_label` gave.
         folder: The folder it wrote to.
         on_scan: Called with the name of each kept scan and why it is left out, which is empty if it is not.
 
@@ -180,124 +281,21 @@ def pseudo_lesions(
     destination.mkdir(parents=True, exist_ok=True)
     written = []
     for label in labels:
-        path = destination / f"{label.name}.nii.gz"
-        if not label.kept:
+        facts = label.details
+        path = destination / f"{facts['name']}.nii.gz"
+        if not facts["use"]:
             path.unlink(missing_ok=True)
             continue
         problem = ""
         try:
-            mask_file = Path(folder) / label.mask
+            mask_file = Path(folder) / label.files[0]
             if not path.exists() or path.stat().st_mtime_ns < mask_file.stat().st_mtime_ns:
-                brain = Volume.load(Path(folder) / label.brain) if label.brain else None
-                lesion = lesion_in_mni(Volume.load(mask_file), Volume.load(label.image), brain=brain)
+                brain = Volume.load(Path(folder) / facts["brain"]) if facts["brain"] else None
+                lesion = lesion_in_mni(Volume.load(mask_file), read_scan(facts["image"]), brain=brain)
                 lesion.save(path, overwrite=True)
             written.append(path)
         except ValueError as error:
-            problem = failure_sentence(label.image, error)
+            problem = failure_sentence(facts["image"], error)
         if on_scan is not None:
-            on_scan(label.name, problem)
+            on_scan(facts["name"], problem)
     return written
-
-
-def _check_limits(
-    scans: Sequence[str | Path], smallest_ml: float, largest_ml: float, confidence: float
-) -> None:
-    if not scans:
-        raise PseudoLabelError("expected scans to segment, got none")
-    if not 0 <= smallest_ml < largest_ml:
-        raise PseudoLabelError(
-            f"expected lesion volumes from 0 ml upwards, got {smallest_ml:g} to {largest_ml:g} ml"
-        )
-    if not 0 <= confidence <= 1:
-        raise PseudoLabelError(f"the confidence is a probability from 0 to 1, got {confidence:g}; try 0.8")
-
-
-def _label(
-    source: Path, folder: Path, stem: str, model: Model, device: torch.device | str | None
-) -> PseudoLabel:
-    """Segment a scan and write its files together."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("always", VolumeWarning)
-        warnings.simplefilter("always", PredictionWarning)
-        result = segment(source, model, tissues=model.config.brain, device=device)
-    messages = list(dict.fromkeys(str(warning.message) for warning in caught))
-    lesion = result.mask.data > 0
-    certainty = float(result.probability.data[lesion].mean()) if bool(lesion.any()) else None
-    facts = sidecar(source, result, messages, {}) | {_CONFIDENCE: certainty}
-    with staged(folder) as staging:
-        if model.config.brain:
-            _brain(result).save(staging / _brain_file(source))
-        result.mask.save(staging / f"{stem}_mask.nii.gz")
-        write_json(staging / f"{stem}_mask.json", facts)
-    return _of_facts(source, folder, stem, facts)
-
-
-def _brain(result: Segmentation) -> Volume:
-    """Find the brain, with what the lesion replaced of it."""
-    inside = result.probability.data.clone()
-    for tissue in result.tissues.values():
-        inside += tissue.data
-    brain = inside >= 0.5
-    if bool(brain.any()):
-        brain = largest_part(brain[0])[None]
-    return replace(result.mask, data=brain.to(torch.uint8))
-
-
-def _brain_file(source: Path) -> str:
-    return derivative_stem(source, label="brain") + "_mask.nii.gz"
-
-
-def _finished(source: Path, folder: Path, stem: str, model: Model) -> PseudoLabel | None:
-    """Find what this model has made of this very scan before."""
-    files = [f"{stem}_mask.nii.gz", *([_brain_file(source)] if model.config.brain else [])]
-    if not source.is_file() or not all((folder / name).is_file() for name in files):
-        return None
-    try:
-        facts = json.loads((folder / f"{stem}_mask.json").read_text(encoding="utf-8"))
-        same = facts["Model"]["SHA256"] == model.sha256 and facts["SourceSHA256"] == sha256(source)
-        return _of_facts(source, folder, stem, facts) if same and _CONFIDENCE in facts else None
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        return None
-
-
-def _of_facts(source: Path, folder: Path, stem: str, facts: dict[str, Any]) -> PseudoLabel:
-    brain = _brain_file(source)
-    return PseudoLabel(
-        image=source,
-        name=image_stem(source),
-        mask=f"{stem}_mask.nii.gz",
-        brain=brain if (folder / brain).is_file() else "",
-        volume_ml=float(facts["LesionVolume"]),
-        confidence=None if facts[_CONFIDENCE] is None else float(facts[_CONFIDENCE]),
-    )
-
-
-def _judged(label: PseudoLabel, smallest_ml: float, largest_ml: float, confidence: float) -> PseudoLabel:
-    """Say whether a lesion is to be trained on."""
-    volume, certainty = label.volume_ml or 0.0, label.confidence
-    if certainty is None or math.isclose(volume, 0.0):
-        return replace(label, reason="no lesion was found")
-    if volume < smallest_ml:
-        return replace(label, reason=f"{volume:.3g} ml is below {smallest_ml:g} ml")
-    if volume > largest_ml:
-        return replace(label, reason=f"{volume:.4g} ml is above {largest_ml:g} ml")
-    if certainty < confidence:
-        return replace(label, reason=f"the mean probability {certainty:.3f} is below {confidence:g}")
-    return replace(label, kept=True)
-
-
-def _read_table(path: Path) -> dict[str, dict[str, str]]:
-    if not path.exists():
-        return {}
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    cells = [line.split("\t") for line in lines if line]
-    if tuple(header.split("\t")) != COLUMNS or any(len(row) != len(COLUMNS) for row in cells):
-        raise PseudoLabelError(f"{path} is not a table of pseudo-labels (its columns differ); move it away")
-    return {row[0]: dict(zip(COLUMNS, row, strict=True)) for row in cells}
-
-
-def _write_table(path: Path, rows: dict[str, dict[str, str]]) -> None:
-    with atomic_path(path, overwrite=True) as temporary:
-        lines = ["\t".join(COLUMNS), *("\t".join(row[key] for key in COLUMNS) for row in rows.values())]
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,78 +1,51 @@
 """What is written of one scan: maps in its own grid, sidecars, a table of lesions, a picture and a report."""
 
-import json
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
-from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from anystroke.anatomy.registration.atlas import Atlas
-from anystroke.core.files import sha256
+from anystroke.core.files import write_json
+from anystroke.core.tables import Cell, write_table
 from anystroke.core.threads import in_threads
 from anystroke.core.volume import Volume
 from anystroke.io.inputs import ScanSource
 from anystroke.io.names import derivative_stem, image_stem
-from anystroke.tasks.segmentation.lesions_found import Lesion, find_lesions
-from anystroke.tasks.segmentation.mni_places import (
-    TEMPLATE,
-    MniSpace,
-    Place,
-    coarse_map,
-    find_mni_space,
-    find_places,
+from anystroke.tasks.segmentation.findings import (
+    LESION_COLUMNS,
+    NOTICE,
+    PROBABILITY_STEPS,
+    Findings,
+    of_numbers,
+    of_probability,
 )
+from anystroke.tasks.segmentation.mni_places import TEMPLATE, MniSpace, coarse_map, find_mni_space
 from anystroke.tasks.segmentation.options import WriteOptions
 from anystroke.tasks.segmentation.predict import Segmentation
 
 if TYPE_CHECKING:
     from anystroke.tasks.segmentation.together import Together
 
-LESION_COLUMNS = (
-    "lesion",
-    "volume_ml",
-    "low_ml",
-    "high_ml",
-    "x_mm",
-    "y_mm",
-    "z_mm",
-    "hemisphere",
-    "left_ml",
-    "diameter_mm",
-    "mean_probability",
-    "highest_probability",
-    "mni_x_mm",
-    "mni_y_mm",
-    "mni_z_mm",
-    "territory",
-    "territory_share",
-)
 _ONLY_IN_THE_TABLE = ("x_mm", "y_mm", "z_mm", "left_ml", "mean_probability")
 _SHOWN = [name for name in LESION_COLUMNS if name not in _ONLY_IN_THE_TABLE]
+_TERRITORY_COLUMNS = ("territory", "volume_ml", "share")
+_AGREEMENT_COLUMNS = ("first", "second", "dice", "first_ml", "second_ml")
+_REGISTRATION_COLUMNS = (
+    "contrast",
+    "reference",
+    "rotation_degrees",
+    "shift_mm",
+    "inconsistency_mm",
+    "stretch",
+    "overlap",
+    "status",
+)
 # Numbers of BIDS' common labels.
 _TISSUE_NUMBERS = {"background": 0, "grey_matter": 1, "white_matter": 2, "csf": 3, "lesion": 7}
-_PROBABILITY_STEPS = 4000
-_NOTICE = "research use only, not a medical device"
-
-
-@dataclass(frozen=True, eq=False)
-class Written:
-    """What was written of one scan.
-
-    Attributes:
-        mask: Name of the mask, with its folder below the output.
-        lesions: The lesions.
-        facts: The mask's sidecar.
-    """
-
-    mask: str
-    lesions: list[Lesion]
-    facts: dict[str, Any]
 
 
 def write_results(
@@ -85,8 +58,8 @@ def write_results(
     settings: dict[str, Any] | None = None,
     write: WriteOptions = WriteOptions(),  # noqa: B008  # immutable
     atlas: Atlas | None = None,
-) -> Written:
-    """Write all files of one scan into a folder.
+) -> dict[str, Any]:
+    """Write all files of one scan into a folder, but for the sidecar of the mask.
 
     Args:
         source: The scan.
@@ -99,103 +72,146 @@ def write_results(
         atlas: Territories to name in the table of lesions.
 
     Returns:
-        Name of the mask and what the sidecar says.
+        What the sidecar of the mask is to say.
 
     Raises:
         OSError: The folder cannot be written.
         VolumeError: An image cannot be written.
     """
-    stem = derivative_stem(source.path, described=described)
-    numbers_stem = derivative_stem(source.path, label="lesions", entity="seg", described=described)
-    inside = result.brain if result.brain is not None else head(result.scan)
-    numbered, lesions = find_lesions(
-        result.mask, result.probability, inside, result.model.config.lesion_errors
-    )
-    left = sum(lesion.left_volume for lesion in lesions)
-    model = result.model.identity
-    title = f"{image_stem(source.path)}   {result.lesion_volume:.1f} ml   {model['Name']} {model['Version']}"
+    scan = _Scan(source, folder, described)
+    found = Findings.of(result)
     space = MniSpace()
-
-    def register() -> None:
-        nonlocal space
-        if write.report or atlas is not None:
-            space = find_mni_space(result.prediction.image or result.scan, result.brain)
-
-    def draw() -> None:
-        if write.report:
-            from anystroke.reports.mosaic import mosaic  # with matplotlib
-
-            mosaic(result.scan, result.mask, folder / f"{stem}_mosaic.png", title=title)
-
-    slow: list[Callable[[], object]] = [
-        register,
-        draw,
-        lambda: _in_steps(result.probability).save(folder / f"{stem}_probseg.nii.gz"),
-        lambda: numbered.save(folder / f"{numbers_stem}_dseg.nii.gz", dtype=torch.int16),
-        lambda: result.mask.save(folder / f"{stem}_mask.nii.gz"),
-    ]
-    in_threads(lambda work: work(), slow)
-    if space.problem:
-        result = replace(result, reasons=(*result.reasons, space.problem))
-    places, territories = find_places(numbered, space, atlas)
-    facts = sidecar(source.path, result, list(messages), settings or {}) | {
-        "Name": image_stem(source.path),
+    wanted = write.report or atlas is not None
+    register = (
+        [lambda: find_mni_space(result.prediction.image or result.scan, result.brain)] if wanted else []
+    )
+    draw = [lambda: _draw_mosaic(scan, result)] if write.report else []
+    # Registering, drawing and compressing take longest, and none needs another.
+    for done in in_threads(lambda work: work(), [*register, *draw, *_maps(scan, found)]):
+        space = done if isinstance(done, MniSpace) else space
+    found = found.placed(space, atlas)
+    share = coarse_map(result.mask, space)
+    facts = found.facts(source.path, messages, settings or {}, atlas) | {
         "Sources": [source.uri],
-        "LeftLesionVolume": round(left, 6),
-        "RightLesionVolume": round(result.lesion_volume - left, 6),
-        "MNI": _write_in_mni(source, result, folder, space, described),
+        "MNI": _write_in_mni(scan, space, share),
     }
-    if atlas is not None:
-        facts["TerritoryAtlas"] = {"Name": atlas.source, "SHA256": atlas.sha256}
-        facts["TerritoryVolumes"] = {name: round(volume, 6) for name, volume in territories.items()}
-        share = {name: volume / result.lesion_volume for name, volume in territories.items()}
-        write_tsv(
-            folder / f"{stem}_territories.tsv",
-            ("territory", "volume_ml", "share"),
-            ((name, f"{volume:.3f}", f"{share[name]:.3f}") for name, volume in territories.items()),
-        )
-    located = dict(enumerate(places, start=1))
-    rows = [lesion_row(lesion, located.get(lesion.number)) for lesion in lesions]
-    write_json(folder / f"{stem}_probseg.json", of_probability(facts))
-    write_json(folder / f"{numbers_stem}_dseg.json", _of_numbers(facts))
-    write_tsv(folder / f"{stem}_lesions.tsv", LESION_COLUMNS, rows)
+    _write_tables(scan, found, facts)
+    _write_extras(scan, found.result, write, facts)
+    if write.report:
+        _write_report(scan, found, share, facts)
+    return facts
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """The scan that is written, and how its files are called."""
+
+    source: ScanSource
+    folder: Path
+    described: str
+
+    def file(self, ending: str, **entities: str) -> Path:
+        stem = derivative_stem(self.source.path, described=self.described, **entities)
+        return self.folder / f"{stem}_{ending}"
+
+    def numbers(self, ending: str) -> Path:
+        return self.file(ending, label="lesions", entity="seg")
+
+
+def _maps(scan: _Scan, found: Findings) -> list[Callable[[], object]]:
+    """Return what writes each of the maps."""
+    result = found.result
+    return [
+        lambda: _in_steps(result.probability).save(scan.file("probseg.nii.gz")),
+        lambda: found.numbered.save(scan.numbers("dseg.nii.gz"), dtype=torch.int16),
+        lambda: result.mask.save(scan.file("mask.nii.gz")),
+    ]
+
+
+def _in_steps(probability: Volume) -> Volume:
+    """Leave out digits that mean nothing, so that the file is a fifth as large.
+
+    Rounded down, a decimal threshold divides the voxels as before.
+    """
+    steps = (probability.data.double() * PROBABILITY_STEPS).floor_()
+    return replace(probability, data=steps.div_(PROBABILITY_STEPS).float())
+
+
+def _title(scan: _Scan, result: Segmentation) -> str:
+    name = image_stem(scan.source.path)
+    model = result.model.identity
+    return f"{name}   {result.lesion_volume:.1f} ml   {model['Name']} {model['Version']}"
+
+
+def _draw_mosaic(scan: _Scan, result: Segmentation) -> None:
+    from anystroke.reports.mosaic import mosaic  # with matplotlib
+
+    mosaic(result.scan, result.mask, scan.file("mosaic.png"), title=_title(scan, result))
+
+
+def _write_in_mni(scan: _Scan, space: MniSpace, share: Volume | None) -> dict[str, Any] | None:
+    """Write the lesion on the coarse MNI grid; return what the sidecar says, None if the brain is unknown."""
+    if space.overlap is None:
+        return None
+    facts: dict[str, Any] = {"Template": TEMPLATE, "BrainOverlap": round(space.overlap, 4)}
+    if share is None or space.affine is None:
+        return facts
+    path = scan.file("probseg.nii.gz", space=f"{TEMPLATE}_res-3")
+    share.save(path)
+    words = f"Share (0 to 1) of each voxel that is stroke lesion, after affine registration; {NOTICE}"
+    write_json(
+        scan.file("probseg.json", space=f"{TEMPLATE}_res-3"),
+        {"Description": words, "Sources": [scan.source.uri], "Resolution": "3 mm"},
+    )
+    return facts | {"Affine": space.affine.tolist(), "Lesion": path.name}
+
+
+def _write_tables(scan: _Scan, found: Findings, facts: dict[str, Any]) -> None:
+    """Write the tables, and the sidecars of the maps."""
+    if "TerritoryAtlas" in facts:
+        write_table(scan.file("territories.tsv"), _TERRITORY_COLUMNS, found.territory_rows())
+    write_json(scan.file("probseg.json"), of_probability(facts))
+    write_json(scan.numbers("dseg.json"), of_numbers(facts))
+    write_table(scan.file("lesions.tsv"), LESION_COLUMNS, found.rows())
+
+
+def _write_extras(scan: _Scan, result: Segmentation, write: WriteOptions, facts: dict[str, Any]) -> None:
     if write.uncertainty and result.spread is not None:
-        result.spread.save(folder / f"{stem}_spread.nii.gz")
-        words = f"Standard deviation of the lesion probability over mirrored passes; {_NOTICE}"
-        write_json(folder / f"{stem}_spread.json", of_probability(facts) | {"Description": words})
+        result.spread.save(scan.file("spread.nii.gz"))
+        words = f"Standard deviation of the lesion probability over mirrored passes; {NOTICE}"
+        write_json(scan.file("spread.json"), of_probability(facts) | {"Description": words})
     if write.tissues and result.tissues:
-        _write_tissues(source, result, folder, facts)
+        _write_tissues(scan, result, facts)
     if write.write_fmriprep_roi:
-        result.mask.save(folder / f"{_roi_stem(source.path)}_roi.nii.gz")
-    if write.dicom_seg and source.series:
+        result.mask.save(scan.folder / f"{_roi_stem(scan.source.path)}_roi.nii.gz")
+    if write.dicom_seg and scan.source.series:
         from anystroke.io.dicom_seg import write_dicom_seg  # needs an optional package
 
         write_dicom_seg(
             result.mask,
-            source.series,
-            folder / f"{stem}_seg.dcm",
-            model=model["Name"],
-            model_version=model["Version"],
+            scan.source.series,
+            scan.file("seg.dcm"),
+            model=result.model.identity["Name"],
+            model_version=result.model.identity["Version"],
         )
-    if write.report:
-        from anystroke.reports.glass_brain import glass_brain
-        from anystroke.reports.scan import write_scan_report
 
-        glass = folder / f"{stem}_glassbrain.png"
-        in_mni = coarse_map(result.mask, space)
-        if in_mni is not None:
-            glass_brain(in_mni, glass, title=title)
-        write_scan_report(
-            folder / f"{stem}_report.html",
-            name=image_stem(source.path),
-            picture=folder / f"{stem}_mosaic.png",
-            glass_brain=glass if glass.exists() else None,
-            facts=facts,
-            columns=_SHOWN,
-            lesions=[[row[LESION_COLUMNS.index(name)] for name in _SHOWN] for row in rows],
-        )
-    write_json(folder / f"{stem}_mask.json", facts)
-    return Written(str(source.folder / f"{stem}_mask.nii.gz"), lesions, facts)
+
+def _write_report(scan: _Scan, found: Findings, share: Volume | None, facts: dict[str, Any]) -> None:
+    from anystroke.reports.glass_brain import glass_brain
+    from anystroke.reports.scan import write_scan_report
+
+    glass = scan.file("glassbrain.png")
+    if share is not None:
+        glass_brain(share, glass, title=_title(scan, found.result))
+    write_scan_report(
+        scan.file("report.html"),
+        name=image_stem(scan.source.path),
+        picture=scan.file("mosaic.png"),
+        glass_brain=glass if share is not None else None,
+        facts=facts,
+        columns=_SHOWN,
+        lesions=[[str(row[name]) for name in _SHOWN] for row in found.rows()],
+    )
 
 
 def import_report_makers() -> None:
@@ -204,154 +220,43 @@ def import_report_makers() -> None:
         import_module(name)
 
 
-def sidecar(
-    source: Path, result: Segmentation, messages: list[str], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Collect what a mask's JSON sidecar says.
+def write_agreement(folder: Path, stem: str, names: Sequence[str], together: "Together") -> None:
+    """Write how the contrasts of a patient agree, and how they were registered.
 
     Args:
-        source: The input file.
-        result: Its segmentation.
-        messages: Warnings.
-        settings: What the run was asked for.
-
-    Returns:
-        BIDS fields and those of anystroke.
-    """
-    interval = result.interval
-    return {
-        "Description": f"Stroke lesion found by a neural network; {_NOTICE}",
-        "Type": "Lesion",
-        "Sources": [source.as_posix()],
-        "SourceSHA256": sha256(source),
-        "SpatialReference": "orig",
-        "SkullStripped": False,
-        "Manual": False,
-        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
-        "Model": result.model.identity,
-        "Settings": settings,
-        "Preset": result.options.preset,
-        "Threshold": result.threshold,
-        "MinimumLesionVolume": result.options.min_volume,
-        "MirrorAveraging": result.options.flip,
-        "LesionVolume": round(result.lesion_volume, 6),
-        "LesionVolumeUnits": "ml",
-        "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,
-        "LesionVolumeIntervalRate": interval.rate if interval else None,
-        "LesionCount": result.lesion_count,
-        "LesionConnectivity": 26,
-        "DoNotTrust": not result.trusted,
-        "ReasonsNotToTrust": list(result.reasons),
-        "ImageFeatures": {
-            name: round(value, 4) for name, value in result.prediction.features.items() if isfinite(value)
-        },
-        "Seconds": {name: round(value, 3) for name, value in result.prediction.seconds.items()},
-        "TorchVersion": torch.__version__,
-        "Warnings": messages,
-    }
-
-
-def of_probability(facts: dict[str, Any]) -> dict[str, Any]:
-    """Reduce a mask's sidecar to what is true of the probability map."""
-    of_mask = ("Type", "Threshold", "MinimumLesionVolume", "LesionCount", "LesionConnectivity")
-    kept = {key: value for key, value in facts.items() if key not in of_mask and "LesionVolume" not in key}
-    words = f"Probability (0 to 1) of stroke lesion in steps of 1/{_PROBABILITY_STEPS}; {_NOTICE}"
-    return kept | {"Description": words}
-
-
-def _in_steps(probability: Volume) -> Volume:
-    """Leave out digits that mean nothing, so that the file is a fifth as large.
-
-    Rounded down, a decimal threshold divides the voxels as before.
-    """
-    steps = (probability.data.double() * _PROBABILITY_STEPS).floor_()
-    return replace(probability, data=steps.div_(_PROBABILITY_STEPS).float())
-
-
-def lesion_row(lesion: Lesion, place: Place | None = None) -> tuple[str, ...]:
-    """Write a lesion as a row of the table.
-
-    Args:
-        lesion: The lesion.
-        place: Where it is in MNI space, if that is known.
-
-    Example:
-        >>> lesion_row(Lesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))[:6]
-        ('1', '1.000', 'n/a', 'n/a', '1.0', '2.0')
-    """
-    interval = lesion.interval
-    return (
-        str(lesion.number),
-        f"{lesion.volume:.3f}",
-        *(("n/a",) * 2 if interval is None else (f"{interval.low:.3f}", f"{interval.high:.3f}")),
-        *(f"{value:.1f}" for value in lesion.centroid),
-        lesion.hemisphere,
-        f"{lesion.left_volume:.3f}",
-        f"{lesion.diameter:.1f}",
-        f"{lesion.mean_probability:.3f}",
-        f"{lesion.highest_probability:.3f}",
-        *(("n/a",) * 3 if place is None else (f"{value:.1f}" for value in place.centroid)),
-        *((place.region, f"{place.share:.3f}") if place is not None and place.region else ("n/a", "n/a")),
-    )
-
-
-def head(scan: Volume) -> Volume:
-    """Return a mask of what is brighter than the mean: the head, where the brain is not known.
-
-    Example:
-        >>> head(Volume(torch.arange(8.0).reshape(1, 2, 2, 2), torch.eye(4))).data.sum()
-        tensor(4)
-    """
-    return Volume((scan.data > scan.data.mean()).to(torch.uint8), scan.affine)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file as people read it."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def write_tsv(path: Path, columns: Sequence[str], rows: Any) -> None:
-    """Write a table of text; tabs and line ends within cells become spaces."""
-    lines = ["\t".join(columns), *("\t".join(" ".join(cell.split()) for cell in row) for row in rows)]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def peak_memory_mb() -> float | None:
-    """Return the most memory that this process has held [MB], None where that is not known."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(most / (2**20 if sys.platform == "darwin" else 2**10), 1)
-
-
-def agreement_rows(names: Sequence[str], together: "Together") -> list[tuple[str, ...]]:
-    """Write the agreement of contrasts as rows: first, second, Dice and volumes.
-
-    Args:
+        folder: An existing folder.
+        stem: Begin of the files' names.
         names: Of the contrasts.
-        together: A `Together`.
+        together: What was found in them.
     """
-    rows: list[tuple[str, ...]] = []
-    for each in together.agreement:
-        first, second, dice, first_ml, second_ml = astuple(each)
-        overlap = "n/a" if dice is None else f"{dice:.3f}"
-        rows.append((names[first], names[second], overlap, f"{first_ml:.3f}", f"{second_ml:.3f}"))
-    return rows
+    write_table(folder / f"{stem}_agreement.tsv", _AGREEMENT_COLUMNS, _agreement(names, together))
+    write_table(folder / f"{stem}_registrations.tsv", _REGISTRATION_COLUMNS, _registrations(names, together))
 
 
-def registration_rows(names: Sequence[str], together: "Together") -> list[tuple[str, ...]]:
-    """Write the registrations as rows: contrast, reference, and how it went."""
-    rows: list[tuple[str, ...]] = []
+def _agreement(names: Sequence[str], together: "Together") -> list[Mapping[str, Cell]]:
+    return [
+        {
+            "first": names[each.first],
+            "second": names[each.second],
+            "dice": None if each.dice is None else f"{each.dice:.3f}",
+            "first_ml": f"{each.first_ml:.3f}",
+            "second_ml": f"{each.second_ml:.3f}",
+        }
+        for each in together.agreement
+    ]
+
+
+def _registrations(names: Sequence[str], together: "Together") -> list[Mapping[str, Cell]]:
+    rows: list[Mapping[str, Cell]] = []
     for i, found in enumerate(together.registrations):
         if i == together.reference:
             continue
-        numbers: tuple[str, ...] = ("n/a",) * 5
+        row: dict[str, Cell] = {"contrast": names[i], "reference": names[together.reference]}
         if found is not None:
             measured = (found.rotation, found.shift, found.inconsistency, found.stretch, found.overlap)
-            numbers = tuple(f"{value:.3f}" for value in measured)
-        rows.append((names[i], names[together.reference], *numbers, together.apart.get(i, "ok")))
+            values = (f"{value:.3f}" for value in measured)
+            row |= dict(zip(_REGISTRATION_COLUMNS[2:-1], values, strict=True))
+        rows.append(row | {"status": together.apart.get(i, "ok")})
     return rows
 
 
@@ -366,44 +271,24 @@ def _roi_stem(path: Path) -> str:
     return "_".join([*entities, "label-lesion", *more])
 
 
-def _of_numbers(facts: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in facts.items() if key not in ("Type",)}
-    return kept | {"Description": f"Number of each lesion, the largest is 1; {_NOTICE}"}
-
-
-def _write_in_mni(
-    source: ScanSource, result: Segmentation, folder: Path, space: MniSpace, described: str
-) -> dict[str, Any] | None:
-    """Write the lesion on the coarse MNI grid; return what the sidecar says, None if the brain is unknown."""
-    if space.overlap is None:
-        return None
-    facts: dict[str, Any] = {"Template": TEMPLATE, "BrainOverlap": round(space.overlap, 4)}
-    share = coarse_map(result.mask, space)
-    if share is None or space.affine is None:
-        return facts
-    stem = derivative_stem(source.path, described=described, space=f"{TEMPLATE}_res-3")
-    share.save(folder / f"{stem}_probseg.nii.gz")
-    words = f"Share (0 to 1) of each voxel that is stroke lesion, after affine registration; {_NOTICE}"
-    write_json(
-        folder / f"{stem}_probseg.json", {"Description": words, "Sources": [source.uri], "Resolution": "3 mm"}
-    )
-    return facts | {"Affine": space.affine.tolist(), "Lesion": f"{stem}_probseg.nii.gz"}
-
-
-def _write_tissues(source: ScanSource, result: Segmentation, folder: Path, facts: dict[str, Any]) -> None:
+def _write_tissues(scan: _Scan, result: Segmentation, facts: dict[str, Any]) -> None:
     """Write the most probable class of each voxel, with BIDS' numbers."""
-    stem = derivative_stem(source.path, label="tissue", entity="seg")
+    stem = derivative_stem(scan.source.path, label="tissue", entity="seg")
     best = 1 - sum((v.data for v in result.tissues.values()), start=result.probability.data)
     labels = torch.zeros(best.shape, dtype=torch.uint8)
-    table = []
+    table = {"background": 0}
     for i, (name, volume) in enumerate([*result.tissues.items(), ("lesion", result.probability)]):
         number = _TISSUE_NUMBERS.get(name, 100 + i)
         better = volume.data > best
         labels[better] = number
         best = torch.where(better, volume.data, best)
-        table.append((str(number), name))
+        table[name] = number
     labels[result.mask.data > 0] = _TISSUE_NUMBERS["lesion"]
-    Volume(labels, result.mask.affine, result.mask.space_code).save(folder / f"{stem}_dseg.nii.gz")
-    words = f"Most probable tissue; lesion as in the mask; {_NOTICE}"
-    write_json(folder / f"{stem}_dseg.json", of_probability(facts) | {"Description": words})
-    write_tsv(folder / f"{stem}_dseg.tsv", ("index", "name"), [("0", "background"), *sorted(table)])
+    Volume(labels, result.mask.affine, result.mask.space_code).save(scan.folder / f"{stem}_dseg.nii.gz")
+    words = f"Most probable tissue; lesion as in the mask; {NOTICE}"
+    write_json(scan.folder / f"{stem}_dseg.json", of_probability(facts) | {"Description": words})
+    rows: list[dict[str, Cell]] = [
+        {"index": number, "name": name}
+        for name, number in sorted(table.items(), key=lambda item: str(item[1]))
+    ]
+    write_table(scan.folder / f"{stem}_dseg.tsv", ("index", "name"), rows)
