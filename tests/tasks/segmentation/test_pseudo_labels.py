@@ -232,7 +232,7 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert code == 1
     assert "left out" in text
     assert "gone.nii does not exist" in text
-    with pytest.raises(ArgumentError, match=r"got 3; try 0\.8"):
+    with pytest.raises(PseudoLabelError, match=r"got 3; try 0\.8"):
         run(scan, "-o", tmp_path / "out", "--confidence", 3)
     with pytest.raises(ArgumentError, match="is a file"):
         run(scan, "-o", scan)
