@@ -26,9 +26,9 @@ from anystroke.io.formats import read_scan
 from anystroke.learning.sources.simulated import Pack
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS
 from anystroke.qmri.units_check import UNITS
-from anystroke.tasks.qmri.calibrate import heads_to_estimate, measure_errors, scan_of
+from anystroke.tasks.qmri.calibrate import heads_to_estimate, measure_errors, scan_of_head
 from anystroke.tasks.qmri.predict import (
-    TISSUES,
+    NEEDED_TISSUES,
     Estimator,
     QmriEstimate,
     estimate_maps,
@@ -78,13 +78,15 @@ def simulated(estimator: Estimator, data: Path, heads: int) -> list[dict[str, An
 def real(estimator: Estimator, segmenter: Model, scan: Path, labels: Path | None) -> dict[str, Any]:
     """Return the ratios of tissues, and how a scan correlates with its simulation."""
     volume = read_scan(scan)
-    found = segment(volume, segmenter, tissues=TISSUES)
+    found = segment(volume, segmenter, tissues=NEEDED_TISSUES)
     estimate = estimate_qmri(volume, estimator, segmentation=found)
     if labels is None:
-        inside = {name: found.tissues[name].data[0] > 0.9 for name in TISSUES}
+        inside = {name: found.tissues[name].data[0] > 0.9 for name in NEEDED_TISSUES}
     else:
         numbers = Volume.load(labels).resample_to(volume.affine, volume.shape, "nearest").data[0].round()
-        inside = {name: torch.isin(numbers, torch.tensor(FREESURFER[name]).float()) for name in TISSUES}
+        inside = {
+            name: torch.isin(numbers, torch.tensor(FREESURFER[name]).float()) for name in NEEDED_TISSUES
+        }
     medians = {
         name: {tissue: _median(values.data[0], where) for tissue, where in inside.items()}
         for name, values in estimate.maps.items()
@@ -164,7 +166,7 @@ def draw(estimator: Estimator, path: Path) -> None:
     lesion = blob_lesion(centre=(-38.0, 4.0, 12.0), volume_ml=40.0, rng=stream(SEED, "lesion"), name="blob")
     pack = Pack([mni_anatomy()], [lesion])
     [head] = heads_to_estimate(estimator.config, pack, count=1, seed=SEED)
-    found = estimate_maps(scan_of(head), estimator)
+    found = estimate_maps(scan_of_head(head), estimator)
     z = int((head.classes == CLASSES.index("lesion")).sum((0, 1)).argmax())
     figure = Figure(figsize=(2.6 * (len(names) + 1), 6.4), facecolor="black", layout="constrained")
     axes = figure.subplots(2, len(names) + 1)

@@ -54,7 +54,7 @@ from anystroke.tasks.segmentation.validate import (
     judge,
     real_patients,
     simulated_patients,
-    summarise,
+    summarise_scores,
 )
 
 SEED = 90210
@@ -110,7 +110,7 @@ def test_sets(data: Path, scans: Path | None, *, count: int, spacing: float) -> 
 def row(scores: Sequence[Score]) -> dict[str, Any]:
     """Return the sums of one recipe and one set."""
     result: dict[str, Any] = {}
-    for each in summarise(scores):
+    for each in summarise_scores(scores):
         if each["group"] == "all":
             prefix = "healthy " if each["set"] == "healthy" else ""
             result |= {f"{prefix}{key}": value for key, value in each.items() if key not in ("set", "group")}

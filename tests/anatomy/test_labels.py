@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from anystroke.anatomy.tissues.label_maps import load_label_map
 from anystroke.anatomy.tissues.labels import (
     COLIN27,
-    SCHEMES,
+    LABEL_SCHEMES,
     SEGMENTATION_CLASSES,
     SYNTHSEG,
     TISSUES,
@@ -61,7 +61,7 @@ def test_extra_cerebral_labels_have_their_tissues() -> None:
     assert table[503].item() == -1
 
 
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=str)
+@pytest.mark.parametrize("scheme", LABEL_SCHEMES.values(), ids=str)
 def test_table_agrees_with_scheme(scheme: LabelScheme) -> None:
     table = lookup_table(scheme)
     assert {int(i) for i in (table >= 0).nonzero()} == set(scheme.labels)

@@ -16,13 +16,13 @@ from anystroke.corruption.bias_field import (
 from anystroke.corruption.head import (
     apply_mask,
     blur_face,
-    brain_mask,
+    brain_of_fractions,
     cut_field_of_view,
     deface,
     face_region,
 )
 from anystroke.corruption.intensity import (
-    equalise,
+    equalise_values,
     gamma,
     percentiles,
     scale_to_percentiles,
@@ -61,7 +61,9 @@ def _moved(image: Tensor, size: float, rng: torch.Generator) -> Tensor:
 
 
 def _uneven_strip(image: Tensor, size: float, rng: torch.Generator) -> Tensor:
-    mask = brain_mask(_brain(image), spacing=1.0, smoothing=1.5, margin=1.0, unevenness=2 * size, rng=rng)
+    mask = brain_of_fractions(
+        _brain(image), spacing=1.0, smoothing=1.5, margin=1.0, unevenness=2 * size, rng=rng
+    )
     return apply_mask(image, mask)
 
 
@@ -110,7 +112,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         image * control_point_field(_shape(image), amplitude=size / 2, control_points=(2, 5, 7), rng=rng)
     ),
     "gamma": lambda image, size, rng: gamma(image, exponent=1 + size),
-    "equalise": lambda image, size, rng: equalise(image, bins=64),
+    "equalise": lambda image, size, rng: equalise_values(image, bins=64),
     "shift_histogram": lambda image, size, rng: shift_histogram(image, (0.0, 0.5 + size / 4, 1.0)),
     "scale_to_percentiles": lambda image, size, rng: scale_to_percentiles(
         image, lower=10 * size, upper=100 - 10 * size
@@ -293,11 +295,11 @@ _NOT_FINITE = torch.full((8, 8, 8), float("nan"))
             "at least 2.*got 1",
         ),
         (
-            lambda: brain_mask(_ONES, spacing=1, smoothing=1, margin=4, rng=_RNG),
+            lambda: brain_of_fractions(_ONES, spacing=1, smoothing=1, margin=4, rng=_RNG),
             "between -3 and 3 mm, got 4",
         ),
         (
-            lambda: brain_mask(_ONES, spacing=1, smoothing=1, margin=-2, unevenness=2, rng=_RNG),
+            lambda: brain_of_fractions(_ONES, spacing=1, smoothing=1, margin=-2, unevenness=2, rng=_RNG),
             "between -1 and 1 mm, got -2",
         ),
         (lambda: apply_mask(_ONES, _ONES[0] > 0), r"\(8, 8, 8\), got \(8, 8\)"),

@@ -7,7 +7,7 @@ from anystroke.corruption.bias_field import control_point_field
 from anystroke.corruption.head import (
     apply_mask,
     blur_face,
-    brain_mask,
+    brain_of_fractions,
     cut_field_of_view,
     deface,
     face_region,
@@ -32,7 +32,7 @@ def _radius(mask: Tensor) -> float:
 @pytest.mark.parametrize("smoothing", [2.0, 5.0])
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 3.0])
 def test_margin_is_the_distance_of_the_mask_from_the_brain(margin: float, smoothing: float) -> None:
-    mask = brain_mask(_ball(34.0), spacing=SPACING, smoothing=smoothing, margin=margin, rng=stream(1))
+    mask = brain_of_fractions(_ball(34.0), spacing=SPACING, smoothing=smoothing, margin=margin, rng=stream(1))
     assert mask.dtype == torch.bool
     # Smoothing moves the boundary of a ball inwards by the variance over the radius.
     assert _radius(mask) == pytest.approx(34.0 + margin - smoothing**2 / 34.0, abs=0.6)
@@ -42,7 +42,7 @@ def test_unevenness_bites_and_bulges_within_its_limits() -> None:
     brain = _ball(34.0)
 
     def draw(margin: float, unevenness: float) -> Tensor:
-        return brain_mask(
+        return brain_of_fractions(
             brain, spacing=SPACING, smoothing=3.0, margin=margin, unevenness=unevenness, rng=stream(2)
         )
 
@@ -57,7 +57,7 @@ def test_unevenness_bites_and_bulges_within_its_limits() -> None:
 def test_mask_of_an_odd_grid_is_where_the_brain_is() -> None:
     brain = torch.zeros(31, 35, 29)
     brain[8:23, 10:25, 7:22] = 1
-    mask = brain_mask(brain, spacing=1.0, smoothing=3.5, rng=stream(3))
+    mask = brain_of_fractions(brain, spacing=1.0, smoothing=3.5, rng=stream(3))
     centre = mask.nonzero().double().mean(0)
     torch.testing.assert_close(centre, torch.tensor([15.0, 17.0, 14.0]).double(), atol=0.3, rtol=0)
 

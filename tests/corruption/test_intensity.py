@@ -5,7 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anystroke.core.rng import stream
-from anystroke.corruption.intensity import equalise, gamma, percentiles, scale_to_percentiles, shift_histogram
+from anystroke.corruption.intensity import (
+    equalise_values,
+    gamma,
+    percentiles,
+    scale_to_percentiles,
+    shift_histogram,
+)
 
 
 @settings(deadline=None, max_examples=30)
@@ -64,7 +70,7 @@ def test_gamma_is_a_power_between_the_extremes(exponent: float) -> None:
 
 def test_equalised_grey_values_are_evenly_spread() -> None:
     image = torch.rand(40, 40, 20, generator=stream(1, "equalise")).square().mul(700).add(50)
-    ranks = equalise(image, bins=256).flatten().sort().values
+    ranks = equalise_values(image, bins=256).flatten().sort().values
     assert (float(ranks[0]), float(ranks[-1])) == (0.0, 1.0)
     # The first of the bins, which becomes 0, holds the root of 1/256 of all voxels.
     assert (ranks - torch.linspace(0, 1, ranks.numel())).abs().max() < 1 / 16 + 0.02
@@ -76,7 +82,7 @@ def test_equalisation_is_that_of_numpy() -> None:
     ranks = counts.cumsum()
     ranks = (ranks - ranks[0]) / (ranks[-1] - ranks[0])
     expected = np.interp(image.numpy(), (edges[1:] + edges[:-1]) / 2, ranks)
-    np.testing.assert_allclose(equalise(image, bins=64).numpy(), expected, atol=2e-3)
+    np.testing.assert_allclose(equalise_values(image, bins=64).numpy(), expected, atol=2e-3)
 
 
 @settings(deadline=None)
@@ -91,9 +97,9 @@ def test_shifted_histograms_follow_straight_lines(levels: list[float]) -> None:
 def test_what_cannot_be_equalised_or_shifted() -> None:
     image = torch.rand(4, 4, 4)
     with pytest.raises(ValueError, match="at least 2 bins, got 1"):
-        equalise(image, bins=1)
+        equalise_values(image, bins=1)
     with pytest.raises(ValueError, match="at least 2 levels, got 1"):
         shift_histogram(image, (0.0,))
-    for change in (equalise, lambda flat: shift_histogram(flat, (0.0, 1.0))):
+    for change in (equalise_values, lambda flat: shift_histogram(flat, (0.0, 1.0))):
         with pytest.raises(ValueError, match="every voxel is 1"):
             change(torch.ones(4, 4, 4))

@@ -10,7 +10,7 @@ from anystroke.core.tables import TableError, number, read_rows, write_table
 from anystroke.core.volume import Volume
 from anystroke.evaluation.cases import Case, CaseError, find_cases
 from anystroke.evaluation.evaluate import Reading, evaluate_cases
-from anystroke.evaluation.masks import MaskError, isotropic_grid, load_mask, load_probability, on_grid
+from anystroke.evaluation.masks import MaskError, isotropic_grid, load_probability, read_mask, resampled_mask
 from anystroke.evaluation.metrics.measure import load_settings
 
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
@@ -150,29 +150,29 @@ def test_labels_are_given_and_not_guessed(tmp_path: Path) -> None:
     classes[:, 12:] = 1
     path = save(tmp_path / "a_dseg.nii.gz", classes)
     with pytest.raises(MaskError, match="labels 1, 4; say which is the lesion"):
-        load_mask(path)
-    assert int(load_mask(path, label="4").mask.data.sum()) == 64
+        read_mask(path)
+    assert int(read_mask(path, label="4").mask.data.sum()) == 64
     with pytest.raises(MaskError, match="no table of labels"):
-        load_mask(path, label="lesion")
+        read_mask(path, label="lesion")
     (tmp_path / "a_dseg.tsv").write_text("index\tname\n1\tgrey_matter\n4\tlesion\n")
-    assert int(load_mask(path, label="Lesion").mask.data.sum()) == 64
+    assert int(read_mask(path, label="Lesion").mask.data.sum()) == 64
     with pytest.raises(MaskError, match="grey_matter, lesion; give its number"):
-        load_mask(path, label="stroke")
-    assert load_mask(path, label="5").notes == ("holds no lesion",)
+        read_mask(path, label="stroke")
+    assert read_mask(path, label="5").notes == ("holds no lesion",)
     binary = save(tmp_path / "b.nii.gz", lesion())
     with pytest.raises(MaskError, match="label 1 alone, expected 5"):
-        load_mask(binary, label="5")
+        read_mask(binary, label="5")
     (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "infarct": 1}}))
-    assert bool(load_mask(binary, label="infarct").mask.data.any())
+    assert bool(read_mask(binary, label="infarct").mask.data.any())
 
 
 def test_values_that_are_no_labels(tmp_path: Path) -> None:
     broken = lesion()
     broken[0, 0, 0, :3] = math.nan
     with pytest.raises(MaskError, match="3 voxels that are NaN"):
-        load_mask(save(tmp_path / "nan.nii.gz", broken))
+        read_mask(save(tmp_path / "nan.nii.gz", broken))
     with pytest.raises(MaskError, match="no labels"):
-        load_mask(save(tmp_path / "scan.nii.gz", lesion(value=312.5)))
+        read_mask(save(tmp_path / "scan.nii.gz", lesion(value=312.5)))
     with pytest.raises(MaskError, match=r"0 to 1\.5"):
         load_probability(save(tmp_path / "p.nii.gz", lesion(value=1.5)))
 
@@ -204,7 +204,9 @@ def test_an_isotropic_grid_covers_the_same_space() -> None:
     assert shape == (5, 5, 20)
     first = affine @ torch.tensor([-0.5, -0.5, -0.5, 1.0], dtype=torch.float64)
     assert first[:3].tolist() == pytest.approx([-0.25, -0.25, -2.5])
-    moved, note = on_grid(Volume(torch.ones(1, 10, 10, 4, dtype=torch.bool), volume.affine), affine, shape)
+    moved, note = resampled_mask(
+        Volume(torch.ones(1, 10, 10, 4, dtype=torch.bool), volume.affine), affine, shape
+    )
     assert bool(moved.data.all())
     assert note
 

@@ -10,9 +10,9 @@ from anystroke.core.config import ConfigError, validate
 from anystroke.core.fields import GridShape, smooth, spline_matrix
 from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import (
-    BASELINE,
+    AUGMENTATIONS,
+    BASELINE_AUGMENTATION,
     NONE,
-    PRESETS,
     TAIL,
     AugmentationSettings,
     apply_augmentation,
@@ -97,7 +97,7 @@ def test_nothing_changes_nothing() -> None:
     assert torch.equal(label, target)
 
 
-@pytest.mark.parametrize("settings", [BASELINE, TAIL])
+@pytest.mark.parametrize("settings", [BASELINE_AUGMENTATION, TAIL])
 def test_the_same_stream_gives_the_same_case(settings: AugmentationSettings) -> None:
     image, target = scan()
     first, second = (augment(image, target, settings, spacing=2.0, rng=stream(5, "same")) for _ in range(2))
@@ -109,7 +109,7 @@ def test_the_same_stream_gives_the_same_case(settings: AugmentationSettings) -> 
 
 def test_parameters_reach_their_ranges() -> None:
     rng = stream(1, "ranges")
-    draws = [draw_augmentation(BASELINE, rng=rng) for _ in range(200)]
+    draws = [draw_augmentation(BASELINE_AUGMENTATION, rng=rng) for _ in range(200)]
     deformations = [drawn.deformation for drawn in draws if drawn.deformation is not None]
 
     def fills(values: list[float], low: float, high: float) -> None:
@@ -232,11 +232,11 @@ def _other_grid(image: Tensor, target: Tensor) -> object:
 
 
 def _constant(image: Tensor, target: Tensor) -> object:
-    return augment(image * 0, target, BASELINE, spacing=1.0, rng=stream(1, "bad"))
+    return augment(image * 0, target, BASELINE_AUGMENTATION, spacing=1.0, rng=stream(1, "bad"))
 
 
 def _not_finite(image: Tensor, target: Tensor) -> object:
-    return augment(image / 0, target, BASELINE, spacing=1.0, rng=stream(1, "bad"))
+    return augment(image / 0, target, BASELINE_AUGMENTATION, spacing=1.0, rng=stream(1, "bad"))
 
 
 def _no_spacing(image: Tensor, target: Tensor) -> object:
@@ -258,7 +258,7 @@ def test_what_cannot_be_augmented(call: Callable[[Tensor, Tensor], object], mess
 
 
 def test_settings_are_checked() -> None:
-    assert PRESETS["none"] == AugmentationSettings()
+    assert AUGMENTATIONS["none"] == AugmentationSettings()
     with pytest.raises(ConfigError, match="'gamma'"):
         validate({"gamma": 1.5}, AugmentationSettings, source="recipe.toml")
     with pytest.raises(ConfigError, match="did you mean 'flips'"):

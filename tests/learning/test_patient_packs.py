@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from anystroke.anatomy.lesions.bank import LesionMask, load_bank, load_mask
+from anystroke.anatomy.lesions.bank import LesionMask, load_bank, load_lesion_mask
 from anystroke.core.volume import Volume
 from anystroke.io.datasets import DatasetError
 from anystroke.learning.recipe import DataSettings
@@ -48,7 +48,7 @@ def test_masks_are_those_of_the_files(masks: Path, tmp_path: Path) -> None:
     assert {"m0", "m1", "m2", "m3"} < set(packed)
     assert sorted(names["lesions"] + names["held_out_lesions"]) == sorted(packed)
     for path in masks.iterdir():
-        mask = load_mask(path)
+        mask = load_lesion_mask(path)
         assert torch.equal(mask.mask, packed[mask.name].mask)
         assert torch.equal(mask.affine, packed[mask.name].affine)
 
@@ -61,7 +61,7 @@ def test_only_new_and_changed_files_are_read_again(
 
     def watched(path: Path) -> LesionMask:
         read.append(path.name)
-        return load_mask(path)
+        return load_lesion_mask(path)
 
     monkeypatch.setattr(patient_packs, "load_mask", watched)
     before = (tmp_path / "lesions.safetensors").stat().st_mtime_ns

@@ -8,7 +8,7 @@ from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import TAIL
 from anystroke.learning.recipe import RandomContrastPart, SimulatedPart
-from anystroke.learning.targets import SCHEMES
+from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.architectures.catalogue import build_network
 from anystroke.simulation.healthy import NOTHING
 from anystroke.simulation.settings import SynthesisSettings
@@ -66,7 +66,8 @@ def test_published_recipes_have_the_published_values(name: str) -> None:
     assert settings.grid.spacing == 1.0
     assert [part.share for part in settings.sources] == [1] * len(settings.sources)
     count = sum(
-        p.numel() for p in build_network(settings.architecture, len(SCHEMES[settings.classes])).parameters()
+        p.numel()
+        for p in build_network(settings.architecture, len(TARGET_SCHEMES[settings.classes])).parameters()
     )
     assert count == (18_615_295 if settings.classes == "lesion" else 18_623_079)
     assert len(settings.sources) == 1 + name.endswith("+real")

@@ -12,7 +12,7 @@ from anystroke.core.grids import keep_volume
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.io.labelled import LabelledScan, LabelledScanError
-from anystroke.learning.augmentation.apply import BASELINE, TAIL
+from anystroke.learning.augmentation.apply import BASELINE_AUGMENTATION, TAIL
 from anystroke.learning.cases import HEALTHY, IGNORED
 from anystroke.learning.sources.scans import PackedScans, ScanCases, ScanError, ScanSettings, pack_scans
 from stand_in import axial_affine, dice, lesion_truth, phantom, rotation
@@ -177,7 +177,7 @@ def test_cases_are_crops_of_the_scans(packed: PackedScans, shape: tuple[int, int
     assert 8 <= at_lesion <= 22
 
 
-@pytest.mark.parametrize("augmentation", [BASELINE, TAIL])
+@pytest.mark.parametrize("augmentation", [BASELINE_AUGMENTATION, TAIL])
 def test_the_same_stream_gives_the_same_case(packed: PackedScans, augmentation: object) -> None:
     settings = ScanSettings.model_validate({"augmentation": augmentation})
     cases = ScanCases(packed, settings, lesion=2)
@@ -205,7 +205,7 @@ def test_a_scan_without_lesion_is_a_case_too(tmp_path: Path) -> None:
 
 def test_settings_take_the_name_of_a_preset() -> None:
     data = {"data": ["a", "b"], "augmentation": "baseline"}
-    assert validate(data, ScanSettings, source="recipe.toml").augmentation == BASELINE
+    assert validate(data, ScanSettings, source="recipe.toml").augmentation == BASELINE_AUGMENTATION
     with pytest.raises(ConfigError, match="one of none, baseline, tail"):
         validate({"augmentation": "much"}, ScanSettings, source="recipe.toml")
     with pytest.raises(ConfigError, match="lesion_centred"):

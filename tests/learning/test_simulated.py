@@ -9,7 +9,7 @@ from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.core.rng import stream
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.sources.simulated import Pack, SimulatedSource, TargetKind
-from anystroke.learning.targets import SCHEMES, Scheme
+from anystroke.learning.targets import TARGET_SCHEMES, Scheme
 from anystroke.simulation import generator as synthesis
 from anystroke.simulation import random_contrasts
 from anystroke.simulation.random_contrasts import RandomContrastSettings
@@ -22,7 +22,7 @@ PACK = Pack([ellipsoid_anatomy(), ellipsoid_anatomy(head=False)][:1], [sphere_le
 
 
 @pytest.mark.parametrize("settings", [PHYSICS, CONTRASTS])
-@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("scheme", list(TARGET_SCHEMES))
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_a_case_has_the_shape_asked_for_and_its_record_gives_it_back(
     settings: SynthesisSettings | RandomContrastSettings, scheme: Scheme, kind: TargetKind
@@ -36,13 +36,15 @@ def test_a_case_has_the_shape_asked_for_and_its_record_gives_it_back(
         if kind == "hard":
             assert case.target.shape == shape
             assert case.target.dtype == torch.uint8
-            assert int(case.target.max()) <= len(SCHEMES[scheme]) - 1
+            assert int(case.target.max()) <= len(TARGET_SCHEMES[scheme]) - 1
         else:
-            assert case.target.shape == (len(SCHEMES[scheme]), *shape)
+            assert case.target.shape == (len(TARGET_SCHEMES[scheme]), *shape)
             assert torch.allclose(case.target.sum(0), torch.ones(shape), atol=1e-5)
         record = json.loads(json.dumps(case.record))
         regenerate = (
-            synthesis.regenerate if isinstance(settings, SynthesisSettings) else random_contrasts.regenerate
+            synthesis.regenerate
+            if isinstance(settings, SynthesisSettings)
+            else random_contrasts.regenerate_random
         )
         again = regenerate(record, PACK.anatomies, PACK.masks)
         assert torch.equal(again.image, case.image)

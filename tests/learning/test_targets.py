@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anystroke.learning.cases import IGNORED
-from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
+from anystroke.learning.targets import TARGET_SCHEMES, Scheme, make_target, needs_shares
 from anystroke.simulation.generator import CLASSES
 
 
@@ -19,7 +19,7 @@ def _shares(seed: int, n: int = 200) -> torch.Tensor:
 def test_soft_targets_sum_to_one_and_are_never_negative(seed: int) -> None:
     shares = _shares(seed)
     target = shares.argmax(0).to(torch.uint8)
-    for scheme, names in SCHEMES.items():
+    for scheme, names in TARGET_SCHEMES.items():
         soft = make_target(target, shares, scheme, soft=True)
         assert soft.shape == (len(names), 200, 1, 1)
         assert float(soft.min()) >= 0
@@ -38,9 +38,9 @@ def test_hard_targets_against_a_loop() -> None:
         name = CLASSES[number]
         if name != "lesion" and min(grey, white) >= 0.25:
             name = "partial_volume"
-        assert SCHEMES["published"][int(published[k])] == name
+        assert TARGET_SCHEMES["published"][int(published[k])] == name
         assert int(lesion[k]) == int(CLASSES[number] == "lesion")
-    assert bool((published == SCHEMES["published"].index("partial_volume")).any())
+    assert bool((published == TARGET_SCHEMES["published"].index("partial_volume")).any())
 
 
 def test_partial_volume_has_half_a_voxel_where_both_have_a_quarter() -> None:
@@ -64,7 +64,7 @@ def test_bad_input_is_refused() -> None:
         make_target(target, None, "brain")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("scheme", list(TARGET_SCHEMES))
 def test_what_nobody_could_see_is_ignored(scheme: Scheme) -> None:
     shares = torch.rand((5, 4, 4, 4), generator=torch.Generator().manual_seed(1)).softmax(0)
     target = shares.argmax(0).to(torch.uint8)

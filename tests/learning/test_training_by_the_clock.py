@@ -25,7 +25,7 @@ from anystroke.learning.trainer import Trainer, TrainingError, make_fabric, reci
 from anystroke.models.checkpoints import open_network, read_tensors
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
-from anystroke.tasks.segmentation.task import Segmentation
+from anystroke.tasks.segmentation.task import SegmentationTask
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 BUFFER = {"reuse": 4, "cases": 20, "first": 3}
@@ -59,7 +59,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out pictures and reports, which take longer than these runs."""
-    monkeypatch.setattr(Segmentation, "sheet", lambda *_: None)
+    monkeypatch.setattr(SegmentationTask, "sheet", lambda *_: None)
     monkeypatch.setattr(loop, "write_report", lambda *_, **__: None)
     monkeypatch.setattr(run_log.RunLog, "sheet", lambda *_: None)
 

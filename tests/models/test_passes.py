@@ -7,7 +7,7 @@ from monai.transforms.utils import equalize_hist
 from torch import Tensor, nn
 
 from anystroke.models import passes as network_pass
-from anystroke.models.model_space import equalise, to_model_space
+from anystroke.models.model_space import equalise_histogram, to_model_space
 from anystroke.models.passes import ALL_FLIPS, PRESETS, PredictionWarning, Processing, class_probabilities
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import segment
@@ -65,7 +65,7 @@ def test_preset_of_the_paper() -> None:
 def test_equalised_as_monai_does() -> None:
     image = torch.rand(12, 13, 14, generator=torch.Generator().manual_seed(5)) ** 3
     expected = equalize_hist(image.numpy(), num_bins=256, min=0, max=255)
-    np.testing.assert_allclose(equalise(image).numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(equalise_histogram(image).numpy(), expected, atol=1e-3)
 
 
 def test_less_memory_is_tried_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:

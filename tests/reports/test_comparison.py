@@ -21,7 +21,7 @@ from anystroke.evaluation.summaries import (
     independent_units,
     spread_of_seeds,
     strata,
-    summarise,
+    summarise_groups,
     worst_cases,
 )
 from anystroke.reports.comparison import CompareSettings, compare_results
@@ -91,7 +91,7 @@ def load(folders: Mapping[str, Path], *names: str) -> list[Results]:
 def test_summaries_are_those_of_the_cases(folders: dict[str, Path]) -> None:
     models = group_runs(load(folders, "good", "half", "blind"))
     [everything, *_] = strata(models)
-    table = {(one.model, one.metric): one for one in summarise(models, [everything])}
+    table = {(one.model, one.metric): one for one in summarise_groups(models, [everything])}
     half = [2 * ((k + 1) // 2) / ((k + 1) // 2 + k) for k in range(1, 7)]
     assert table["half", "dice"].mean == pytest.approx(np.mean(half))
     assert table["half", "dice"].deviation == pytest.approx(np.std(half, ddof=1))
@@ -121,7 +121,7 @@ def test_what_is_missing_is_counted(folders: dict[str, Path]) -> None:
     [note] = check_comparable(results)
     assert "lacks 2 of 7 cases: sub-6, sub-7" in note
     models = group_runs(results)
-    table = {(one.model, one.metric): one for one in summarise(models, strata(models)[:1])}
+    table = {(one.model, one.metric): one for one in summarise_groups(models, strata(models)[:1])}
     assert (table["some", "dice"].count, table["some", "dice"].failed) == (5, 2)
     [test] = [t for t in compare_models(models, strata(models)[:1]) if t.metric == "dice"]
     assert test.found.pairs == 5
@@ -176,7 +176,7 @@ def test_cases_of_one_patient_count_once(folders: dict[str, Path]) -> None:
     [grouped] = compare_models(models, everything, ["dice"], units=units)
     assert (plain.found.pairs, grouped.found.pairs) == (6, 2)
     assert grouped.found.wilcoxon >= 0.5
-    [one] = summarise(models[:1], everything, ["dice"], units=units)
+    [one] = summarise_groups(models[:1], everything, ["dice"], units=units)
     assert one.bootstrap == (1, 1)
 
 

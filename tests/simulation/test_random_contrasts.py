@@ -11,7 +11,7 @@ from anystroke.simulation.random_contrasts import (
     RandomContrast,
     RandomContrastGenerator,
     RandomContrastSettings,
-    regenerate,
+    regenerate_random,
 )
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
@@ -115,10 +115,10 @@ def test_shares_change_nothing_and_follow_flips_and_skull_stripping() -> None:
 def test_a_record_regenerates_its_sample_after_a_round_trip_through_json() -> None:
     sample = _generator(PLAIN)(ellipsoid_anatomy(), rng=stream(2, "case"))
     record = json.loads(json.dumps(sample.record))
-    again = regenerate(record, [ellipsoid_anatomy()], [sphere_lesion()])
+    again = regenerate_random(record, [ellipsoid_anatomy()], [sphere_lesion()])
     assert torch.equal(again.image, sample.image)
     assert torch.equal(again.target, sample.target)
     with pytest.raises(ValueError, match="one anatomy called 'ellipsoids', got 0"):
-        regenerate(record, [], [sphere_lesion()])
+        regenerate_random(record, [], [sphere_lesion()])
     with pytest.raises(ValueError, match="give the same bank"):
-        regenerate(record, [ellipsoid_anatomy()], [])
+        regenerate_random(record, [ellipsoid_anatomy()], [])

@@ -12,7 +12,7 @@ from anystroke.commands.options import Debug, Output, Threads, with_options
 
 
 @dataclass(frozen=True)
-class PatientOptions:
+class BenchmarkPatients:
     """The simulated patients."""
 
     patients: Annotated[int, typer.Option(min=1, help="Patients of each anatomy.")] = 3
@@ -49,7 +49,7 @@ def benchmark(
         ),
     ],
     output: Output,
-    which: PatientOptions,
+    which: BenchmarkPatients,
     metrics: MetricOptions,
     options: BenchmarkOptions,
 ) -> int:

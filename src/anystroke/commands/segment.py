@@ -29,7 +29,7 @@ Inputs = Annotated[
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class SegmentRun:
     """What segments, where it works and how much it says."""
 
     model: ModelName = "default"
@@ -63,7 +63,7 @@ def segment(
     options: SegmentOptions,
     write: WriteOptions,
     cohort: CohortOptions,
-    run: RunOptions,
+    run: SegmentRun,
 ) -> int:
     """Find the lesion in scans.
 
@@ -91,7 +91,7 @@ def bids(
     options: SegmentOptions,
     write: WriteOptions,
     cohort: CohortOptions,
-    run: RunOptions,
+    run: SegmentRun,
 ) -> int:
     """Segment a BIDS data set, as a BIDS-App; also without the word bids.
 
@@ -151,7 +151,7 @@ def _labels(given: Sequence[str] | None) -> list[str]:
     return [label for text in given or () for label in text.replace(",", " ").split()]
 
 
-def _open(run: RunOptions) -> "Model":
+def _open(run: SegmentRun) -> "Model":
     import torch
 
     from anystroke.tasks.segmentation.predict import Model
@@ -181,7 +181,7 @@ def _segment(
     options: SegmentOptions,
     write: WriteOptions,
     cohort: CohortOptions,
-    run: RunOptions,
+    run: SegmentRun,
     *,
     source: Path | None = None,
 ) -> int:

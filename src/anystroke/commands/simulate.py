@@ -16,7 +16,7 @@ Choice = TypeVar("Choice", bound=str)
 
 
 @dataclass(frozen=True)
-class PatientOptions:
+class SimulatedPatients:
     """The patients."""
 
     lesions: Annotated[
@@ -58,7 +58,7 @@ class ScanOptions:
 
 
 @dataclass(frozen=True)
-class WriteOptions:
+class SimulationFiles:
     """What is written."""
 
     maps: Annotated[bool, typer.Option("--maps", help="Write the quantitative maps too.")] = False
@@ -86,9 +86,9 @@ def simulate(
         ),
     ] = None,
     *,
-    patients: PatientOptions,
+    patients: SimulatedPatients,
     looks: ScanOptions,
-    write: WriteOptions,
+    write: SimulationFiles,
 ) -> int:
     """Simulate scans of patients with stroke.
 

@@ -14,7 +14,7 @@ from anystroke.commands.options import Debug, with_options
 
 if TYPE_CHECKING:
     from anystroke.learning.run import Devices
-    from anystroke.tasks.registry import Recipe
+    from anystroke.tasks.registry import AnyRecipe
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def train(
     return run_recipe(load_any_recipe(recipe, run.overrides), output, run, devices, started)
 
 
-def run_recipe(settings: "Recipe", output: Path, run: RunOptions, devices: "Devices", started: float) -> int:
+def run_recipe(
+    settings: "AnyRecipe", output: Path, run: RunOptions, devices: "Devices", started: float
+) -> int:
     """Run a recipe and say where its model is."""
     from anystroke.core.memory import keep_pages
     from anystroke.learning.run import train as train_network

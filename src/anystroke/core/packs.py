@@ -21,7 +21,7 @@ from torch import Tensor
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import atomic_path
 
-Kind = Literal["anatomies", "lesions"]
+PackKind = Literal["anatomies", "lesions"]
 
 _FORMAT = "2"
 
@@ -89,7 +89,7 @@ class PackEntry:
     source: str = field(default="")
 
 
-def write_pack(entries: Sequence[PackEntry], path: Path, *, kind: Kind, about: str = "") -> None:
+def write_pack(entries: Sequence[PackEntry], path: Path, *, kind: PackKind, about: str = "") -> None:
     """Write a pack, whole or not at all.
 
     Args:
@@ -116,7 +116,7 @@ def write_pack(entries: Sequence[PackEntry], path: Path, *, kind: Kind, about: s
         save_file({"data": data}, part, metadata=metadata)
 
 
-def read_pack(path: Path, *, kind: Kind, about: str = "") -> list[PackEntry]:
+def read_pack(path: Path, *, kind: PackKind, about: str = "") -> list[PackEntry]:
     """Read what `write_pack` wrote; the voxels stay in the file until they are unpacked.
 
     Args:

@@ -9,14 +9,14 @@ from typing import TypeVar
 
 import torch
 
-Part = TypeVar("Part")
+Piece = TypeVar("Piece")
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 Computed = TypeVar("Computed")
 Written = TypeVar("Written")
 
 
-def in_threads(work: Callable[[Part], Written], parts: Iterable[Part]) -> list[Written]:
+def in_threads(work: Callable[[Piece], Written], parts: Iterable[Piece]) -> list[Written]:
     """Call a function with each part of some work; the parts must not depend on one another.
 
     torch's inference mode and its recording of gradients, which belong to a thread, are those of the caller.
@@ -42,7 +42,7 @@ def in_threads(work: Callable[[Part], Written], parts: Iterable[Part]) -> list[W
         return [work(part) for part in todo]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    def one(part: Part) -> Written:
+    def one(part: Piece) -> Written:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return work(part)
 

@@ -6,17 +6,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from anystroke.core.arrays import Array
 from anystroke.core.fields import GridShape, apply_separable, linear_matrix
 from anystroke.core.threads import in_threads
 from anystroke.corruption.echo_planar_loops import HALF, carry_planes, push_planes
 from anystroke.corruption.limits import check_axis, check_same_shape
-
-Array = NDArray[np.generic]
 
 
 @dataclass(frozen=True)

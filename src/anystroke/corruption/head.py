@@ -7,10 +7,10 @@ from torch.nn.functional import avg_pool3d
 from anystroke.core.fields import GridShape, apply_separable, linear_matrix, smooth, smooth_noise
 from anystroke.corruption.limits import check_positive, check_same_shape, check_within
 
-Box = tuple[slice, slice, slice]
+HeadBox = tuple[slice, slice, slice]
 
 
-def brain_mask(
+def brain_of_fractions(
     brain: Tensor,
     *,
     spacing: float,
@@ -162,7 +162,7 @@ def cut_field_of_view(
     front: int = 0,
     bottom: int = 0,
     top: int = 0,
-) -> tuple[Tensor, Box]:
+) -> tuple[Tensor, HeadBox]:
     """Set slabs at the ends of the field of view to zero.
 
     Args:
@@ -200,7 +200,7 @@ def _coarse(brain: Tensor, factor: int) -> Tensor:
     return pooled
 
 
-def _bounding_box(mask: Tensor) -> Box:
+def _bounding_box(mask: Tensor) -> HeadBox:
     spans = []
     for axis in range(3):
         others = [other for other in range(3) if other != axis]

@@ -108,7 +108,7 @@ def gamma(image: Tensor, *, exponent: float) -> Tensor:
     return scaled.log2_().mul_(exponent).exp2_().mul_(high - low).add_(low)
 
 
-def equalise(image: Tensor, *, bins: int = 256) -> Tensor:
+def equalise_values(image: Tensor, *, bins: int = 256) -> Tensor:
     """Give every grey value the rank that it has among the voxels.
 
     The ranks at the middles of equally wide bins are interpolated linearly in between.
@@ -124,7 +124,7 @@ def equalise(image: Tensor, *, bins: int = 256) -> Tensor:
         ValueError: If the image is not finite or is constant, or there are fewer than 2 bins.
 
     Example:
-        >>> equalise(torch.tensor([0.0, 1.0, 2.0, 8.0]), bins=8)
+        >>> equalise_values(torch.tensor([0.0, 1.0, 2.0, 8.0]), bins=8)
         tensor([0.0000, 0.1667, 0.5000, 1.0000])
     """
     if bins < 2:

@@ -20,9 +20,9 @@ from anystroke.evaluation.masks import (
     LoadedMask,
     MaskError,
     isotropic_grid,
-    load_mask,
     load_probability,
-    on_grid,
+    read_mask,
+    resampled_mask,
 )
 from anystroke.evaluation.metrics.measure import METRICS, Measurement, MetricSettings, load_settings, measure
 
@@ -121,23 +121,23 @@ def evaluate_case(case: Case, settings: MetricSettings, reading: Reading) -> Eva
         ValueError: The masks cannot be measured.
     """
     notes: list[str] = []
-    truth = load_mask(case.truth, label=reading.truth_label)
+    truth = read_mask(case.truth, label=reading.truth_label)
     notes += [f"the truth {note}" for note in truth.notes]
     grid = truth.mask.affine, truth.mask.shape
     if settings.resample_to is not None:
         grid = isotropic_grid(truth.mask, settings.resample_to)
-    true, note = on_grid(truth.mask, *grid)
+    true, note = resampled_mask(truth.mask, *grid)
     notes += [f"the truth was {note}"] if note else []
     predicted = _prediction(case, truth.mask, reading)
     notes += [f"the prediction {note}" for note in predicted.notes]
     try:
-        found, note = on_grid(predicted.mask, *grid)
+        found, note = resampled_mask(predicted.mask, *grid)
     except MaskError as error:
         raise MaskError(f"{case.prediction}: {error}") from error
     notes += [f"the prediction was {note}"] if note else []
     probability = None
     if case.probability is not None:
-        probability = on_grid(load_probability(case.probability), *grid)[0].data[0]
+        probability = resampled_mask(load_probability(case.probability), *grid)[0].data[0]
     measurement = measure(
         found.data[0], true.data[0], affine=grid[0], settings=settings, probability=probability
     )
@@ -146,7 +146,7 @@ def evaluate_case(case: Case, settings: MetricSettings, reading: Reading) -> Eva
 
 def _prediction(case: Case, truth: Volume, reading: Reading) -> LoadedMask:
     if case.prediction is not None:
-        return load_mask(case.prediction, label=reading.prediction_label, threshold=reading.threshold)
+        return read_mask(case.prediction, label=reading.prediction_label, threshold=reading.threshold)
     if reading.missing == "failed":
         raise MaskError(f"{case.truth} has no prediction; name files alike, or count it as empty")
     return LoadedMask(Volume(torch.zeros_like(truth.data), truth.affine), ("is missing and counts as empty",))

@@ -33,7 +33,7 @@ class LoadedMask:
     notes: tuple[str, ...] = ()
 
 
-def load_mask(path: Path, *, label: str | None = None, threshold: float | None = None) -> LoadedMask:
+def read_mask(path: Path, *, label: str | None = None, threshold: float | None = None) -> LoadedMask:
     """Read the lesion from a mask or a label map.
 
     Args:
@@ -87,7 +87,7 @@ def load_probability(path: Path) -> Volume:
     return replace(volume, data=volume.data.clamp(0, 1))
 
 
-def on_grid(moving: Volume, affine: Tensor, shape: tuple[int, int, int]) -> tuple[Volume, str]:
+def resampled_mask(moving: Volume, affine: Tensor, shape: tuple[int, int, int]) -> tuple[Volume, str]:
     """Bring a mask or map to a grid by nearest neighbour, if it is on another one.
 
     Args:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy import stats
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.core.arrays import Array
+
 Centre = Literal["median", "mean"]
 
 _EXACT_SIGNS = 12

@@ -29,7 +29,7 @@ SIZES_ML = ((0.0, 1.0), (1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, math.inf))
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
+class Judged:
     """The runs of one model; a case's score is the mean over them.
 
     Attributes:
@@ -123,13 +123,13 @@ class Difference:
     corrected: float
 
 
-def group_runs(results: Sequence[Results]) -> list[Model]:
+def group_runs(results: Sequence[Results]) -> list[Judged]:
     """Put the runs of one name together, in the order of the first of each."""
     names = list(dict.fromkeys(one.name for one in results))
-    return [Model(name, tuple(one for one in results if one.name == name)) for name in names]
+    return [Judged(name, tuple(one for one in results if one.name == name)) for name in names]
 
 
-def all_cases(models: Sequence[Model]) -> dict[str, CaseResult]:
+def all_cases(models: Sequence[Judged]) -> dict[str, CaseResult]:
     """Return every case of any run, measured ones before failed ones."""
     cases: dict[str, CaseResult] = {}
     for run in (run for model in models for run in model.runs):
@@ -139,7 +139,7 @@ def all_cases(models: Sequence[Model]) -> dict[str, CaseResult]:
     return cases
 
 
-def strata(models: Sequence[Model], by: Sequence[str] = ()) -> list[Stratum]:
+def strata(models: Sequence[Judged], by: Sequence[str] = ()) -> list[Stratum]:
     """Sort cases: all together, by lesion size, and by each given column of facts.
 
     Raises:
@@ -169,8 +169,8 @@ def strata(models: Sequence[Model], by: Sequence[str] = ()) -> list[Stratum]:
     return found
 
 
-def summarise(
-    models: Sequence[Model],
+def summarise_groups(
+    models: Sequence[Judged],
     groups: Sequence[Stratum],
     metrics: Sequence[str] = MAIN_METRICS,
     *,
@@ -197,7 +197,7 @@ def summarise(
 
 
 def _summary(
-    model: Model,
+    model: Judged,
     stratum: Stratum,
     metric: str,
     options: tuple[Centre, int],
@@ -235,7 +235,7 @@ def _summary(
 
 
 def compare_models(
-    models: Sequence[Model],
+    models: Sequence[Judged],
     groups: Sequence[Stratum],
     metrics: Sequence[str] = MAIN_METRICS,
     *,
@@ -264,7 +264,7 @@ def compare_models(
 
 
 def _compare(
-    models: Sequence[Model],
+    models: Sequence[Judged],
     groups: Sequence[Stratum],
     metric: str,
     seed: int,
@@ -288,7 +288,7 @@ def _averaged(scores: Sequence[Sequence[float]], units: Sequence[str]) -> list[l
     return [[statistics.fmean(pair[k] for pair in pairs) for pairs in members.values()] for k in range(2)]
 
 
-def independent_units(models: Sequence[Model], column: str | None) -> dict[str, str] | None:
+def independent_units(models: Sequence[Judged], column: str | None) -> dict[str, str] | None:
     """Return the unit of each case by a column of facts; a case without it is its own unit.
 
     Returns:
@@ -302,14 +302,14 @@ def independent_units(models: Sequence[Model], column: str | None) -> dict[str, 
     return units if len(set(units.values())) < len(units) else None
 
 
-def spread_of_seeds(model: Model, metric: str) -> SeedSpread:
+def spread_of_seeds(model: Judged, metric: str) -> SeedSpread:
     """Split the spread of a model's scores into that of its runs and that of the cases."""
     cases = sorted(set.intersection(*(set(run.cases) for run in model.runs)))
     scores = [[run.cases[case].values.get(metric, math.nan) for case in cases] for run in model.runs]
     return seed_spread(np.array(scores, dtype=np.float64).reshape(len(model.runs), len(cases)))
 
 
-def worst_cases(model: Model, count: int = 10) -> list[tuple[str, Mapping[str, float]]]:
+def worst_cases(model: Judged, count: int = 10) -> list[tuple[str, Mapping[str, float]]]:
     """Rank a model's failures in its first run: lowest Dice, then largest volume difference.
 
     A case without lesion in which one was predicted has Dice 0; one in which nothing was predicted is right.

@@ -123,7 +123,7 @@ class Matches:
     problems: list[str] = field(default_factory=list)
 
 
-def match_lesions(root: Path) -> Matches:
+def pair_lesions(root: Path) -> Matches:
     """Find the lesion mask of each scan.
 
     A mask serves the scans of its subject and session on its own grid. Where several do, the one that names
@@ -136,7 +136,7 @@ def match_lesions(root: Path) -> Matches:
         Pairs in the order of their names, and all that has none.
 
     Example:
-        >>> match_lesions(Path("ds004884")).left_out[0]  # doctest: +SKIP
+        >>> pair_lesions(Path("ds004884")).left_out[0]  # doctest: +SKIP
         (PosixPath('sub-M2001/ses-1/anat/sub-M2001_ses-1_T1w.nii.gz'), 'no lesion mask of its session')
     """
     found = Matches()

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume, VolumeError
 
-Array = np.ndarray[Any, np.dtype[Any]]
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 

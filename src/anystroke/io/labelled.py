@@ -13,7 +13,7 @@ import torch
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Grid, Volume, VolumeError
-from anystroke.io.bids import match_lesions
+from anystroke.io.bids import pair_lesions
 from anystroke.io.names import image_stem
 
 TABLES = ("pairs.tsv", "samples.tsv")
@@ -105,7 +105,7 @@ class LabelledScan:
 def find_labelled_scans(source: str | Path) -> list[LabelledScan]:
     """Find the scans with lesion masks of a data set.
 
-    Known are a BIDS data set (a folder with ``sub-*``; see `anystroke.io.bids.match_lesions`), a raw
+    Known are a BIDS data set (a folder with ``sub-*``; see `anystroke.io.bids.pair_lesions`), a raw
     folder of nnU-Net (``dataset.json``; each channel is a scan), what ``anystroke simulate`` and
     ``anystroke pseudo-label`` write, and a table: a .tsv or .csv file with columns ``image`` and ``mask``
     and, if wanted, ``name``, ``brain``, ``label`` (the lesion's number in the mask) and ``kept`` (yes or no),
@@ -212,7 +212,7 @@ def _problem(scan: LabelledScan) -> str | None:
 
 
 def _read_bids(folder: Path) -> _Found:
-    found = match_lesions(folder)
+    found = pair_lesions(folder)
     scans = [LabelledScan(image_stem(image), image, mask, brain) for image, mask, brain in found.pairs]
     return scans, found.left_out, found.problems
 

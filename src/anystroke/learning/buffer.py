@@ -11,7 +11,7 @@ from torch import Tensor
 from anystroke.core.config import StrictModel
 from anystroke.core.rng import stream
 
-Kind = tuple[tuple[torch.Size, torch.dtype], ...]
+TensorKinds = tuple[tuple[torch.Size, torch.dtype], ...]
 """Shapes and types of the tensors of a case; a batch holds cases of one kind."""
 
 
@@ -77,8 +77,8 @@ class Buffer:
         self.device = device
         self.seed = seed
         self.made = 0
-        self._cases: dict[Kind, deque[tuple[int, tuple[Tensor, ...]]]] = {}
-        self._kinds: deque[Kind] = deque()
+        self._cases: dict[TensorKinds, deque[tuple[int, tuple[Tensor, ...]]]] = {}
+        self._kinds: deque[TensorKinds] = deque()
 
     def __len__(self) -> int:
         """Return how many cases it holds."""

@@ -1,14 +1,13 @@
 """Which lesion each voxel is close to: what losses that count lesions one by one are made of."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.core.arrays import Array
 
 MOST_CELLS = 255
 """Lesions of one case that are told apart: their numbers fit a byte."""

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from anystroke.core.config import ConfigError, StrictModel, read_toml, validate
 from anystroke.core.fields import GridShape
-from anystroke.learning.augmentation.apply import PRESETS, AugmentationSettings
+from anystroke.learning.augmentation.apply import AUGMENTATIONS, AugmentationSettings
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.scans import ScanSettings
 from anystroke.models.architectures.catalogue import ARCHITECTURES
@@ -71,9 +71,9 @@ def _preset(value: Any) -> Any:
     """Turn the name of augmentations into them."""
     if not isinstance(value, str):
         return value
-    if value not in PRESETS:
-        raise ValueError(f"expected a table or one of {', '.join(PRESETS)}")
-    return PRESETS[value]
+    if value not in AUGMENTATIONS:
+        raise ValueError(f"expected a table or one of {', '.join(AUGMENTATIONS)}")
+    return AUGMENTATIONS[value]
 
 
 Augmentation = Annotated[AugmentationSettings, BeforeValidator(_preset)]
@@ -140,7 +140,7 @@ class MapsPart(_Source):
     maps: MapSettings
 
 
-Part = Annotated[SimulatedPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")]
+SourcePart = Annotated[SimulatedPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")]
 
 
 class OptimiserSettings(StrictModel):

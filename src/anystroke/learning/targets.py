@@ -11,7 +11,7 @@ from anystroke.learning.cases import IGNORED
 
 Scheme = Literal["tissues", "lesion", "published"]
 
-SCHEMES: Mapping[Scheme, tuple[str, ...]] = {
+TARGET_SCHEMES: Mapping[Scheme, tuple[str, ...]] = {
     "tissues": CLASSES,
     "lesion": ("background", "lesion"),
     "published": ("background", "grey_matter", "partial_volume", "white_matter", "csf", "lesion"),
@@ -71,8 +71,8 @@ def make_target(
         >>> make_target(target, shares, "published", soft=True).flatten().tolist()
         [0.0, 0.25, 0.5, 0.0, 0.25, 0.0]
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"expected a scheme among {', '.join(SCHEMES)}, got {scheme!r}")
+    if scheme not in TARGET_SCHEMES:
+        raise ValueError(f"expected a scheme among {', '.join(TARGET_SCHEMES)}, got {scheme!r}")
     made = _of_scheme(target, shares, scheme, soft=soft)
     return made if unseen is None else made.masked_fill(unseen, 0 if soft else IGNORED)
 
@@ -94,8 +94,10 @@ def _of_scheme(target: Tensor, shares: Tensor | None, scheme: Scheme, *, soft: b
     if soft:
         return torch.stack([background, grey - both, 2 * both, white - both, csf, lesion])
     numbers = torch.tensor(
-        [SCHEMES["published"].index(name) for name in CLASSES], dtype=torch.uint8, device=target.device
+        [TARGET_SCHEMES["published"].index(name) for name in CLASSES], dtype=torch.uint8, device=target.device
     )
     result = numbers[target.long()]
-    result[(both >= _PARTIAL_VOLUME) & (target != LESION)] = SCHEMES["published"].index("partial_volume")
+    result[(both >= _PARTIAL_VOLUME) & (target != LESION)] = TARGET_SCHEMES["published"].index(
+        "partial_volume"
+    )
     return result

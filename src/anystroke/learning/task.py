@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.cells import CellSettings
-from anystroke.learning.recipe import DataSettings, GridSettings, OptimiserSettings, Part
+from anystroke.learning.recipe import DataSettings, GridSettings, OptimiserSettings, SourcePart
 from anystroke.models.checkpoints import NetworkConfig
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Recipe(Protocol):
         """Label maps and lesion masks."""
 
     @property
-    def sources(self) -> Sequence[Part]:
+    def sources(self) -> Sequence[SourcePart]:
         """What it is trained on."""
 
     @property

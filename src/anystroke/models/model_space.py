@@ -116,7 +116,7 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
     """
     image = image.to(torch.float32)
     if over == "equalised":
-        image = equalise(image)
+        image = equalise_histogram(image)
     if over in ("whole", "equalised"):
         spread = image.std(correction=0)
         if not bool(spread > 0):
@@ -143,7 +143,7 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
     return clipped
 
 
-def equalise(image: Tensor, bins: int = 256) -> Tensor:
+def equalise_histogram(image: Tensor, bins: int = 256) -> Tensor:
     """Replace intensities by the share of voxels that are darker, 0 to 255.
 
     Args:
@@ -157,7 +157,7 @@ def equalise(image: Tensor, bins: int = 256) -> Tensor:
         HistogramNormalize of MONAI, of which this is the default.
 
     Example:
-        >>> equalise(torch.arange(256.0))[-1]
+        >>> equalise_histogram(torch.arange(256.0))[-1]
         tensor(255.)
     """
     values = image.numpy()

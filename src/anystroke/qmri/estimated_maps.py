@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anystroke.qmri.units_check import UNITS
 
-Activation = Literal["exp", "tenth_exp", "percent_sigmoid"]
+MapActivation = Literal["exp", "tenth_exp", "percent_sigmoid"]
 
 LOWEST_LOG, HIGHEST_LOG = -10.0, 12.0
 """Limits of the network's output before an exponential, as published."""
@@ -27,7 +27,7 @@ class MapOutput:
         ceiling: Value in its unit that targets are clipped to; above are bone and old blood, not brain.
     """
 
-    activation: Activation
+    activation: MapActivation
     typical: float
     ceiling: float
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.tissues.labels import SCHEMES, TISSUES, segmentation_class
+from anystroke.anatomy.tissues.labels import LABEL_SCHEMES, TISSUES, segmentation_class
 from anystroke.core.config import StrictModel
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES, Volume, VolumeError
@@ -336,12 +336,12 @@ def _tissue_names(tissues: TissueNames | None) -> Mapping[int, str]:
     if tissues is None:
         raise PriorFittingError(
             "nothing says what the labels mean; give a JSON file of label: tissue, or one of the schemes "
-            f"{', '.join(SCHEMES)}"
+            f"{', '.join(LABEL_SCHEMES)}"
         )
     if isinstance(tissues, Mapping):
         names = dict(tissues)
-    elif str(tissues) in SCHEMES:
-        names = {label: tissue for label, (_, tissue) in SCHEMES[str(tissues)].labels.items()}
+    elif str(tissues) in LABEL_SCHEMES:
+        names = {label: tissue for label, (_, tissue) in LABEL_SCHEMES[str(tissues)].labels.items()}
     else:
         names = _read_names(Path(tissues))
     names = {label: tissue for label, tissue in names.items() if tissue != "background"}
@@ -357,8 +357,8 @@ def _read_names(path: Path) -> dict[int, str]:
         raise PriorFittingError(f"{path} is not valid JSON: {error}; mend the file") from error
     if isinstance(content, dict) and "tissues" in content:
         content = content["tissues"]
-    if isinstance(content, str) and content in SCHEMES:
-        return {label: tissue for label, (_, tissue) in SCHEMES[content].labels.items()}
+    if isinstance(content, str) and content in LABEL_SCHEMES:
+        return {label: tissue for label, (_, tissue) in LABEL_SCHEMES[content].labels.items()}
     if not (
         isinstance(content, dict)
         and all(key.isdecimal() and isinstance(value, str) and value for key, value in content.items())

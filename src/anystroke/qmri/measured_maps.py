@@ -221,8 +221,8 @@ class MeasuredMaps(Mapping[str, Tensor]):
         grid = Volume(torch.empty(1, *shape), images.affine)
         maps = cls(
             images.values,
-            load_mask(head, grid),
-            brain=None if brain is None else load_mask(brain, grid),
+            mask_on_maps(head, grid),
+            brain=None if brain is None else mask_on_maps(brain, grid),
             field_strength=field_strength,
             stated=images.stated,
             affine=images.affine,
@@ -242,7 +242,7 @@ class MeasuredMaps(Mapping[str, Tensor]):
         return len(self._maps)
 
 
-def load_mask(path: Path, grid: Volume) -> Tensor:
+def mask_on_maps(path: Path, grid: Volume) -> Tensor:
     """Read a mask as bool (X, Y, Z) on a grid, resampled with nearest neighbours where it has another.
 
     Raises:

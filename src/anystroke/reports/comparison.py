@@ -20,7 +20,7 @@ from anystroke.evaluation.statistics import Centre, stars
 from anystroke.evaluation.summaries import (
     MAIN_METRICS,
     Difference,
-    Model,
+    Judged,
     Summary,
     all_cases,
     compare_models,
@@ -28,7 +28,7 @@ from anystroke.evaluation.summaries import (
     independent_units,
     spread_of_seeds,
     strata,
-    summarise,
+    summarise_groups,
     worst_cases,
 )
 from anystroke.reports.failures import PicturedCase, case_mosaics, title_of
@@ -126,7 +126,7 @@ def compare_results(
     if units is not None:
         count = len(set(units.values()))
         notes.append(f"independent in tests and bootstrap: {count} by {settings.unit}, of {len(units)} cases")
-    summaries = summarise(
+    summaries = summarise_groups(
         models, groups, settings.metrics, centre=settings.centre, seed=settings.seed, units=units
     )
     tests = compare_models(models, groups, settings.metrics, seed=settings.seed, units=units)
@@ -250,7 +250,7 @@ def _p(value: float) -> str:
     return "n/a" if math.isnan(value) else f"{value:.2g}"
 
 
-def _seed_table(models: Sequence[Model], settings: CompareSettings) -> str:
+def _seed_table(models: Sequence[Judged], settings: CompareSettings) -> str:
     rows = []
     for model in models:
         for metric in settings.metrics if len(model.runs) > 1 else ():
@@ -274,7 +274,7 @@ def _seed_table(models: Sequence[Model], settings: CompareSettings) -> str:
 
 
 def _plots(
-    folder: Path, models: Sequence[Model], tests: Sequence[Difference], settings: CompareSettings
+    folder: Path, models: Sequence[Judged], tests: Sequence[Difference], settings: CompareSettings
 ) -> list[tuple[str, str]]:
     made = []
     for metric in settings.metrics:
@@ -306,7 +306,7 @@ def _total(parts: Sequence[Reliability]) -> Reliability:
 
 
 def _failures(
-    folder: Path, models: Sequence[Model], settings: CompareSettings
+    folder: Path, models: Sequence[Judged], settings: CompareSettings
 ) -> tuple[list[tuple[str, str]], list[str]]:
     made, problems = [], []
     for model in models:
@@ -331,7 +331,7 @@ def _embedded(path: Path) -> str:
     return base64.b64encode(path.read_bytes()).decode("ascii")
 
 
-def _page(folder: Path, *, settings: CompareSettings, models: Sequence[Model], **parts: object) -> None:
+def _page(folder: Path, *, settings: CompareSettings, models: Sequence[Judged], **parts: object) -> None:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     source = (resources.files("anystroke.reports") / "templates" / "compare.html").read_text(encoding="utf-8")
     first = models[0].runs[0]

@@ -10,12 +10,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.evaluation.masks import load_mask, on_grid
+from anystroke.evaluation.masks import read_mask, resampled_mask
 from anystroke.reports.slices import PREDICTED, TRUE
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SLICES = 7
 _PANEL = 1.7  # inches
@@ -98,11 +97,11 @@ def title_of(case: str, values: Mapping[str, float]) -> str:
 
 def _load(case: PicturedCase) -> tuple[Array, Array, Array, tuple[float, float, float]]:
     """Return scan, masks and voxel size, in RAS on the grid of the truth."""
-    truth = load_mask(case.truth, label=case.labels[1]).mask
+    truth = read_mask(case.truth, label=case.labels[1]).mask
     predicted = Volume(torch.zeros_like(truth.data), truth.affine)
     if case.prediction is not None:
-        found = load_mask(case.prediction, label=case.labels[0], threshold=case.threshold).mask
-        predicted = on_grid(found, truth.affine, truth.shape)[0]
+        found = read_mask(case.prediction, label=case.labels[0], threshold=case.threshold).mask
+        predicted = resampled_mask(found, truth.affine, truth.shape)[0]
     picture = Volume(torch.zeros(truth.data.shape), truth.affine)
     if case.scan is not None:
         picture = Volume.load(case.scan).resample_to(truth.affine, truth.shape)

@@ -1,7 +1,7 @@
 """Pictures of a mask on its scan."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume, VolumeError
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Convention = Literal["radiological", "neurological"]
 
 _AXES = {"sagittal": 0, "coronal": 1, "axial": 2}

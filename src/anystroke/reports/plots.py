@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +10,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.evaluation.statistics import stars
-from anystroke.evaluation.summaries import Difference, Model
+from anystroke.evaluation.summaries import Difference, Judged
 from anystroke.reports.tables import column_title
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")
 """Colour-blind safe (Okabe and Ito 2008)."""
@@ -25,7 +23,7 @@ _SWARM_BINS = 40
 _HALF_WIDTH = 0.32
 
 
-def box_plot(models: Sequence[Model], tests: Sequence[Difference], metric: str, path: Path) -> None:
+def box_plot(models: Sequence[Judged], tests: Sequence[Difference], metric: str, path: Path) -> None:
     """Draw a box and every case of each model, and a bracket for each pair that differs.
 
     Args:
@@ -63,7 +61,7 @@ def box_plot(models: Sequence[Model], tests: Sequence[Difference], metric: str, 
     _save(figure, path)
 
 
-def bland_altman(models: Sequence[Model], path: Path) -> None:
+def bland_altman(models: Sequence[Judged], path: Path) -> None:
     """Draw the difference of predicted and true volume over their mean, with mean and 1.96 SD.
 
     Bland and Altman, Lancet 1 (1986) 307-310, doi:10.1016/S0140-6736(86)90837-8.
@@ -90,7 +88,7 @@ def bland_altman(models: Sequence[Model], path: Path) -> None:
     _save(figure, path)
 
 
-def size_plot(models: Sequence[Model], path: Path) -> None:
+def size_plot(models: Sequence[Judged], path: Path) -> None:
     """Draw Dice over the true volume, with the median of each fifth of the cases with a lesion."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
@@ -137,7 +135,7 @@ def reliability_plot(sums: Mapping[str, Reliability], path: Path) -> None:
     _save(figure, path)
 
 
-def _scores(model: Model, metric: str) -> Array:
+def _scores(model: Judged, metric: str) -> Array:
     cases = dict.fromkeys(case for run in model.runs for case in run.cases)
     return np.array([model.score(case, metric) for case in cases if not model.failed(case)], dtype=np.float64)
 
@@ -157,7 +155,7 @@ def _swarm(values: Array) -> Array:
 
 
 def _brackets(
-    axes: Axes, models: Sequence[Model], tests: Sequence[Difference], top: float, span: float
+    axes: Axes, models: Sequence[Judged], tests: Sequence[Difference], top: float, span: float
 ) -> None:
     names = [model.name for model in models]
     level = 0

@@ -1,17 +1,15 @@
 """A picture of a predicted mask beside the true one."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume, VolumeError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 PREDICTED = "#ff4033"
 TRUE = "#2fd6ff"

@@ -17,7 +17,7 @@ from monai.transforms import MapTransform, Randomizable
 from torch import Tensor
 
 from anystroke.anatomy.tissues.anatomies import Anatomy, build_anatomy
-from anystroke.anatomy.tissues.labels import SCHEMES, SYNTHSEG, LabelScheme
+from anystroke.anatomy.tissues.labels import LABEL_SCHEMES, SYNTHSEG, LabelScheme
 from anystroke.core.volume import Volume
 from anystroke.simulation.generator import Generator, Sample
 
@@ -71,9 +71,9 @@ class SimulateScand(Randomizable, MapTransform):  # type: ignore[misc]
                 f"expected the one key of the label map, got {self.keys}; use one transform each"
             )
         if isinstance(scheme, str):
-            if scheme not in SCHEMES:
-                raise ValueError(f"expected a label scheme among {', '.join(SCHEMES)}, got {scheme!r}")
-            scheme = SCHEMES[scheme]
+            if scheme not in LABEL_SCHEMES:
+                raise ValueError(f"expected a label scheme among {', '.join(LABEL_SCHEMES)}, got {scheme!r}")
+            scheme = LABEL_SCHEMES[scheme]
         self.generator, self.scheme, self.remembered = generator, scheme, remembered
         self.image_key, self.target_key = image_key, target_key
         self._patients: OrderedDict[str, Anatomy] = OrderedDict()

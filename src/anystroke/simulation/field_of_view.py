@@ -9,7 +9,7 @@ from anystroke.anatomy.tissues.mixing import mix
 from anystroke.core.fields import refine
 from anystroke.core.rng import chance, integer, uniform
 from anystroke.corruption.echo_planar_scan import EchoPlanarScan
-from anystroke.corruption.head import blur_face, brain_mask, deface, face_region
+from anystroke.corruption.head import blur_face, brain_of_fractions, deface, face_region
 from anystroke.simulation.patient import Patient
 from anystroke.simulation.settings import SynthesisSettings
 
@@ -39,7 +39,7 @@ def strip_head(
         brain = echo_planar.moved(patient.brain(factor, spacing), factor)
     if strip:
         smoothing = uniform(rng, 1.6, 4.0)
-        keep = brain_mask(
+        keep = brain_of_fractions(
             brain,
             spacing=spacing,
             smoothing=smoothing,

@@ -166,7 +166,7 @@ def write_scans(
         for (mask, segmentation), target in truths.items():
             Volume((target == CLASSES.index("lesion"))[None], affine).save(staging / mask)
             Volume(target[None], affine).save(staging / segmentation, dtype=torch.uint8)
-        (staging / f"{stem}_dseg.tsv").write_text(class_table(), encoding="utf-8")
+        (staging / f"{stem}_dseg.tsv").write_text(class_rows(), encoding="utf-8")
         for name, (suffix, units, description) in MAP_FILES.items() if maps else ():
             Volume(scans[0].maps[name][None], affine).save(staging / f"{stem}_{suffix}.nii.gz")
             facts: dict[str, Any] = {"Units": units, "Description": description}
@@ -254,7 +254,7 @@ def staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def class_table() -> str:
+def class_rows() -> str:
     """Write the numbers of ``CLASSES`` as the look-up table of a BIDS segmentation."""
     lines = ["index\tname\tabbreviation"]
     lines += [f"{index}\t{name}\t{_ABBREVIATIONS[name]}" for index, name in enumerate(CLASSES)]

@@ -34,7 +34,7 @@ from anystroke.core.config import StrictModel
 from anystroke.core.fields import GridShape, smooth, spline_matrix
 from anystroke.core.rng import chance, integer, stream, uniform
 from anystroke.corruption.bias_field import control_point_field
-from anystroke.corruption.head import brain_mask
+from anystroke.corruption.head import brain_of_fractions
 from anystroke.corruption.intensity import gamma, scale_to_percentiles
 from anystroke.corruption.noise import g_factor_map, non_central_chi
 from anystroke.corruption.resolution import (
@@ -339,7 +339,7 @@ class RandomContrastGenerator:
 
     def _brain(self, brain: Tensor, rng: torch.Generator) -> Tensor:
         smoothing = uniform(rng, 2.0, 3.0)
-        return brain_mask(
+        return brain_of_fractions(
             brain,
             spacing=self.settings.spacing,
             smoothing=smoothing,
@@ -356,7 +356,7 @@ class RandomContrastGenerator:
         return sorted(flipped)
 
 
-def regenerate(
+def regenerate_random(
     record: Mapping[str, Any],
     anatomies: Iterable[Anatomy],
     masks: Sequence[LesionMask],

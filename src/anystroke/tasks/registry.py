@@ -7,11 +7,11 @@ from anystroke.learning.recipe import read_recipe, spread_synthesis
 from anystroke.tasks.qmri.recipe import EstimatorSettings
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 
-Recipe = TrainingSettings | EstimatorSettings
+AnyRecipe = TrainingSettings | EstimatorSettings
 """A recipe of any task."""
 
 
-def load_any_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+def load_any_recipe(path: Path, overrides: list[str] | None = None) -> AnyRecipe:
     """Read a recipe of any task; ``task = "qmri"`` makes it that of an estimator.
 
     Args:

@@ -32,7 +32,7 @@ from anystroke.tasks.qmri.files import (
     subject_name,
 )
 from anystroke.tasks.qmri.predict import (
-    TISSUES,
+    NEEDED_TISSUES,
     Estimator,
     QmriEstimate,
     contrast_warnings,
@@ -244,7 +244,7 @@ def test_a_scan_of_another_contrast_is_warned_about() -> None:
     assert "no T1w MPRAGE" in text
     assert "white matter 600, grey matter 950" in text
     [text] = contrast_warnings(head, replace(found, prediction=replace(found.prediction, tissues={})))
-    assert all(name.split("_")[0] in text for name in TISSUES)
+    assert all(name.split("_")[0] in text for name in NEEDED_TISSUES)
 
 
 def test_any_named_contrast_is_simulated_and_others_are_refused() -> None:

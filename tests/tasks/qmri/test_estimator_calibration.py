@@ -17,7 +17,7 @@ from anystroke.models import checkpoints
 from anystroke.models.architectures.catalogue import build_network
 from anystroke.qmri.estimated_maps import along_curve, start_at_typical
 from anystroke.tasks.qmri import calibrate as estimator_calibration
-from anystroke.tasks.qmri.calibrate import _curve, calibrate_estimator, scan_of
+from anystroke.tasks.qmri.calibrate import _curve, calibrate_estimator, scan_of_head
 from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.predict import Estimator, estimate_maps
 from anystroke.tasks.qmri.validate import Head
@@ -63,7 +63,7 @@ def test_an_estimate_becomes_the_median_truth_behind_it(tmp_path: Path) -> None:
     again = calibrate_estimator(Estimator(Constant(), config, ""), tmp_path, heads=2)
     assert again.curves == found.curves
     head = next(_heads(count=1, seed=1))
-    maps = estimate_maps(scan_of(head), Estimator(Constant(), config, ""))
+    maps = estimate_maps(scan_of_head(head), Estimator(Constant(), config, ""))
     assert float(maps["proton_density"].data.median()) == pytest.approx(75, abs=0.1)
     r1 = maps["r1"].data[0]
     grey, white = float(r1[:16].mean()), float(r1[16:].mean())

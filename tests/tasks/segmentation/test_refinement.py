@@ -14,7 +14,7 @@ from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.refinement import (
     LARGEST_ML,
-    Box,
+    RefinementBox,
     Refiner,
     boxes_around,
     is_fine,
@@ -124,7 +124,9 @@ def test_nothing_changes_at_the_border_of_a_box() -> None:
     head = Volume(torch.rand(1, 96, 96, 96, generator=generator), affine)
     coarse = Volume(torch.full((1, 96, 96, 96), 0.5), affine)
     grid = axial_affine(1.0, 1.0, 1.0, shape=(64, 64, 64))
-    change = refined_difference(head, coarse, Box(grid, (64, 64, 64)), Refiner(Standardised(), FINE))
+    change = refined_difference(
+        head, coarse, RefinementBox(grid, (64, 64, 64)), Refiner(Standardised(), FINE)
+    )
     assert change is not None
     data = change.data[0]
     assert float(data[32, 32, 32].abs()) > 0.01
@@ -132,7 +134,7 @@ def test_nothing_changes_at_the_border_of_a_box() -> None:
         for end in (0, -1):
             assert float(data.select(axis, end).abs().max()) < 1e-6
     flat = replace(head, data=torch.zeros_like(head.data))
-    assert refined_difference(flat, coarse, Box(grid, (64, 64, 64)), Refiner(Blind(), FINE)) is None
+    assert refined_difference(flat, coarse, RefinementBox(grid, (64, 64, 64)), Refiner(Blind(), FINE)) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from anystroke.core.volume import Volume
 from anystroke.learning.run_log import append_rows
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import Patient, Score, judge, simulated_patients, summarise
+from anystroke.tasks.segmentation.validate import Patient, Score, judge, simulated_patients, summarise_scores
 from phantoms import ellipsoid_anatomy, sphere_lesion
 from stand_in import stand_in_model
 
@@ -72,7 +72,7 @@ def test_summaries_keep_lesions_and_healthy_apart() -> None:
         Score({"set": "simulated", "weighting": "DWI"}, 0.4, 0.5, 5.0, 2.0),
         Score({"set": "healthy", "weighting": "T1w"}, math.nan, math.nan, 0.5, 0.0),
     ]
-    rows = {(row["set"], row["group"]): row for row in summarise(scores)}
+    rows = {(row["set"], row["group"]): row for row in summarise_scores(scores)}
     total = rows["simulated", "all"]
     assert (total["scans"], total["missed"]) == (3, 1)
     assert total["median_dice"] == pytest.approx(0.4)
@@ -94,9 +94,9 @@ def test_the_score_is_of_dice_and_f1_less_false_volume() -> None:
         Score({"set": "healthy", "weighting": weighting}, math.nan, math.nan, volume, 0.0)
         for weighting, volume in (("T1w", 0.0), ("DWI", 3.0))
     ]
-    plain = {(row["set"], row["group"]): row["score"] for row in summarise(scores)}
+    plain = {(row["set"], row["group"]): row["score"] for row in summarise_scores(scores)}
     assert plain["simulated", "all"] == pytest.approx((0.6 + 0.6) / 2)
-    rows = {(row["set"], row["group"]): row["score"] for row in summarise([*scores, *healthy])}
+    rows = {(row["set"], row["group"]): row["score"] for row in summarise_scores([*scores, *healthy])}
     assert rows["simulated", "all"] == pytest.approx(0.6 - 0.2 * 0.75 / 2)
     assert rows["simulated", "weighting T1w"] == pytest.approx(0.9 - 0.075)
     assert rows["real", "all"] == pytest.approx(0.3)

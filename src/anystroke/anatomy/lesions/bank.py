@@ -152,7 +152,7 @@ def crop_mask(volume: Volume, name: str) -> LesionMask:
     return LesionMask(name, mask[box].contiguous(), shifted(volume.affine, [part.start for part in box]))
 
 
-def load_mask(path: Path) -> LesionMask:
+def load_lesion_mask(path: Path) -> LesionMask:
     """Read a lesion mask in MNI space from an image file.
 
     Raises:
@@ -166,7 +166,7 @@ def load_masks(paths: Iterable[Path]) -> list[LesionMask]:
     masks = []
     for path in paths:
         try:
-            masks.append(load_mask(path))
+            masks.append(load_lesion_mask(path))
         except ValueError as error:
             log.warning("%s", error)
     return masks

@@ -32,7 +32,7 @@ from anystroke.anatomy.tissues.labels import coarse_affine
 from anystroke.core.grids import keep_volume
 from anystroke.core.volume import Volume
 
-SMALLEST_OVERLAP = 0.85
+SMALLEST_BRAIN_OVERLAP = 0.85
 """Overlap of the brain with that of MNI152 below which a registration counts as failed."""
 
 _SPACING = 3
@@ -121,16 +121,16 @@ def lesion_in_mni(mask: Volume, scan: Volume, *, brain: Volume | None = None) ->
         the brain is.
 
     Raises:
-        RegistrationError: The registration failed, or brains overlap by less than ``SMALLEST_OVERLAP``.
+        RegistrationError: The registration failed, or brains overlap by less than ``SMALLEST_BRAIN_OVERLAP``.
 
     Example:
         >>> lesion_in_mni(mask, scan).save("lesion.nii.gz")  # doctest: +SKIP
     """
     registration = register_scan(scan, brain=brain)
-    if registration.overlap < SMALLEST_OVERLAP:
+    if registration.overlap < SMALLEST_BRAIN_OVERLAP:
         raise RegistrationError(
             f"the registration to MNI space is poor: the brains overlap by {registration.overlap:.2f}, "
-            f"expected at least {SMALLEST_OVERLAP:g}; check that the scan shows the whole brain"
+            f"expected at least {SMALLEST_BRAIN_OVERLAP:g}; check that the scan shows the whole brain"
         )
     image = _template_image()
     grid = torch.from_numpy(image.affine.astype(np.float64))

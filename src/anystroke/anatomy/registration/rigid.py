@@ -29,7 +29,7 @@ LARGEST_INCONSISTENCY = 4.0
 """Distance [mm] that registering there and back may move a point of the head."""
 LARGEST_STRETCH = 0.045
 """Change of length that an affine registration may find beyond the rigid one."""
-SMALLEST_OVERLAP = 0.5
+SMALLEST_HEAD_OVERLAP = 0.5
 """Share of the smaller head that must lie within the field of view of the other scan."""
 
 
@@ -108,7 +108,7 @@ def register_rigid(moving: Volume, fixed: Volume) -> RigidRegistration:
 def _judged(found: RigidRegistration) -> RigidRegistration:
     """Say whether to believe a registration."""
     problem = ""
-    if found.overlap < SMALLEST_OVERLAP:
+    if found.overlap < SMALLEST_HEAD_OVERLAP:
         problem = f"the scans have {100 * found.overlap:.0f} % of the head in common"
     elif found.inconsistency > LARGEST_INCONSISTENCY:
         problem = f"registering there and back ends {found.inconsistency:.0f} mm away"

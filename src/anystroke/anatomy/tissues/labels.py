@@ -218,7 +218,9 @@ COLIN27 = LabelScheme(
 )
 """Classes of the Colin27 head model; the hemispheres and the deep nuclei have no labels of their own."""
 
-SCHEMES: Mapping[str, LabelScheme] = MappingProxyType({scheme.name: scheme for scheme in (SYNTHSEG, COLIN27)})
+LABEL_SCHEMES: Mapping[str, LabelScheme] = MappingProxyType(
+    {scheme.name: scheme for scheme in (SYNTHSEG, COLIN27)}
+)
 """Every scheme by its name."""
 
 

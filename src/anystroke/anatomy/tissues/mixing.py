@@ -21,12 +21,11 @@ from torch import Tensor
 
 from anystroke.anatomy.tissues.deformation import SamplingGrid, sample_at
 from anystroke.anatomy.tissues.mixing_loops import PAD, mix_planes, read_planes
+from anystroke.core.arrays import Array
 from anystroke.core.threads import in_threads
 
 _PARTS = 8
 _GROUP = 4
-
-Array = NDArray[np.generic]
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,15 @@
 """Exact Euclidean distances to a set of voxels, in mm, on as many threads as torch may use."""
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial import KDTree
 
+from anystroke.core.arrays import Array
 from anystroke.core.threads import in_threads
 from anystroke.evaluation.metrics.distance_loops import along_columns, along_planes, along_rows
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Spacing = tuple[float, float, float]
 
 _PARTS = 8

@@ -2,15 +2,15 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import ndimage
 
+from anystroke.core.arrays import Array
 from anystroke.evaluation.metrics.overlap import EmptyPolicy, Mask, boolean_pair, share_when_empty
 from anystroke.evaluation.metrics.surface_distances import bounding_box
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Connectivity = Literal[6, 18, 26]
 OverlapRule = Literal["voxel", "coverage", "iou"]
 
@@ -21,7 +21,7 @@ _MERGING_STRUCTURE = ndimage.generate_binary_structure(3, 2)
 
 
 @dataclass(frozen=True)
-class Lesion:
+class LesionScore:
     """A connected component of one mask, and what the other mask has there.
 
     Attributes:
@@ -57,7 +57,7 @@ class LesionMatch:
         box: Where in the image ``labels`` is.
     """
 
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[LesionScore, ...]
     labels: tuple[Array, Array]
     box: tuple[slice, ...]
 
@@ -213,7 +213,7 @@ class _Meeting:
         return np.bincount(self.first, weights, self.predicted.size)
 
 
-def _judge(meeting: _Meeting, rule: OverlapRule, threshold: float, smallest: float) -> list[Lesion]:
+def _judge(meeting: _Meeting, rule: OverlapRule, threshold: float, smallest: float) -> list[LesionScore]:
     large = meeting.true >= smallest - _ROUNDING
     fit = meeting.predicted >= smallest - _ROUNDING
     valid = meeting.kept(fit[meeting.first])
@@ -254,9 +254,9 @@ def _list(
     overlap: Array,
     scores: Array,
     partners: dict[int, tuple[int, ...]],
-) -> list[Lesion]:
+) -> list[LesionScore]:
     return [
-        Lesion(
+        LesionScore(
             kind=kind,
             number=k + 1,
             volume=float(volumes[k]),
@@ -279,10 +279,10 @@ def _partners(of: Array, partner: Array) -> dict[int, tuple[int, ...]]:
 
 
 def _place(
-    lesions: list[Lesion], labels: tuple[Array, Array], offset: tuple[float, ...]
-) -> tuple[Lesion, ...]:
+    lesions: list[LesionScore], labels: tuple[Array, Array], offset: tuple[float, ...]
+) -> tuple[LesionScore, ...]:
     """Give the lesions their centres."""
-    placed: list[Lesion] = []
+    placed: list[LesionScore] = []
     for kind, numbered in (("true", labels[1]), ("predicted", labels[0])):
         own = [lesion for lesion in lesions if lesion.kind == kind]
         centres = _centres(numbered, len(own))

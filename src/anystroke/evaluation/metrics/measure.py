@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anystroke.evaluation.metrics.calibration import Reliability, reliability
 from anystroke.evaluation.metrics.distance_transform import Spacing
-from anystroke.evaluation.metrics.lesion_wise import Lesion, LesionMatch, match_lesions
+from anystroke.evaluation.metrics.lesion_wise import LesionMatch, LesionScore, match_lesions
 from anystroke.evaluation.metrics.overlap import (
     Confusion,
     EmptyPolicy,
@@ -104,7 +104,7 @@ class Measurement:
     """
 
     values: Mapping[str, float]
-    lesions: tuple[Lesion, ...]
+    lesions: tuple[LesionScore, ...]
     settings: MetricSettings
     reliability: Reliability | None = None
 

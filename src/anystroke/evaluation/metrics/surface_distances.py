@@ -16,14 +16,14 @@ The image's border cuts surfaces: beyond it there is no lesion.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.evaluation.metrics.distance_transform import Spacing, distances_between
 from anystroke.evaluation.metrics.overlap import Mask, boolean_pair
 
-Array = np.ndarray[Any, np.dtype[Any]]
 HausdorffDefinition = Literal["monai", "medpy", "surface_distance"]
 DEFINITIONS: tuple[HausdorffDefinition, ...] = get_args(HausdorffDefinition)
 MissedDistance = Literal["diagonal", "infinite", "undefined"] | float

@@ -13,28 +13,28 @@ from anystroke.core.fields import GridShape, spline_matrix
 from anystroke.core.rng import stream
 from anystroke.corruption.bias_field import polynomial_field
 from anystroke.corruption.head import apply_mask
-from anystroke.corruption.intensity import equalise, gamma, shift_histogram
+from anystroke.corruption.intensity import equalise_values, gamma, shift_histogram
 from anystroke.corruption.limits import check_positive, check_same_shape
 from anystroke.learning.augmentation.draws import (
-    BASELINE,
+    AUGMENTATIONS,
+    BASELINE_AUGMENTATION,
     NONE,
-    PRESETS,
     TAIL,
-    Augmentation,
     AugmentationSettings,
     Deformation,
+    DrawnAugmentation,
     draw_augmentation,
     elastic_sd,
 )
 from anystroke.learning.cases import HEALTHY
 
 __all__ = [
-    "BASELINE",
+    "AUGMENTATIONS",
+    "BASELINE_AUGMENTATION",
     "NONE",
-    "PRESETS",
     "TAIL",
-    "Augmentation",
     "AugmentationSettings",
+    "DrawnAugmentation",
     "apply_augmentation",
     "augment",
     "draw_augmentation",
@@ -81,7 +81,7 @@ def augment(
 def apply_augmentation(
     image: Tensor,
     target: Tensor,
-    drawn: Augmentation,
+    drawn: DrawnAugmentation,
     *,
     spacing: float,
     brain: Tensor | None = None,
@@ -130,9 +130,9 @@ def apply_augmentation(
     return image.contiguous(), target.contiguous()
 
 
-def _change_grey_values(image: Tensor, drawn: Augmentation) -> Tensor:
+def _change_grey_values(image: Tensor, drawn: DrawnAugmentation) -> Tensor:
     if drawn.equalisation:
-        image = equalise(image, bins=drawn.equalisation)
+        image = equalise_values(image, bins=drawn.equalisation)
     if drawn.histogram:
         image = shift_histogram(image, drawn.histogram)
     if drawn.bias:

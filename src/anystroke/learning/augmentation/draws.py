@@ -80,7 +80,7 @@ class AugmentationSettings(StrictModel):
 NONE = AugmentationSettings()
 """Scans as they are."""
 
-BASELINE = AugmentationSettings(
+BASELINE_AUGMENTATION = AugmentationSettings(
     deformation=0.8, equalisation=256, histogram_shift=0.8, bias=0.8, gamma=0.8, flip=0.8, noise=0.8
 )
 """What SynthStroke does to real scans."""
@@ -90,7 +90,7 @@ TAIL = AugmentationSettings(
 )
 """What qATLAS and qSynth do to simulated scans, and to real ones beside them."""
 
-PRESETS = {"none": NONE, "baseline": BASELINE, "tail": TAIL}
+AUGMENTATIONS = {"none": NONE, "baseline": BASELINE_AUGMENTATION, "tail": TAIL}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Deformation:
 
 
 @dataclass(frozen=True)
-class Augmentation:
+class DrawnAugmentation:
     """What happens to one scan: one draw of `AugmentationSettings`.
 
     Attributes:
@@ -185,7 +185,7 @@ def elastic_sd(sigma: float, magnitude: float) -> float:
     return magnitude / math.sqrt(3) / math.pow(4 * math.pi * sigma**2, 0.75)
 
 
-def draw_augmentation(settings: AugmentationSettings, *, rng: torch.Generator) -> Augmentation:
+def draw_augmentation(settings: AugmentationSettings, *, rng: torch.Generator) -> DrawnAugmentation:
     """Draw what happens to one scan.
 
     Args:
@@ -193,7 +193,7 @@ def draw_augmentation(settings: AugmentationSettings, *, rng: torch.Generator) -
         rng: Random stream on the CPU.
 
     Example:
-        >>> draw_augmentation(BASELINE, rng=stream(1, "example")).equalisation
+        >>> draw_augmentation(BASELINE_AUGMENTATION, rng=stream(1, "example")).equalisation
         256
     """
     deformation = _draw_deformation(settings, rng) if chance(rng, settings.deformation) else None
@@ -208,7 +208,7 @@ def draw_augmentation(settings: AugmentationSettings, *, rng: torch.Generator) -
     flips = tuple(integer(rng, 0, 2) for _ in range(settings.flips) if chance(rng, settings.flip))
     sd = uniform(rng, *settings.noise_sd) if chance(rng, settings.noise) else 0.0
     zoom = uniform(rng, *settings.low_resolution_zoom) if chance(rng, settings.low_resolution) else None
-    return Augmentation(
+    return DrawnAugmentation(
         skull_strip=chance(rng, settings.skull_strip),
         deformation=deformation,
         equalisation=settings.equalisation,

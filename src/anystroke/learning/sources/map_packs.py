@@ -20,7 +20,7 @@ from anystroke.core.files import atomic_path, sha256
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.qmri.map_files import MapDataError, MapSubject
-from anystroke.qmri.measured_maps import MeasuredMaps, load_images, load_mask
+from anystroke.qmri.measured_maps import MeasuredMaps, load_images, mask_on_maps
 from anystroke.qmri.mixture import Mixture, fit_mixture
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def _pack(subject: MapSubject, spacing: float) -> tuple[dict[str, Tensor], dict[
     if not bool(head.any()):
         raise MapDataError(f"{subject.name}: no voxel has a value in every map; check the files")
     grid = Volume(torch.empty(1, *head.shape), images.affine)
-    brain = head if subject.brain is None else load_mask(subject.brain, grid) & head
+    brain = head if subject.brain is None else mask_on_maps(subject.brain, grid) & head
     if not bool(brain.any()):
         raise MapDataError(f"{subject.brain} does not lie on the maps of {subject.name}; check its geometry")
     lesion = _lesion_on(grid, subject)
@@ -186,7 +186,7 @@ def _deep_part(head: Tensor) -> Tensor:
 
 
 def _lesion_on(grid: Volume, subject: MapSubject) -> Tensor:
-    lesion = load_mask(subject.lesion, grid)
+    lesion = mask_on_maps(subject.lesion, grid)
     if not bool(lesion.any()) and bool((Volume.load(subject.lesion).data > 0.5).any()):
         raise MapDataError(f"{subject.lesion} does not lie on the maps of {subject.name}; check its geometry")
     return lesion

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.cases import CaseSource
-from anystroke.learning.recipe import MapsPart, Part, ScansPart, SimulatedPart
+from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart, SourcePart
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.maps import pack_data as pack_map_data
 from anystroke.learning.sources.patient_packs import OnPatient, pack_patients
@@ -59,19 +59,19 @@ def pack(
             pack_scans(scans, place, spacing=settings.grid.spacing, on_scan=on_item)
             names[place.name] = [scan.name for scan in scans]
         elif isinstance(part, MapsPart):
-            report = pack_map_data(on_grid(part.maps, settings), place, on_subject=on_item)
+            report = pack_map_data(maps_at_grid(part.maps, settings), place, on_subject=on_item)
             for name, reason in report.skipped.items():
                 log.warning("%s is left out: %s", name, reason)
             names[place.name] = list(report.names)
     return names
 
 
-def on_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
+def maps_at_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
     """Return the settings of a source of maps with the voxel size of its recipe."""
     return maps.model_copy(update={"spacing": settings.grid.spacing})
 
 
-def folder_of(number: int, part: Part) -> str:
+def folder_of(number: int, part: SourcePart) -> str:
     """Return the name of the folder in which a source's data are packed."""
     return f"source_{number}_{part.kind}"
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from anystroke.anatomy.lesions.bank import load_mask, pack_mask, unpack_mask
+from anystroke.anatomy.lesions.bank import load_lesion_mask, pack_mask, unpack_mask
 from anystroke.anatomy.lesions.made_up import blob_bank
 from anystroke.anatomy.registration.affine import stored_registration
 from anystroke.anatomy.tissues.anatomies import PACKED_FOR, build_anatomy, pack_anatomy
@@ -137,7 +137,7 @@ def _masks(data: DataSettings, known: Mapping[str, PackEntry], on_patient: OnPat
         if source in known:
             return known[source]
         try:
-            return pack_mask(load_mask(path), source)
+            return pack_mask(load_lesion_mask(path), source)
         except ValueError as error:
             log.warning("%s", error)
             return None

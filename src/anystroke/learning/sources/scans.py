@@ -11,8 +11,8 @@ from anystroke.core.config import StrictModel
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import chance, integer
 from anystroke.learning.augmentation.apply import (
+    AUGMENTATIONS,
     NONE,
-    PRESETS,
     AugmentationSettings,
     apply_augmentation,
     draw_augmentation,
@@ -43,9 +43,9 @@ class ScanSettings(StrictModel):
     def _preset(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        if value not in PRESETS:
-            raise ValueError(f"expected settings or one of {', '.join(PRESETS)}")
-        return PRESETS[value]
+        if value not in AUGMENTATIONS:
+            raise ValueError(f"expected settings or one of {', '.join(AUGMENTATIONS)}")
+        return AUGMENTATIONS[value]
 
 
 class ScanCases:

@@ -14,7 +14,7 @@ from anystroke.anatomy.tissues.mixing import LabelField
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import integer, stream
 from anystroke.learning.cases import Case, first_that_shows_something
-from anystroke.learning.targets import SCHEMES, Scheme, make_target, needs_shares
+from anystroke.learning.targets import TARGET_SCHEMES, Scheme, make_target, needs_shares
 from anystroke.simulation import generator as synthesis
 from anystroke.simulation import random_contrasts
 from anystroke.simulation.generator import Generator, Sample
@@ -109,8 +109,8 @@ class SimulatedSource:
         scheme: Scheme = "tissues",
         target: TargetKind = "hard",
     ) -> None:
-        if scheme not in SCHEMES:
-            raise ValueError(f"expected a scheme among {', '.join(SCHEMES)}, got {scheme!r}")
+        if scheme not in TARGET_SCHEMES:
+            raise ValueError(f"expected a scheme among {', '.join(TARGET_SCHEMES)}, got {scheme!r}")
         if target not in ("hard", "soft"):
             raise ValueError(f"expected the target hard or soft, got {target!r}")
         if isinstance(pack, Pack) and not pack.anatomies:
@@ -195,7 +195,7 @@ class SimulatedSource:
             ValueError: If the anatomy is not there, or the masks are others.
         """
         physics = isinstance(self.settings, SynthesisSettings)
-        again = synthesis.regenerate if physics else random_contrasts.regenerate
+        again = synthesis.regenerate if physics else random_contrasts.regenerate_random
         return again(record, self.pack.anatomies, self.pack.masks)
 
     def _generator(self, shape: GridShape) -> Generator | RandomContrastGenerator:

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["prelu", "gelu"]
+Nonlinearity = Literal["prelu", "gelu"]
 
-_ACTIVATIONS: dict[Activation, type[nn.Module]] = {"prelu": nn.PReLU, "gelu": nn.GELU}
+_ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {"prelu": nn.PReLU, "gelu": nn.GELU}
 
 
 class Convolution(nn.Sequential):
@@ -34,7 +34,7 @@ class Convolution(nn.Sequential):
         *,
         stride: int = 1,
         up: bool = False,
-        activation: Activation = "prelu",
+        activation: Nonlinearity = "prelu",
         dropout: float = 0.0,
         alone: bool = False,
     ) -> None:
@@ -73,7 +73,7 @@ class ResidualUnit(nn.Module):
         *,
         stride: int = 1,
         units: int = 1,
-        activation: Activation = "prelu",
+        activation: Nonlinearity = "prelu",
         dropout: float = 0.0,
         last_alone: bool = False,
     ) -> None:

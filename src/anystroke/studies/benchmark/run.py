@@ -23,7 +23,7 @@ from anystroke.studies.benchmark.patients import SCANS, BenchmarkError, Design, 
 from anystroke.tasks.segmentation.predict import Model, segment
 
 TABLE, EFFECTS = "benchmark.tsv", "effects.tsv"
-BASELINE = "threshold"
+THRESHOLD_MODEL = "threshold"
 _FLIP = "+flip"
 _BRIGHTEST = 0.02
 _EFFECTS = (
@@ -65,7 +65,7 @@ def open_segmenter(name: str) -> Segmenter:
     Raises:
         CheckpointError: There is no such model.
     """
-    if name == BASELINE:
+    if name == THRESHOLD_MODEL:
         return threshold_baseline
     flip = name.endswith(_FLIP)
     model = Model.open(name.removesuffix(_FLIP))

@@ -82,7 +82,7 @@ def _estimated(estimator: Estimator, pack: Pack, heads: int, seed: int) -> Itera
     """Give heads with what was estimated of them, (K, X, Y, Z)."""
     names = estimator.config.maps
     for head in heads_to_estimate(estimator.config, pack, count=heads, seed=seed):
-        found = estimate_maps(scan_of(head), estimator)
+        found = estimate_maps(scan_of_head(head), estimator)
         yield torch.cat([found[name].data for name in names]), head
 
 
@@ -98,7 +98,7 @@ def heads_to_estimate(config: EstimatorConfig, pack: Pack, *, count: int, seed: 
     )
 
 
-def scan_of(head: Head) -> Volume:
+def scan_of_head(head: Head) -> Volume:
     """Return the scan of a head of `heads_to_estimate`."""
     return Volume(head.image[None], torch.diag(torch.tensor([SPACING] * 3 + [1.0], dtype=torch.float64)))
 

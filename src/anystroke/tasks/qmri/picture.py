@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,13 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS
 from anystroke.simulation.patient_files import MAP_FILES
 from anystroke.tasks.qmri.predict import QmriEstimate
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _PANEL = 2.0  # inches
 _HEADER = 0.35

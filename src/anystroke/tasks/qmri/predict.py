@@ -26,7 +26,7 @@ from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.segmentation.predict import Model, Segmentation, as_volume, segment
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
-TISSUES = ("white_matter", "grey_matter", "csf")
+NEEDED_TISSUES = ("white_matter", "grey_matter", "csf")
 """Tissues of the segmentation in the order of their brightness in an MPRAGE."""
 
 TYPICAL = "typical"
@@ -156,7 +156,7 @@ def estimate_qmri(
     found = (
         segmentation
         if isinstance(segmentation, Segmentation)
-        else segment(scan, segmentation, tissues=TISSUES, device=device)
+        else segment(scan, segmentation, tissues=NEEDED_TISSUES, device=device)
     )
     native = estimate_maps(scan, opened, flips=flips, device=device)
     brain = brain_on_scan(found)
@@ -300,15 +300,15 @@ def contrast_warnings(scan: Volume, found: Segmentation) -> tuple[str, ...]:
         A sentence if it is not, or if a tissue was not found.
     """
     levels = {}
-    for name in TISSUES:
+    for name in NEEDED_TISSUES:
         inside = found.tissues[name].data[0] > 0.8 if name in found.tissues else torch.zeros(1).bool()
         if int(inside.sum()) >= 50:
             levels[name] = float(scan.data[0][inside].median())
-    words = [name.replace("_", " ") for name in TISSUES]
-    if len(levels) < len(TISSUES):
-        missing = [word for name, word in zip(TISSUES, words, strict=True) if name not in levels]
+    words = [name.replace("_", " ") for name in NEEDED_TISSUES]
+    if len(levels) < len(NEEDED_TISSUES):
+        missing = [word for name, word in zip(NEEDED_TISSUES, words, strict=True) if name not in levels]
         return (f"too little {' and '.join(missing)} was found to tell whether the scan is a T1w MPRAGE",)
-    ordered = [levels[name] for name in TISSUES]
+    ordered = [levels[name] for name in NEEDED_TISSUES]
     if ordered[0] > ordered[1] > ordered[2]:
         return ()
     listed = ", ".join(f"{word} {level:.4g}" for word, level in zip(words, ordered, strict=True))

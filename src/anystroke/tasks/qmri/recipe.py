@@ -21,7 +21,7 @@ from anystroke.tasks.qmri.cases import MapTargetSettings
 from anystroke.tasks.qmri.losses import EstimationLossSettings
 
 if TYPE_CHECKING:
-    from anystroke.tasks.qmri.task import Estimation
+    from anystroke.tasks.qmri.task import EstimationTask
 
 EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
@@ -77,11 +77,11 @@ class EstimatorSettings(StrictModel):
     buffer: BufferSettings | None = None
     validation: EstimatorValidationSettings = EstimatorValidationSettings()
 
-    def open_task(self) -> "Estimation":
+    def open_task(self) -> "EstimationTask":
         """Return what the recipe trains a network to do."""
-        from anystroke.tasks.qmri.task import Estimation
+        from anystroke.tasks.qmri.task import EstimationTask
 
-        return Estimation(self)
+        return EstimationTask(self)
 
     @field_validator("maps")
     @classmethod

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import MapsPart
-from anystroke.learning.sources.packing import folder_of, on_grid
+from anystroke.learning.sources.packing import folder_of, maps_at_grid
 from anystroke.tasks.qmri.cases import MeasuredMapSource, SimulatedMapSource
 from anystroke.tasks.qmri.recipe import EstimatorSettings
 
@@ -23,7 +23,7 @@ def _open(settings: EstimatorSettings, number: int, folder: Path) -> CaseSource:
     part = settings.sources[number]
     if isinstance(part, MapsPart):
         place = folder / folder_of(number, part)
-        maps = on_grid(part.maps, settings)
+        maps = maps_at_grid(part.maps, settings)
         return MeasuredMapSource(place, maps, names=settings.maps, target=settings.target)
     looks = part.synthesis.model_copy(update={"spacing": settings.grid.spacing})
     return SimulatedMapSource(folder, looks, names=settings.maps, target=settings.target)

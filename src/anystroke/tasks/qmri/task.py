@@ -26,7 +26,7 @@ from anystroke.tasks.qmri.validate import CRITERION, Head, judge_estimator, simu
 from anystroke.tasks.segmentation.config import SegmentationConfig
 
 
-class Estimation:
+class EstimationTask:
     """Make quantitative maps of a T1w scan.
 
     Args:

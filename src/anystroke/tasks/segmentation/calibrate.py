@@ -4,16 +4,15 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from anystroke.anatomy.lesions.bank import load_bank
 from anystroke.anatomy.tissues.anatomies import load_anatomies
+from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
@@ -32,7 +31,6 @@ WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 _SMALLEST_PROBABILITY = 1e-7
 _NEIGHBOURS = np.ones((3, 3, 3))
 
-Array = NDArray[Any]
 
 OnPatient = Callable[[str, int, int], None]
 """Told what was done with how many of how many patients."""

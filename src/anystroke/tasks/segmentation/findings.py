@@ -14,8 +14,8 @@ from anystroke.core.tables import Cell
 from anystroke.core.volume import Volume
 from anystroke.io.names import image_stem
 from anystroke.io.results import generated_by
-from anystroke.tasks.segmentation.lesions_found import Lesion, find_lesions
-from anystroke.tasks.segmentation.mni_places import MniSpace, Place, find_places
+from anystroke.tasks.segmentation.lesions_found import FoundLesion, find_lesions
+from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places
 from anystroke.tasks.segmentation.predict import Segmentation
 
 LESION_COLUMNS = (
@@ -56,9 +56,9 @@ class Findings:
 
     result: Segmentation
     numbered: Volume
-    lesions: list[Lesion]
+    lesions: list[FoundLesion]
     space: MniSpace = field(default_factory=MniSpace)
-    places: Sequence[Place] = ()
+    places: Sequence[MniPlace] = ()
     territories: Mapping[str, float] | None = None
 
     @classmethod
@@ -175,7 +175,7 @@ def of_numbers(facts: dict[str, Any]) -> dict[str, Any]:
     return kept | {"Description": f"Number of each lesion, the largest is 1; {NOTICE}"}
 
 
-def lesion_row(lesion: Lesion, place: Place | None = None) -> dict[str, Cell]:
+def lesion_row(lesion: FoundLesion, place: MniPlace | None = None) -> dict[str, Cell]:
     """Write a lesion as a row of the table.
 
     Args:
@@ -183,7 +183,7 @@ def lesion_row(lesion: Lesion, place: Place | None = None) -> dict[str, Cell]:
         place: Where it is in MNI space, if that is known.
 
     Example:
-        >>> row = lesion_row(Lesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))
+        >>> row = lesion_row(FoundLesion(1, 1.0, (1.0, 2.0, 3.0), "left", 1.0, 12.0, 0.9, 1.0))
         >>> row["volume_ml"], row["x_mm"], row["territory"]
         ('1.000', '1.0', 'n/a')
     """

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anystroke.core.config import ConfigError, apply_overrides, validate
-from anystroke.learning.targets import SCHEMES
+from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.checkpoints import load_config
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
@@ -30,11 +30,11 @@ def finetuning_recipe(
         ConfigError: An override does not fit, or the model's classes are none of the known schemes.
     """
     config = load_config(model, SegmentationConfig)
-    scheme = next((name for name, classes in SCHEMES.items() if classes == config.classes), None)
+    scheme = next((name for name, classes in TARGET_SCHEMES.items() if classes == config.classes), None)
     if scheme is None:
         raise ConfigError(
             f"the model {model!r} tells {', '.join(config.classes)} apart, which no target scheme does; "
-            f"known are {', '.join(SCHEMES)}"
+            f"known are {', '.join(TARGET_SCHEMES)}"
         )
     sources: list[dict[str, Any]] = [
         {"kind": "scans", "share": 1, "scans": {"data": [str(path) for path in data], "lesion_centred": 0.5}}

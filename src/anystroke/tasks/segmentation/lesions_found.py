@@ -2,18 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
+from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeErrors, VolumeInterval, volume_interval
 
 Hemisphere = Literal["left", "right", "both"]
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 # A lesion belongs to a side if this share of it is there.
@@ -22,7 +22,7 @@ _DIRECTIONS = 1000
 
 
 @dataclass(frozen=True)
-class Lesion:
+class FoundLesion:
     """One connected component of a mask.
 
     Attributes:
@@ -50,7 +50,7 @@ class Lesion:
 
 def find_lesions(
     mask: Volume, probability: Volume, inside: Volume, errors: VolumeErrors | None = None
-) -> tuple[Volume, list[Lesion]]:
+) -> tuple[Volume, list[FoundLesion]]:
     """Number and measure the lesions of a mask.
 
     Args:
@@ -90,7 +90,7 @@ def find_lesions(
         volume = len(points) * mask.voxel_volume
         x, y, z = (float(value) for value in points.mean(axis=0))
         lesions.append(
-            Lesion(
+            FoundLesion(
                 number=number,
                 volume=volume,
                 centroid=(x, y, z),

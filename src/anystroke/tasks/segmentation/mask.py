@@ -23,7 +23,7 @@ from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
 from anystroke.tasks.segmentation.trust import mean_certainty
 
-LESION = "lesion"
+LESION_CLASS = "lesion"
 _NEIGHBOURS = np.ones((3, 3, 3))  # 26 neighbours: voxels that share a corner are connected
 
 
@@ -117,7 +117,7 @@ def predict(
         )
         features = _features(space.image[0], config, processing)
     with _timed(seconds, "network"):
-        wanted = [config.classes.index(name) for name in (LESION, *tissues, *config.brain)]
+        wanted = [config.classes.index(name) for name in (LESION_CLASS, *tissues, *config.brain)]
         values, deviation = class_probabilities(
             space.image,
             network,
@@ -312,7 +312,7 @@ def count_lesions(mask: Tensor) -> int:
 
 
 def _check_classes(config: SegmentationConfig, tissues: tuple[str, ...]) -> None:
-    for name in (LESION, *tissues, *config.brain):
+    for name in (LESION_CLASS, *tissues, *config.brain):
         if name not in config.classes:
             raise OptionError(
                 f"the model {config.name} has no class {name!r}; it has {', '.join(config.classes)}"

@@ -27,7 +27,7 @@ class MniSpace:
 
 
 @dataclass(frozen=True)
-class Place:
+class MniPlace:
     """Where a lesion is.
 
     Attributes:
@@ -54,24 +54,24 @@ def find_mni_space(scan: Volume, brain: Volume | None) -> MniSpace:
     if brain is None:
         return MniSpace()
     from anystroke.anatomy.registration.affine import RegistrationError  # with SimpleITK
-    from anystroke.anatomy.registration.mni import SMALLEST_OVERLAP, register_scan
+    from anystroke.anatomy.registration.mni import SMALLEST_BRAIN_OVERLAP, register_scan
 
     try:
         found = register_scan(scan, brain=brain)
     except RegistrationError as error:
         return MniSpace(problem=f"the registration to MNI space failed: {error}")
-    if found.overlap < SMALLEST_OVERLAP:
+    if found.overlap < SMALLEST_BRAIN_OVERLAP:
         return MniSpace(
             overlap=found.overlap,
             problem=f"the registration to MNI space failed: the brains overlap by {found.overlap:.2f}, "
-            f"expected at least {SMALLEST_OVERLAP:g}",
+            f"expected at least {SMALLEST_BRAIN_OVERLAP:g}",
         )
     return MniSpace(found.affine, found.overlap)
 
 
 def find_places(
     numbered: Volume, space: MniSpace, atlas: Atlas | None = None
-) -> tuple[list[Place], dict[str, float]]:
+) -> tuple[list[MniPlace], dict[str, float]]:
     """Find where each lesion is.
 
     Args:
@@ -101,7 +101,7 @@ def find_places(
         x, y, z = (float(value) for value in points[own].mean(dim=0))
         region, share = _main_region(regions[own])
         named = atlas.name(region) if atlas and region else ""
-        places.append(Place((x, y, z), named, share))
+        places.append(MniPlace((x, y, z), named, share))
     volumes: dict[str, float] = {}
     if atlas:
         found, counts = torch.unique(regions[regions > 0], return_counts=True)

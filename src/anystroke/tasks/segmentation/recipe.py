@@ -13,7 +13,7 @@ from anystroke.learning.recipe import (
     DataSettings,
     GridSettings,
     OptimiserSettings,
-    Part,
+    SourcePart,
     read_recipe,
     spread_synthesis,
 )
@@ -21,7 +21,7 @@ from anystroke.learning.targets import Scheme
 from anystroke.tasks.segmentation.losses import LossSettings
 
 if TYPE_CHECKING:
-    from anystroke.tasks.segmentation.task import Segmentation
+    from anystroke.tasks.segmentation.task import SegmentationTask
 
 
 class ValidationSettings(StrictModel):
@@ -76,18 +76,18 @@ class TrainingSettings(StrictModel):
     classes: Scheme = "tissues"
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()
-    sources: tuple[Part, ...]
+    sources: tuple[SourcePart, ...]
     contrasts: int = Field(default=1, ge=1, le=16)
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     buffer: BufferSettings | None = None
     validation: ValidationSettings = ValidationSettings()
 
-    def open_task(self) -> "Segmentation":
+    def open_task(self) -> "SegmentationTask":
         """Return what the recipe trains a network to do."""
-        from anystroke.tasks.segmentation.task import Segmentation
+        from anystroke.tasks.segmentation.task import SegmentationTask
 
-        return Segmentation(self)
+        return SegmentationTask(self)
 
     @model_validator(mode="after")
     def _simulated_on_device(self) -> "TrainingSettings":
@@ -104,7 +104,7 @@ class TrainingSettings(StrictModel):
 
     @field_validator("sources")
     @classmethod
-    def _some(cls, sources: tuple[Part, ...]) -> tuple[Part, ...]:
+    def _some(cls, sources: tuple[SourcePart, ...]) -> tuple[SourcePart, ...]:
         if not sources:
             raise ValueError("expected at least one source of cases")
         return sources

@@ -43,7 +43,7 @@ class Refiner:
 
 
 @dataclass(frozen=True)
-class Box:
+class RefinementBox:
     """A grid along the world's axes.
 
     Attributes:
@@ -67,7 +67,7 @@ def is_fine(spacing: Sequence[float], coarse: float) -> bool:
 
 def boxes_around(
     probability: Volume, threshold: float, *, certain: float = 0.0, spacing: float, divisor: int
-) -> list[Box]:
+) -> list[RefinementBox]:
     """Lay a grid around each small lesion.
 
     Args:
@@ -91,7 +91,7 @@ def boxes_around(
     found = ndimage.find_objects(labels)
     low_corner = probability.affine[:3, 3].numpy()
     step = probability.spacing[0]
-    boxes: list[Box] = []
+    boxes: list[RefinementBox] = []
     for i in sorted(range(count), key=lambda i: -peaks[i]):
         if sizes[i] > LARGEST_ML or peaks[i] < certain or len(boxes) == _MOST:
             continue
@@ -108,17 +108,17 @@ def boxes_around(
         for axis, side in enumerate(sides):
             first = (low[axis] + high[axis]) / 2 - spacing * (side - 1) / 2
             affine[axis, 3] = spacing * round(first / spacing)  # the same grid for the same head
-        boxes.append(Box(affine, (sides[0], sides[1], sides[2])))
+        boxes.append(RefinementBox(affine, (sides[0], sides[1], sides[2])))
     return boxes
 
 
-def _shows(box: Box, low: "np.ndarray[tuple[int], np.dtype[np.float64]]", high: object) -> bool:
+def _shows(box: RefinementBox, low: "np.ndarray[tuple[int], np.dtype[np.float64]]", high: object) -> bool:
     first = box.affine[:3, 3].numpy() - box.affine[0, 0].item() / 2
     last = first + box.affine[0, 0].item() * np.array(box.shape)
     return bool((first <= low).all() and (last >= np.asarray(high)).all())
 
 
-def refined_difference(head: Volume, coarse: Volume, box: Box, refiner: Refiner) -> Volume | None:
+def refined_difference(head: Volume, coarse: Volume, box: RefinementBox, refiner: Refiner) -> Volume | None:
     """Compute what the second network changes in a box.
 
     Args:
@@ -147,7 +147,7 @@ def refined_difference(head: Volume, coarse: Volume, box: Box, refiner: Refiner)
     return Volume(change[None], box.affine)
 
 
-def _weights(box: Box) -> Tensor:
+def _weights(box: RefinementBox) -> Tensor:
     """Return 1 inside and a straight fall to 0 over the border (X, Y, Z)."""
     spacing = float(box.affine[0, 0])
     total = torch.ones(box.shape)

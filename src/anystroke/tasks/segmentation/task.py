@@ -14,7 +14,7 @@ from anystroke.learning.run_log import RunLog
 from anystroke.learning.sheets import predict_lesion, sample_sheet
 from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
-from anystroke.learning.targets import SCHEMES
+from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
 from anystroke.models.checkpoints import load_config, task_of_model
@@ -30,13 +30,13 @@ from anystroke.tasks.segmentation.validate import (
     judge,
     real_patients,
     simulated_patients,
-    summarise,
+    summarise_scores,
 )
 
 _SHEET_CASES = 4
 
 
-class Segmentation:
+class SegmentationTask:
     """Tell classes apart, the lesion among them.
 
     Args:
@@ -45,7 +45,7 @@ class Segmentation:
 
     def __init__(self, settings: TrainingSettings) -> None:
         self.settings = settings
-        self.classes = SCHEMES[settings.classes]
+        self.classes = TARGET_SCHEMES[settings.classes]
 
     @property
     def outputs(self) -> int:
@@ -94,10 +94,10 @@ class Segmentation:
         config = trainer.model_config()
         assert isinstance(config, SegmentationConfig)
         model = Model(trainer.averaged(), config, sha256="")
-        rows = summarise(judge(model, patients))
+        rows = summarise_scores(judge(model, patients))
         if sources := self.settings.validation.scans:
             scans = [scan for source in sources for scan in find_labelled_scans(source)]
-            rows += summarise(judge(model, real_patients(scans)))
+            rows += summarise_scores(judge(model, real_patients(scans)))
         trainer.judged(rows, record)
 
     def sheet(self, trainer: Trainer, batch: Batch, path: Path) -> None:

@@ -25,7 +25,7 @@ from anystroke.tasks.segmentation.predict import Model, segment
 STAGES: tuple[Stage, ...] = ("acute", "subacute", "chronic")
 SMALLEST_ML = 1.0
 SCORE = "score"
-"""Column of `summarise` that the best model has most of."""
+"""Column of `summarise_scores` that the best model has most of."""
 
 _FALSE_WEIGHT = 0.2
 _FALSE_HALF_ML = 1.0
@@ -231,7 +231,7 @@ def score_of(dice: Sequence[float], f1: Sequence[float], false: Sequence[float])
     return (_mean(dice) + _mean(f1)) / 2 - penalty
 
 
-def summarise(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
+def summarise_scores(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
     """Return one row per group: its number of scans, Dice, F1, missed lesions, volume and score.
 
     Without a lesion the volume is false positive; with one it is the difference to the truth. For the score

@@ -1,0 +1,7 @@
+"""Types of numpy arrays."""
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
