@@ -8,7 +8,7 @@ import torch
 
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.bids_input import find_bids_scans, read_filter
-from anystroke.io.finding import find_scans
+from anystroke.io.finding import find_scans, prepared
 from anystroke.io.formats import looks_like_ct, read_scan
 from anystroke.io.inputs import IntakeError, ScanSource
 from stand_in import axial_affine, phantom, rotation
@@ -40,9 +40,13 @@ def study(tmp_path: Path) -> Path:
 
 def test_bids_scans_and_their_places(study: Path) -> None:
     found = find_bids_scans(study)
-    assert len(found.scans) == 8
-    assert len(found.skipped) == 1
-    assert "2 volumes" in found.skipped[0]
+    assert len(found.scans) == 9
+    assert found.skipped == ["sub-01: 1 image in func left out: no structural scans"]
+    kept = prepared(found, study / "work")
+    assert len(kept.scans) == 8
+    [(_, problem)] = kept.problems
+    assert "2 volumes" in problem
+    assert ".bval" in problem
     first = found.scans[1]
     assert first.path.name == "sub-01_ses-1_run-1_FLAIR.nii.gz"
     assert str(first.folder) == "sub-01/ses-1/anat"
@@ -57,9 +61,10 @@ def test_bids_choice(study: Path, tmp_path: Path) -> None:
         ({"suffix": "T1w"}, 4),
         ({"suffix": ["T1w", "FLAIR"], "session": "1"}, 4),
         ({"run": 1}, 4),
-        ({"run": None}, 4),
+        ({"run": None, "datatype": "anat"}, 4),
         ({"run": "*", "subject": "01"}, 2),
-        ({"datatype": "dwi"}, 0),
+        ({"datatype": "dwi"}, 1),
+        ({"datatype": "func"}, 0),
     ):
         filters.write_text(json.dumps({"query": query}))
         assert len(find_bids_scans(study, filters=read_filter(filters)).scans) == count, query
@@ -102,9 +107,10 @@ def test_tables_folders_and_one_bad_input(study: Path, tmp_path: Path) -> None:
     ]
     assert found.scans[0].path.is_file()
     assert len(found.scans) == 2 + 8 + 2
-    [(named, problem)] = found.problems
+    [(named, problem), (_, series)] = found.problems
     assert named == str(tmp_path / "empty")
     assert "is a folder without images" in problem
+    assert "2 volumes" in series
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ def bids(
     if level == "group":
         return _group(output)
     from anystroke.io.bids_input import find_bids_scans, read_filter
+    from anystroke.io.finding import prepared
 
     found = find_bids_scans(
         bids_dir,
@@ -112,7 +113,9 @@ def bids(
         sessions=_labels(selection.session_label),
         filters=read_filter(selection.bids_filter_file) if selection.bids_filter_file else [],
     )
-    return _segment(lambda _folder: found, output, options, write, cohort, run, source=bids_dir)
+    return _segment(
+        lambda folder: prepared(found, folder), output, options, write, cohort, run, source=bids_dir
+    )
 
 
 def as_bids_app(arguments: Sequence[str], verbs: Sequence[str]) -> list[str]:

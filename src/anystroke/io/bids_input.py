@@ -1,15 +1,20 @@
 """The scans of a BIDS data set, chosen as BIDS-Apps let choose."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from anystroke.core.text import readable
 from anystroke.core.volume import VolumeError
 from anystroke.io.bids import IMAGE_SUFFIXES, BidsFile
-from anystroke.io.inputs import Found, IntakeError, ScanSource
+from anystroke.io.folders import folders_in, is_junk, walk
+from anystroke.io.inputs import Found, IntakeError, ScanSource, is_image_name
+from anystroke.io.kinds import reason_by_name
 
 _FOLDERS = ("anat", "dwi", "swi", "ct")
+_OTHER_FOLDERS = ("func", "fmap", "perf", "pet", "eeg", "ieeg", "meg", "beh", "mrs", "micr", "nirs", "motion")
 _SHORT = {
     "subject": "sub",
     "session": "ses",
@@ -34,7 +39,7 @@ def is_bids(folder: Path) -> bool:
         >>> is_bids(Path("nowhere"))
         False
     """
-    return folder.is_dir() and any(path.is_dir() for path in folder.glob("sub-*"))
+    return bool(folders_in(folder, "sub-"))
 
 
 def read_filter(path: Path) -> list[Query]:
@@ -85,7 +90,7 @@ def find_bids_scans(
         filters: Queries of `read_filter`; all scans if empty.
 
     Returns:
-        The scans, by name, and a word on images of several volumes.
+        The scans, by name, with a word on each image that is none, and on participants without any.
 
     Raises:
         IntakeError: There is no subject, or a participant or session is not there.
@@ -96,25 +101,57 @@ def find_bids_scans(
     """
     if not is_bids(root):
         raise IntakeError(f"{root} is no BIDS data set: expected folders sub-* in it; check the path")
-    subjects = _wanted(root, "sub", participants, [path.name for path in root.glob("sub-*") if path.is_dir()])
+    subjects = _wanted(root, "sub", participants, [path.name for path in folders_in(root, "sub-")])
     found = Found()
     seen: set[str] = set()
     wanted = [label.removeprefix("ses-") for label in sessions]
     for subject in subjects:
-        for path in sorted((root / subject).rglob("*")):
-            file = BidsFile.parse(path)
-            if not (path.name.lower().endswith((".nii", ".nii.gz")) and _is_scan(file)):
-                continue
-            session = file.entities.get("ses", "")
-            seen.add(session)
-            if (wanted and session not in wanted) or not _passes(file, filters):
-                continue
-            _take(file, root, found)
+        added = _search(root, subject, wanted, filters, seen)
+        if not (added.scans or added.problems or filters or wanted):
+            place = readable(root / subject)
+            added.problems.append((place, f"{place} holds nothing to segment; check its folders and names"))
+        found.add(added)
     if missing := [label for label in wanted if label not in seen]:
         raise IntakeError(
             f"{root} has no session {missing[0]!r}, expected one of "
             f"{', '.join(sorted(seen - {''})) or 'none'}; check --session-label"
         )
+    if not (found.scans or found.problems):
+        name = readable(root)
+        found.problems.append((name, f"{name}: no scan fits what was asked for; check the filters"))
+    if beside := [path.name for path in root.iterdir() if is_image_name(path) and not is_junk(path.name)]:
+        shown = ", ".join(sorted(beside)[:3])
+        found.skipped.append(
+            readable(f"{root}: {len(beside)} images beside the sub-* folders are left out ({shown})")
+        )
+    return found
+
+
+def _search(
+    root: Path, subject: str, sessions: Sequence[str], filters: Sequence[Query], seen: set[str]
+) -> Found:
+    """Take the scans of one participant, and note the sessions that there are."""
+    found = Found()
+    others: Counter[str] = Counter()
+    files = walk(
+        root / subject,
+        on_error=lambda error: found.problems.append((readable(str(error.filename)), readable(str(error)))),
+    )
+    for path in filter(is_image_name, files):
+        file = BidsFile.parse(path)
+        session = file.entities.get("ses", "")
+        seen.add(session)
+        if (sessions and session not in sessions) or not _passes(file, filters):
+            continue
+        if path.parent.name in _OTHER_FOLDERS:
+            others[path.parent.name] += 1
+        elif reason := _reason_to_skip(file):
+            found.skipped.append(readable(f"{path} is left out: {reason}"))
+        else:
+            _take(file, root, found)
+    for name, count in sorted(others.items()):
+        images = "1 image" if count == 1 else f"{count} images"
+        found.skipped.append(readable(f"{subject}: {images} in {name} left out: no structural scans"))
     return found
 
 
@@ -128,29 +165,34 @@ def _wanted(root: Path, entity: str, labels: Sequence[str], present: Sequence[st
     return sorted(set(chosen))
 
 
-def _is_scan(file: BidsFile) -> bool:
-    return file.path.parent.name in _FOLDERS and (
-        (file.suffix in IMAGE_SUFFIXES and "label" not in file.entities) or file.suffix == "ct"
-    )
+def _reason_to_skip(file: BidsFile) -> str | None:
+    """Say why an image is none to segment, if it is none."""
+    place = file.path.parent.name
+    if not file.path.name.lower().endswith((".nii", ".nii.gz")):
+        return "expected NIfTI, as BIDS has it"
+    if reason := reason_by_name(file.path, ScanSource.of_file(file.path).sidecar):
+        return reason
+    if file.suffix not in (*IMAGE_SUFFIXES, "ct"):
+        return f"its name ends in {file.suffix or 'nothing'}, which is no scan to segment in BIDS"
+    if place not in _FOLDERS and not place.startswith(("sub-", "ses-")):
+        return f"it lies in {place}, expected one of {', '.join(_FOLDERS)}"
+    return None
 
 
 def _take(file: BidsFile, root: Path, found: Found) -> None:
-    relative = file.path.relative_to(root)
+    relative = PurePosixPath(readable(file.path.relative_to(root).as_posix()))
     try:
-        count = file.grid.count
+        _ = file.grid
     except VolumeError as error:
-        found.problems.append((str(file.path), str(error)))
-        return
-    if count > 1:
-        found.skipped.append(f"{file.path} is left out: it holds {count} volumes, expected one")
+        found.problems.append((readable(file.path), readable(str(error))))
         return
     found.scans.append(
         ScanSource(
             file.path,
-            str(file.path),
-            PurePosixPath(relative.parent.as_posix()),
+            readable(file.path),
+            relative.parent,
             "_".join(f"{key}-{file.entities[key]}" for key in ("sub", "ses") if key in file.entities),
-            f"bids:raw:{relative.as_posix()}",
+            f"bids:raw:{relative}",
         )
     )
 

@@ -5,11 +5,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anystroke.core.image_files import check_exists
 from anystroke.core.volume import SUFFIXES, Volume, VolumeError
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 SCAN_SUFFIXES = (*SUFFIXES, *ITK_SUFFIXES)
 
+# Spaces of NRRD that say which way is left; the others leave it open.
+_NRRD_SPACES = (
+    *("right-anterior-superior", "left-anterior-superior", "left-posterior-superior"),
+    *("ras", "las", "lps"),
+)
+# MetaImage: fields of which one says how the axes lie.
+_META_AXES = ("TransformMatrix", "Rotation", "Orientation")
+_LONGEST_HEADER = 1 << 16
 # The part of CT that shows brain: a window of 80 HU around 40, as radiologists look at it.
 _BRAIN_WINDOW = (0.0, 80.0)
 
@@ -48,7 +57,9 @@ def looks_like_ct(scan: Volume) -> bool:
     """
     values = scan.data.flatten()[:: 1 + scan.data.numel() // 1_000_000]
     air = float((values <= -700).float().mean())
-    return air > 0.05 and bool(values.max() > 300) and bool(values.min() >= -10_000)
+    # MR that is padded with a negative number has no other below zero.
+    soft = float(((values < 0) & (values > values.min())).float().mean())
+    return air > 0.05 and soft > 5e-4 and bool(values.max() > 300) and bool(values.min() >= -10_000)
 
 
 def brain_window(scan: Volume) -> Volume:
@@ -65,8 +76,8 @@ def _read_itk(path: Path) -> Volume:
     """Read what ITK reads; its world is LPS and its arrays are indexed z, y, x."""
     import SimpleITK as sitk  # noqa: N813  # a second to import, needed for these formats alone
 
-    if not path.is_file():
-        raise VolumeError(f"{path} does not exist or is a folder, expected an image file; check the path")
+    check_exists(path)
+    _check_axes(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -92,3 +103,34 @@ def _read_itk(path: Path) -> Volume:
     ras = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine).astype(np.float32).astype(np.float64)
     data = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 1, 0)).astype(np.float32))
     return Volume(data[None], torch.from_numpy(ras), 1)
+
+
+def _check_axes(path: Path) -> None:
+    """Refuse a header that says nothing about which way its axes point; ITK would make something up."""
+    with path.open("rb") as stream:
+        text = stream.read(_LONGEST_HEADER).decode("latin-1")
+    if path.name.lower().endswith((".nrrd", ".nhdr")):
+        if not text.startswith("NRRD"):
+            return  # said by who reads it
+        head = text.replace("\r\n", "\n").partition("\n\n")[0]
+        fields = {
+            key.strip().lower(): value.strip()
+            for key, _, value in (line.partition(":") for line in head.split("\n"))
+            if not key.startswith("#")
+        }
+        space = fields.get("space", "").strip('"').lower()
+        said = space in _NRRD_SPACES and "space directions" in fields
+        what = f"its space is {space!r}" if space else "it has no space"
+        if space in _NRRD_SPACES:
+            what = "it has no space directions"
+    else:
+        head = text.partition("ElementDataFile")[0]
+        keys = [line.partition("=")[0].strip() for line in head.splitlines()]
+        if "NDims" not in keys:
+            return
+        said, what = any(key in keys for key in _META_AXES), "it has no TransformMatrix"
+    if not said:
+        raise VolumeError(
+            f"{path} says nothing about orientation ({what}), so left and right are unknown; convert it "
+            "again from DICOM, or write how its axes lie into the header"
+        )

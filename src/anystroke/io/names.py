@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from anystroke.core.text import readable
 from anystroke.io.formats import SCAN_SUFFIXES
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
@@ -17,7 +18,7 @@ def image_stem(path: str | Path) -> str:
         >>> image_stem("sub-01/anat/sub-01_T1w.nii.gz")
         'sub-01_T1w'
     """
-    name = Path(path).name
+    name = readable(Path(path).name)
     for suffix in sorted(SCAN_SUFFIXES, key=len, reverse=True):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from anystroke.core.volume import Volume
 from anystroke.io.formats import read_scan
+from anystroke.io.inputs import usable_scan
 from anystroke.models.checkpoints import TrainedNetwork, find_model, open_network
 from anystroke.models.volume_interval import VolumeInterval, expected_volume, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
@@ -155,7 +156,7 @@ def segment(
     """
     chosen = SegmentOptions.of(options, changes)
     opened = model if isinstance(model, Model) else Model.open(model)
-    scan = as_volume(image)
+    scan = usable_scan(as_volume(image), str(image) if isinstance(image, str | Path) else "the scan")
     refiner = opened.refiner if chosen.preset == "default" else None
     prediction = predict(scan, opened.network, opened.config, chosen, refiner=refiner)
     volume, _ = tally(prediction.mask)
