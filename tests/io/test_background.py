@@ -1,6 +1,7 @@
 """Outside of the head: what stands for nothing becomes an empty background, and the head stays as it is."""
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -79,7 +80,9 @@ def test_what_is_no_number_inside_stays() -> None:
         lambda data, head: data * 0.001,
     ],
 )
-def test_usual_scans_stay_as_they_are(change) -> None:  # type: ignore[no-untyped-def]
+def test_usual_scans_stay_as_they_are(
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
     scan = Volume(change(_scan(), _head()), AFFINE)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -272,7 +272,7 @@ def _headers(files: Iterable[Path], export: Export) -> Iterator[tuple[Path, Any]
             header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
             problem = _damage(header, path)
             _slices(header)
-        except Exception as error:  # pydicom raises anything on damaged files
+        except Exception as error:  # noqa: BLE001  # pydicom raises anything on damaged files
             problem, header = f"is damaged ({' '.join(str(error).split()) or type(error).__name__})", None
         if problem:
             export.problems.append((readable(path), f"{readable(path)} {problem}; copy it again"))

@@ -91,7 +91,7 @@ def _images_of(source: ScanSource, work: Path, taken: set[str], found: Found) ->
     files, words = write_diffusion_images(path, b_values, work, title=source.title)
     made = []
     for name, file in files.items():
-        one = replace(source, path=file, made=True, patient=source.patient or readable(str(source.path)))
+        one = replace(source, path=file, made=True, fused=source.title)
         if str(one.folder / one.stem).casefold() in taken:
             found.skipped.append(f"{name} of {source.title} is left out: there is such an image already")
         else:

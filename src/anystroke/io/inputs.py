@@ -33,6 +33,7 @@ class ScanSource:
         uri: What the results' ``Sources`` say: a path, or a BIDS URI.
         series: Files of the DICOM series that it was converted from.
         made: Whether the file was made of what the user named, such as one image of a diffusion series.
+        fused: Scans with the same value are fused: the images of one diffusion series; empty for others.
         frame: Scans with the same value have one coordinate system; empty if that is not known.
         warnings: Sentences on how it was read.
     """
@@ -44,6 +45,7 @@ class ScanSource:
     uri: str = ""
     series: tuple[Path, ...] = ()
     made: bool = False
+    fused: str = ""
     frame: str = ""
     warnings: tuple[str, ...] = ()
 

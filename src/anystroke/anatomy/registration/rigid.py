@@ -55,6 +55,16 @@ class RigidRegistration:
     overlap: float
     problem: str
 
+    @classmethod
+    def identity(cls) -> "RigidRegistration":
+        """Say that two scans lie where their headers put them.
+
+        Example:
+            >>> RigidRegistration.identity().rotation
+            0.0
+        """
+        return cls(torch.eye(4, dtype=torch.float64), 0.0, 0.0, 0.0, 0.0, 1.0, "")
+
 
 def register_rigid(moving: Volume, fixed: Volume) -> RigidRegistration:
     """Register a scan to another one of the same head.

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anystroke.tasks.segmentation.together import Together
 
 TABLE = "volumes.tsv"
+_APART = "apart"
 COLUMNS = ("file", "mask", "volume_ml", "lesions", "seconds", "status", "message")
 
 
@@ -46,9 +47,9 @@ class _Job:
     start: float = 0.0
     messages: list[str] = field(default_factory=list)
 
-    def sidecar(self, source: ScanSource) -> str:
+    def sidecar(self, source: ScanSource, described: str | None = None) -> str:
         """Where the sidecar of a scan's mask is, below the output folder."""
-        stem = derivative_stem(source.path, described=self.described)
+        stem = derivative_stem(source.path, described=self.described if described is None else described)
         return (source.folder / f"{stem}_mask.json").as_posix()
 
     def failed(self, error: Exception) -> list[Outcome]:
@@ -74,7 +75,7 @@ class _Run:
     def settings(self, others: Sequence[str] = ()) -> dict[str, Any]:
         """What must be the same for results to be kept."""
         chosen = self.options.settings()
-        if self.cohort.together:
+        if self.cohort.together or others:
             chosen |= {"fusion": self.cohort.fusion, "fused_with": list(others)}
         if self.atlas:
             chosen["atlas"] = self.atlas.sha256
@@ -157,10 +158,11 @@ def _jobs(run: _Run, sources: Sequence[ScanSource]) -> list[_Job]:
     """Make the jobs: one for each scan or patient; two that would write the same files are refused."""
     groups: dict[str, list[ScanSource]] = {}
     for i, source in enumerate(sources):
-        groups.setdefault(f"patient {source.patient}" if run.cohort.together else str(i), []).append(source)
+        key = f"series {source.fused}" if source.fused else str(i)
+        groups.setdefault(f"patient {source.patient}" if run.cohort.together else key, []).append(source)
     jobs, taken = [], dict[str, Path]()
     for members in groups.values():
-        job = _Job([], "fused" if run.cohort.together and len(members) > 1 else "")
+        job = _Job([], "fused" if len(members) > 1 else "")
         for source in members:
             key = str(source.folder / source.stem).lower()
             if key in taken:
@@ -204,10 +206,13 @@ def _kept(run: _Run, job: _Job, i: int, digest: str) -> Outcome | None:
         ResultError: Other results are there.
     """
     source = job.sources[i]
-    sidecar = job.sidecar(source)
     depends = {"SourceSHA256": digest, "Settings": job.settings[i]}
-    facts = run.results.kept(sidecar, depends, main=_mask(sidecar))
-    return None if facts is None else _outcome("kept", source, sidecar, facts, 0.0)
+    for described in (job.described, *([_APART] if job.described else [])):
+        sidecar = job.sidecar(source, described)
+        facts = run.results.kept(sidecar, depends, main=_mask(sidecar))
+        if facts is not None:
+            return _outcome("kept", source, sidecar, facts, 0.0)
+    return None
 
 
 def _mask(sidecar: str) -> str:
@@ -240,11 +245,12 @@ def _compute(run: _Run, job: _Job, scans: list[Volume]) -> "tuple[list[Segmentat
     run.collected.take()
     results = [segment(scan, run.model, run.options) for scan in scans]
     fused: Together | None = None
-    if job.described and run.cohort.together:
+    if job.described:
         from anystroke.tasks.segmentation.together import fuse
 
         names = [image_stem(source.path) for source in job.sources]
-        fused = fuse(results, fusion=run.cohort.fusion, names=names)
+        frames = [source.frame for source in job.sources]
+        fused = fuse(results, fusion=run.cohort.fusion, names=names, frames=frames)
         results = fused.fused
     job.messages += run.collected.take()
     return results, fused
@@ -254,15 +260,16 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Togethe
     """Write the results of a job, and publish those of each scan at once, its sidecar last."""
     messages = list(dict.fromkeys(job.messages))
     outcomes = list(job.kept)
-    for source, result, settings in zip(job.sources, results, job.settings, strict=False):
+    for i, (source, result, settings) in enumerate(zip(job.sources, results, job.settings, strict=False)):
         facts: dict[str, Any] = {}
-        sidecar = job.sidecar(source)
+        described = _APART if together is not None and i in together.apart else job.described
+        sidecar = job.sidecar(source, described)
         with run.results.staging(sidecar, facts) as staging:
             facts |= write_results(
                 source,
                 result,
                 staging,
-                described=job.described,
+                described=described,
                 messages=messages,
                 settings=settings,
                 write=run.write,

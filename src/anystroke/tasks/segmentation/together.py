@@ -27,6 +27,8 @@ from anystroke.tasks.segmentation.predict import Model, Segmentation, interval_o
 from anystroke.tasks.segmentation.trust import reasons_between, reasons_not_to_trust
 
 _SMALLEST_PROBABILITY = 1e-4
+# Grids whose voxels lie this close [mm] are one, rounded differently.
+_ONE_GRID = 0.1
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def fuse(
     *,
     fusion: Fusion = "probability",
     names: Sequence[str] = (),
+    frames: Sequence[str] = (),
 ) -> Together:
     """Register the contrasts of one patient and fuse what each says alone.
 
@@ -121,6 +124,8 @@ def fuse(
         alone: One result for each contrast.
         fusion: As for `segment_together`.
         names: What to call the contrasts; by default their numbers.
+        frames: Of each contrast, what names its coordinate system; those of one system, and those on one
+            grid, are believed to lie where they say.
 
     Returns:
         As `segment_together`.
@@ -136,13 +141,10 @@ def fuse(
     for i, scan in enumerate(scans):
         if i == reference:
             continue
-        try:
-            registrations[i] = found = register_rigid(scan, scans[reference])
-        except RegistrationError as error:
-            apart[i] = str(error)
-        else:
-            if found.problem:
-                apart[i] = found.problem
+        one_frame = bool(frames) and frames[i] != "" and frames[i] == frames[reference]
+        registrations[i], problem = _registered(scan, scans[reference], one_frame=one_frame)
+        if problem:
+            apart[i] = problem
     for i, reason in apart.items():
         warnings.warn(
             f"{names[i]} does not register to {names[reference]} ({reason}) and is segmented apart; check "
@@ -176,6 +178,17 @@ def fuse(
         for i, result in enumerate(fused)
     ]
     return Together(fused, list(alone), reference, registrations, apart, agreement)
+
+
+def _registered(scan: Volume, reference: Volume, *, one_frame: bool) -> tuple[RigidRegistration | None, str]:
+    """Find where a contrast lies, and say why not to believe it."""
+    if scan.grid.difference(reference.grid, tolerance=_ONE_GRID) is None:
+        return RigidRegistration.identity(), ""
+    try:
+        found = register_rigid(scan, reference)
+    except RegistrationError as error:
+        return (RigidRegistration.identity(), "") if one_frame else (None, str(error))
+    return (RigidRegistration.identity(), "") if found.problem and one_frame else (found, found.problem)
 
 
 def moved(volume: Volume, world: Tensor, target_world: Tensor) -> Volume:
