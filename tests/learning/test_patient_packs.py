@@ -63,7 +63,7 @@ def test_only_new_and_changed_files_are_read_again(
         read.append(path.name)
         return load_lesion_mask(path)
 
-    monkeypatch.setattr(patient_packs, "load_mask", watched)
+    monkeypatch.setattr(patient_packs, "load_lesion_mask", watched)
     before = (tmp_path / "lesions.safetensors").stat().st_mtime_ns
     pack_patients(_settings(masks), tmp_path)
     assert (read, (tmp_path / "lesions.safetensors").stat().st_mtime_ns) == ([], before)
