@@ -83,7 +83,7 @@ def test_another_split_moves_masks_without_reading_them(
     masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = pack_patients(_settings(masks), tmp_path)
-    for reader in ("load_mask", "blob_bank", "mni_anatomy"):
+    for reader in ("load_lesion_mask", "blob_bank", "mni_anatomy"):
         monkeypatch.setattr(patient_packs, reader, None)
     names = [pack_patients(_settings(masks, split=split), tmp_path)["lesions"] for split in "abcdef"]
     assert any(each != first["lesions"] for each in names)

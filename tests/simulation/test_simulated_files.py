@@ -154,7 +154,7 @@ def test_a_sample_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
     def fail() -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(patient_files, "class_table", fail)
+    monkeypatch.setattr(patient_files, "class_rows", fail)
     with pytest.raises(KeyboardInterrupt):
         _run(REQUEST, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["simulation.json"]
