@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from anystroke.core.rng import stream
+from anystroke.core.staging import staged
 from anystroke.core.volume import Volume
 from anystroke.corruption.echo_planar_scan import EchoPlanarSettings
 from anystroke.simulation.generator import CLASSES, Generator, Sample
@@ -12,7 +13,6 @@ from anystroke.simulation.patient_files import (
     lesion_volume,
     patient_target,
     scan_targets,
-    staged,
     write_scans,
 )
 from anystroke.simulation.settings import SynthesisSettings

@@ -15,11 +15,13 @@ from anystroke.anatomy.lesions.made_up import random_blob
 from anystroke.anatomy.registration import affine as registration
 from anystroke.anatomy.registration.affine import Registration, RegistrationError
 from anystroke.core.rng import stream
+from anystroke.core.tables import TableError
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.datasets import DatasetError
+from anystroke.io.results import Outcome, ResultError
 from anystroke.simulation import files as simulation
 from anystroke.simulation import patient_files
-from anystroke.simulation.files import Format, Outcome, Request, SimulationError, simulate_files
+from anystroke.simulation.files import Format, Request, SimulationError, simulate_files
 from anystroke.simulation.generator import CLASSES, Generator, Sample, regenerate
 from anystroke.simulation.nnunet import NnunetError
 from anystroke.simulation.settings import SynthesisSettings
@@ -79,9 +81,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def test_files_table_and_sidecars_belong_together(tmp_path: Path) -> None:
     outcomes = _run(REQUEST, tmp_path)
-    assert [(o.name, o.status) for o in outcomes] == [("sim-0001", "written"), ("sim-0002", "written")]
+    assert [(o.name, o.status) for o in outcomes] == [("sim-0001", "done"), ("sim-0002", "done")]
     rows = _table(tmp_path)
-    assert rows == [dict(o.row) for o in outcomes]
+    assert rows == [dict(o.details) for o in outcomes]
     for row in rows:
         image = Volume.load(tmp_path / row["image"])
         mask = Volume.load(tmp_path / row["mask"], dtype=torch.uint8)
@@ -108,16 +110,16 @@ def test_files_table_and_sidecars_belong_together(tmp_path: Path) -> None:
 def test_a_run_that_was_cut_short_is_completed_to_the_bit(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     _run(REQUEST, whole)
-    assert [o.status for o in _run(replace(REQUEST, count=1), cut)] == ["written"]
+    assert [o.status for o in _run(replace(REQUEST, count=1), cut)] == ["done"]
     before = (cut / _table(cut)[0]["image"]).stat().st_mtime_ns
-    assert [o.status for o in _run(REQUEST, cut)] == ["kept", "written"]
+    assert [o.status for o in _run(REQUEST, cut)] == ["kept", "done"]
     assert (cut / _table(cut)[0]["image"]).stat().st_mtime_ns == before
     assert _table(cut) == _table(whole)
     for row in _table(whole):
         first, second = (Volume.load(folder / row["image"]) for folder in (whole, cut))
         assert torch.equal(first.data, second.data)
     (cut / _table(cut)[0]["mask"]).unlink()
-    assert {o.name: o.status for o in _run(REQUEST, cut)} == {"sim-0001": "written", "sim-0002": "kept"}
+    assert {o.name: o.status for o in _run(REQUEST, cut)} == {"sim-0001": "done", "sim-0002": "kept"}
     assert (cut / _table(cut)[0]["mask"]).exists()
 
 
@@ -127,9 +129,9 @@ def test_another_run_is_refused_unless_it_may_overwrite(tmp_path: Path) -> None:
         for weighting in ("FLAIR", "DWI")
     )
     _run(flair, tmp_path)
-    with pytest.raises(SimulationError, match=r"another run \(Settings differ\).*--overwrite"):
+    with pytest.raises(ResultError, match=r"another run \(Settings differ\).*--overwrite"):
         _run(dwi, tmp_path)
-    with pytest.raises(SimulationError, match="Seed differ"):
+    with pytest.raises(ResultError, match="Seed differ"):
         _run(replace(flair, seed=2), tmp_path)
     assert (tmp_path / "sim-0001_FLAIR.nii.gz").exists()
     _run(dwi, tmp_path, overwrite=True)
@@ -146,7 +148,7 @@ def test_foreign_files_are_not_touched(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [foreign.name]
     foreign.unlink()
     (tmp_path / "samples.tsv").write_text("a\tb\n1\t2\n")
-    with pytest.raises(SimulationError, match="not a table of simulated scans"):
+    with pytest.raises(TableError, match="not a table of anystroke"):
         _run(REQUEST, tmp_path)
 
 
@@ -162,12 +164,12 @@ def test_a_sample_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
 def test_several_weightings_show_one_patient(tmp_path: Path) -> None:
     outcomes = _run(replace(SESSION, count=2), tmp_path)
-    assert [(o.name, o.row["image"]) for o in outcomes] == [
+    assert [(o.name, o.details["image"]) for o in outcomes] == [
         (name, f"{name}_{suffix}.nii.gz")
         for name in ("sim-0001", "sim-0002")
         for suffix in ("T1w", "FLAIR", "dwi")
     ]
-    assert _table(tmp_path) == [dict(o.row) for o in outcomes]
+    assert _table(tmp_path) == [dict(o.details) for o in outcomes]
     masks = sorted(path.name for path in tmp_path.glob("*_mask.nii.gz"))
     assert masks == [
         f"{name}_label-L{desc}_mask.nii.gz" for name in ("sim-0001", "sim-0002") for desc in ("_desc-dwi", "")
@@ -192,7 +194,7 @@ def test_a_session_that_was_cut_short_is_completed(tmp_path: Path) -> None:
     _run(SESSION, whole)
     _run(SESSION, cut)
     (cut / "sim-0001_FLAIR.nii.gz").unlink()
-    assert [o.status for o in _run(SESSION, cut)] == ["written"] * 3
+    assert [o.status for o in _run(SESSION, cut)] == ["done"] * 3
     assert _table(whole) == _table(cut)
     first, second = (Volume.load(folder / "sim-0001_FLAIR.nii.gz") for folder in (whole, cut))
     assert torch.equal(first.data, second.data)
@@ -211,7 +213,7 @@ def test_the_truth_is_what_at_least_one_scan_shows(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Generator, "session", remember)
     request = replace(SESSION, synthesis=SETTINGS.model_copy(update={"cut": 1.0}))
-    row = _run(request, tmp_path)[0].row
+    row = _run(request, tmp_path)[0].details
     assert not torch.equal(drawn[0].target, drawn[1].target)
     truth = torch.stack([sample.target for sample in drawn[:2]]).amax(0)
     assert torch.equal(Volume.load(tmp_path / row["segmentation"], dtype=torch.uint8).data[0], truth)
@@ -223,7 +225,7 @@ def test_a_scan_can_be_made_again_from_its_files(layout: Format, tmp_path: Path)
     masks.mkdir()
     sphere = sphere_lesion()
     Volume(sphere.mask[None], sphere.affine).save(masks / "sphere.nii.gz")
-    rows = [o.row for o in _run(replace(SESSION, lesions=masks, format=layout), out)]
+    rows = [o.details for o in _run(replace(SESSION, lesions=masks, format=layout), out)]
     if layout == "nnunet":
         channels = json.loads((out / "records" / "sim-0001.json").read_text())["Channels"]
         records = [channel["Record"] for channel in channels]
@@ -240,11 +242,11 @@ def test_an_nnunet_data_set_is_complete_at_any_time(tmp_path: Path) -> None:
     for number, outcome in enumerate(simulate_files(request, folder)):
         description = json.loads((folder / "dataset.json").read_text())
         assert description["numTraining"] == len(list((folder / "labelsTr").iterdir())) == 1 + number // 3
-        assert outcome.row["image"] == f"imagesTr/{outcome.name}_{number % 3:04d}.nii.gz"
+        assert outcome.details["image"] == f"imagesTr/{outcome.name}_{number % 3:04d}.nii.gz"
     assert description["channel_names"] == {"0": "T1w", "1": "FLAIR", "2": "DWI"}
     assert len(list((folder / "imagesTr").iterdir())) == 6
     (folder / "imagesTr" / "sim-0002_0001.nii.gz").unlink()
-    assert [o.status for o in _run(request, folder)] == ["kept"] * 3 + ["written"] * 3
+    assert [o.status for o in _run(request, folder)] == ["kept"] * 3 + ["done"] * 3
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 2
 
 
@@ -253,7 +255,7 @@ def test_overwriting_leaves_no_case_of_the_earlier_run(tmp_path: Path) -> None:
     request = replace(SESSION, format="nnunet", count=2)
     _run(request, folder)
     other = replace(request, count=1, weightings=("T2w",))
-    with pytest.raises(SimulationError, match=r"Weightings differ.*--overwrite"):
+    with pytest.raises(ResultError, match=r"Weightings differ.*--overwrite"):
         _run(other, folder)
     assert len(list((folder / "imagesTr").iterdir())) == 6
     _run(other, folder, overwrite=True)
@@ -298,7 +300,7 @@ def test_a_full_disk_leaves_what_was_finished(
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
     monkeypatch.undo()
     monkeypatch.setattr(simulation, "mni_anatomy", lambda: ellipsoid_anatomy(head=False))
-    assert [o.status for o in _run(request, folder)] == ["kept"] * 3 + ["written"] * 3
+    assert [o.status for o in _run(request, folder)] == ["kept"] * 3 + ["done"] * 3
 
 
 def test_values_that_do_not_go_together_are_refused() -> None:
@@ -327,17 +329,17 @@ def test_label_maps_take_turns_and_a_bad_one_stops_nothing(
     good, odd = _label_map(tmp_path / "good.nii.gz"), _label_map(tmp_path / "odd.nii.gz", label=1234)
     request = replace(REQUEST, label_maps=(odd, tmp_path / "none.nii.gz", good))
     outcomes = _run(request, tmp_path / "out")
-    assert [(o.status, o.samples) for o in outcomes] == [
+    assert [(o.status, o.details.get("samples", 1)) for o in outcomes] == [
         ("failed", 2),
         ("failed", 2),
-        ("written", 1),
-        ("written", 1),
+        ("done", 1),
+        ("done", 1),
     ]
     assert "odd.nii.gz" in outcomes[0].message
     assert "1234" in outcomes[0].message
     assert "none.nii.gz does not exist" in outcomes[1].message
     assert [o.name for o in outcomes[2:]] == ["sim-0003", "sim-0006"]
-    assert {o.row["anatomy"] for o in outcomes[2:]} == {"good"}
+    assert {o.details["anatomy"] for o in outcomes[2:]} == {"good"}
     assert "registered to MNI space (Dice of the brain 0.93)" in outcomes[2].message
     assert outcomes[3].message == ""
 
@@ -364,8 +366,8 @@ def test_lesion_masks_come_from_a_folder(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out")
     Volume(sphere.mask[None], sphere.affine).save(masks / "sphere.nii.gz")
     [outcome] = _run(replace(request), tmp_path / "out")
-    assert set(outcome.row["lesions"].split(",")) == {"sphere"}
-    assert float(outcome.row["lesion_ml"]) > 1
+    assert set(outcome.details["lesions"].split(",")) == {"sphere"}
+    assert float(outcome.details["lesion_ml"]) > 1
 
 
 def test_an_unknown_weighting_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -389,6 +391,6 @@ def test_made_up_lesions_are_on_both_sides_and_sometimes_absent() -> None:
 def test_without_lesion_the_row_says_so(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"lesions": LesionSettings(absent=1.0)})
     [outcome] = _run(replace(REQUEST, count=1, synthesis=settings), tmp_path)
-    row = outcome.row
+    row = outcome.details
     assert (row["lesions"], row["stage"], row["lesion_ml"]) == ("n/a", "n/a", "0.000")
     assert int(Volume.load(tmp_path / row["mask"]).data.sum()) == 0

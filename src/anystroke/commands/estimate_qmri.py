@@ -13,7 +13,8 @@ from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, c
 from anystroke.commands.options import Debug, Output, Overwrite, Threads, with_options
 
 if TYPE_CHECKING:
-    from anystroke.tasks.qmri.files import EstimateOptions, Outcome
+    from anystroke.io.results import Outcome
+    from anystroke.tasks.qmri.files import EstimateOptions
     from anystroke.tasks.qmri.predict import Estimator
     from anystroke.tasks.segmentation.predict import Model
 
@@ -112,7 +113,7 @@ def estimate_qmri(
 
         torch.set_num_threads(networks.threads)
     options = EstimateOptions(tuple(protocols), maps.flips, maps.refine, maps.sidecar, maps.overwrite)
-    return _run(files, dataset, output, *opened, options)
+    return _run(files, dataset, output, *opened, options, maps.debug)
 
 
 def _estimate_found(
@@ -123,15 +124,17 @@ def _estimate_found(
     options: "EstimateOptions",
 ) -> "Iterator[Outcome]":
     """Find the scans in what was named, and estimate their maps."""
+    from anystroke.core.staging import staging_prefix
     from anystroke.io.finding import find_scans
-    from anystroke.tasks.qmri.files import Outcome, estimate_files, t1w_alone
+    from anystroke.io.results import Outcome
+    from anystroke.tasks.qmri.files import estimate_files, t1w_alone
 
-    with tempfile.TemporaryDirectory(prefix=".anystroke-", dir=output) as work:
+    with tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=output) as work:
         found = t1w_alone(find_scans(inputs, Path(work)), inputs)
         for text in found.skipped:
             complain(f"note: {text}")
         for named, problem in found.problems:
-            yield Outcome(named, "failed", output, problem)
+            yield Outcome(named, "failed", messages=(problem,))
         yield from estimate_files(found.scans, output, model, segmenter, options)
 
 
@@ -142,6 +145,7 @@ def _run(
     model: "Estimator",
     segmenter: "Model",
     options: "EstimateOptions",
+    debug: bool,
 ) -> int:
     """Estimate all scans and say what became of each."""
     from anystroke.tasks.qmri.files import estimate_dataset
@@ -160,14 +164,15 @@ def _run(
                 progress.advance(task)
                 if outcome.status == "failed":
                     failed = True
-                    complain(f"error: {outcome.message}")
+                    complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
                     continue
-                for text in outcome.warnings:
+                for text in outcome.messages:
                     complain(f"warning: {outcome.name}: {text}")
                 kept = ", was there" if outcome.status == "kept" else ""
+                alike, place = outcome.details["correlation"], output / outcome.details["place"]
                 typer.echo(
-                    f"{outcome.name}: simulated again it correlates {outcome.correlation:.3f} with the scan"
-                    f"{kept} -> {outcome.folder}"
+                    f"{outcome.name}: simulated again it correlates {alike:.3f} with the scan{kept}"
+                    f" -> {place}"
                 )
     except OSError as error:
         raise ArgumentError(f"--output: {output} cannot be written ({error.strerror or error})") from error

@@ -126,14 +126,14 @@ def simulate(
     with progress_bar() as progress:
         task = progress.add_task("simulating", total=scans)
         for outcome in simulate_files(request, output, overwrite=write.overwrite):
-            progress.advance(task, outcome.samples)
+            progress.advance(task, outcome.details.get("samples", 1))
             if outcome.status == "failed":
                 failed = True
                 complain(f"error: {outcome.message}")
                 continue
-            if outcome.message:
+            if outcome.messages:
                 complain(f"note: {outcome.message}")
-            row, kept = outcome.row, " (was there)" if outcome.status == "kept" else ""
+            row, kept = outcome.details, " (was there)" if outcome.status == "kept" else ""
             typer.echo(f"{output / row['image']}: {row['anatomy']}, lesion {row['lesion_ml']} ml{kept}")
     return FAILED if failed else OK
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -145,3 +145,19 @@ def read_pack(path: Path, *, kind: PackKind, about: str = "") -> list[PackEntry]
         content = PackedTensor(part, tuple(row["shape"]), row["bits"])
         entries.append(PackEntry(row["name"], content, row["facts"], row["source"]))
     return entries
+
+
+def pack_facts(path: Path) -> dict[str, str]:
+    """Read what the metadata of a safetensors file say; a file that is missing or damaged says nothing.
+
+    Example:
+        >>> pack_facts(Path("nowhere.safetensors"))
+        {}
+    """
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError):
+        return {}

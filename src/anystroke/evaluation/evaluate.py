@@ -1,18 +1,16 @@
 """Measure many cases into a folder: one table of cases, one of lesions, one of reliability."""
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from anystroke.core.files import atomic_path
+from anystroke.core.files import write_json
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.evaluation.cases import Case, Cases
@@ -25,6 +23,7 @@ from anystroke.evaluation.masks import (
     resampled_mask,
 )
 from anystroke.evaluation.metrics.measure import METRICS, Measurement, MetricSettings, load_settings, measure
+from anystroke.io.results import generated_by
 
 CASES, LESIONS, RELIABILITY, DESCRIPTION = "metrics.tsv", "lesions.tsv", "reliability.tsv", "metrics.json"
 FILES = ("prediction", "truth", "probability", "scan")
@@ -190,7 +189,7 @@ def write_results(
         (folder / RELIABILITY).unlink(missing_ok=True)
     description = {
         "Name": name or folder.resolve().name,
-        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+        "GeneratedBy": generated_by(),
         "Date": datetime.now(UTC).isoformat(timespec="seconds"),
         "Settings": settings.model_dump(mode="json"),
         "Convention": settings.describe(),
@@ -200,8 +199,7 @@ def write_results(
         "Notes": list(found.notes),
         "Columns": {key: _column(key) for key in measured},
     }
-    with atomic_path(folder / DESCRIPTION, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, description)
     return rows
 
 

@@ -1,6 +1,5 @@
 """Steps, checkpoints and the end of one call of a training: after its last step, in time, or when asked."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from anystroke.core.files import atomic_path
+from anystroke.core.files import write_json
 from anystroke.learning.clock import Clock
 from anystroke.learning.interruption import Interruption
 from anystroke.learning.run_log import RunLog, write_report
@@ -245,9 +244,3 @@ def _display(active: bool) -> Progress:
 
 def _detail(trainer: Trainer, record: RunLog) -> str:
     return f"step {trainer.step}, loss {record.recent:.3f}, {record.rate:.2f} steps/s"
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write plain values, whole or not at all."""
-    with atomic_path(path, overwrite=True) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from anystroke.core.files import write_json
 from anystroke.learning.clock import Clock
-from anystroke.learning.loop import Loop, write_json
+from anystroke.learning.loop import Loop
 from anystroke.learning.sources.packing import pack_showing_progress
 from anystroke.learning.supply import Supply
 from anystroke.learning.task import Recipe

@@ -1,12 +1,10 @@
 """Simulate scans into a folder: images with their truth, protocols and maps, one table, resumable."""
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from importlib.metadata import version
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +18,12 @@ from anystroke.anatomy.tissues.anatomies import Anatomy, build_anatomy
 from anystroke.anatomy.tissues.label_maps import load_label_map
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import atomic_path, sha256
+from anystroke.core.files import sha256
 from anystroke.core.rng import stream
+from anystroke.core.tables import GrowingTable, write_table
 from anystroke.core.volume import VolumeError
 from anystroke.io.datasets import DatasetError, images_in
+from anystroke.io.results import Outcome, ResultFolder, Status, generated_by
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.nnunet import (
     DESCRIPTION,
@@ -35,7 +35,7 @@ from anystroke.simulation.nnunet import (
     write_case,
     write_description,
 )
-from anystroke.simulation.patient_files import COLUMNS, write_json, write_scans
+from anystroke.simulation.patient_files import COLUMNS, write_scans
 from anystroke.simulation.settings import SynthesisSettings
 
 TABLE = "samples.tsv"
@@ -119,7 +119,7 @@ class Request:
         for path in self.lesion_files:
             digest.update(f"{path.name} {sha256(path)}\n".encode())
         return {
-            "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+            "GeneratedBy": generated_by(),
             "Seed": self.seed,
             "Stage": self.stage,
             "Maps": self.maps,
@@ -140,25 +140,6 @@ class Request:
         }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one scan, or of a label map that could not be used.
-
-    Attributes:
-        name: Stem of the patient's files, or the label map.
-        status: ``"written"``, ``"kept"`` (it was there already) or ``"failed"``.
-        row: The scan's row of the table; empty if it failed.
-        message: Why it failed, or what else there is to say.
-        samples: Number of scans that this outcome stands for.
-    """
-
-    name: str
-    status: str
-    row: Mapping[str, str]
-    message: str = ""
-    samples: int = 1
-
-
 def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = False) -> Iterator[Outcome]:
     """Simulate patients, one after the other; a label map that cannot be used does not stop the others.
 
@@ -171,10 +152,13 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
         overwrite: Whether to throw away the patients of another run.
 
     Yields:
-        The outcome of each scan, label map by label map, as soon as its patient's files and rows are written.
+        The outcome of each scan, label map by label map, as soon as its patient's files and rows are written:
+        the image first among its files, its row of the table in its details; of a label map that cannot be
+        used, how many ``samples`` it would have given.
 
     Raises:
-        SimulationError: The folder holds other samples, and ``overwrite`` is False; or it cannot be written.
+        ResultError: The folder holds other samples, and ``overwrite`` is False.
+        SimulationError: It cannot be written.
         NnunetError: nnU-Net could not read a data set in a folder of that name.
         DatasetError: The folder of lesions is missing or holds no lesion.
         ValueError: The preset has no such weighting.
@@ -190,30 +174,38 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
         preset.sample(stream(request.seed, "check"), weighting=weighting)
     if request.format == "nnunet":
         check_dataset_folder(folder)
-    rows = _open_folder(request, folder, overwrite)
+    results = ResultFolder(folder, request.identity(), manifest=RUN_FILE)
+    table = _Patients(request, results)
+    clear = partial(table.clear, overwrite=overwrite)
+    if results.claim(clear, overwrite=overwrite) and table.rows:
+        _describe(request, folder, table.rows)
     generator: Generator | None = None
     sources: Sequence[Path | None] = request.label_maps or (None,)
     for place, source in enumerate(sources):
         numbers = [1 + place + k * len(sources) for k in range(request.count)]
-        missing = [n for n in numbers if _stem(n) not in rows]
+        missing = [n for n in numbers if _stem(n) not in table.rows]
         for name in (_stem(n) for n in numbers if n not in missing):
-            yield from (Outcome(name, "kept", row) for row in rows[name])
+            yield from (_outcome(name, "kept", row) for row in table.rows[name])
         if not missing:
             continue
         generator = generator or Generator(request.synthesis, _load_lesions(request))
         try:
             anatomy, note = open_anatomy(source)
         except (ValueError, OSError) as error:
-            text = " ".join(str(error).split())
-            message = text if str(source) in text else f"{source}: {text}"
-            yield Outcome(str(source), "failed", {}, message, len(missing) * len(request.channels))
+            samples = len(missing) * len(request.channels)
+            yield Outcome.of_failure(str(source), str(source), error, {"samples": samples})
             continue
         for number in missing:
             scans = _simulate(generator, anatomy, request, number)
-            _publish(scans, request, folder, _stem(number), rows)
-            for row in rows[_stem(number)]:
-                yield Outcome(_stem(number), "written", row, note)
+            _publish(scans, request, folder, _stem(number), table)
+            for row in table.rows[_stem(number)]:
+                yield _outcome(_stem(number), "done", row, note)
                 note = ""
+
+
+def _outcome(name: str, status: Status, row: Mapping[str, str], note: str = "") -> Outcome:
+    files = tuple(row[key] for key in ("image", "mask", "segmentation") if row[key] != "n/a")
+    return Outcome(name, status, files, (note,) if note else (), row)
 
 
 def write_sample(sample: Sample, folder: Path, stem: str, *, maps: bool = False) -> dict[str, str]:
@@ -255,15 +247,15 @@ def _simulate(generator: Generator, anatomy: Anatomy, request: Request, number: 
             return scans
 
 
-def _publish(scans: Sequence[Sample], request: Request, folder: Path, stem: str, rows: _Rows) -> None:
+def _publish(scans: Sequence[Sample], request: Request, folder: Path, stem: str, table: "_Patients") -> None:
     """Write a patient's files, then what lists them."""
     try:
         if request.format == "nnunet":
-            rows[stem] = write_case(scans, folder, stem, all_classes=request.all_classes)
+            rows = write_case(scans, folder, stem, all_classes=request.all_classes)
         else:
-            rows[stem] = write_scans(scans, folder, stem, maps=request.maps)
-        _write_table(folder / TABLE, rows)
-        _describe(request, folder, rows)
+            rows = write_scans(scans, folder, stem, maps=request.maps)
+        table.add(stem, rows)
+        _describe(request, folder, table.rows)
     except (OSError, VolumeError) as error:
         cause = error.__cause__ or error
         reason = getattr(cause, "strerror", None) or str(cause)
@@ -331,42 +323,46 @@ def open_anatomy(source: Path | None) -> tuple[Anatomy, str]:
     return Anatomy(name, anatomy.tissues, registration.affine), note
 
 
-def _open_folder(request: Request, folder: Path, overwrite: bool) -> _Rows:
-    """Make the folder one of this run, and return the rows of the patients that are there already, whole."""
-    identity = request.identity()
-    started = folder / RUN_FILE
-    if started.exists():
-        try:
-            earlier = json.loads(started.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            earlier = {}
-        changed = [key for key, value in identity.items() if earlier.get(key) != value]
-        if not changed and not overwrite:
-            rows = {
-                name: row
-                for name, row in _read_table(folder / TABLE).items()
-                if _complete(folder, row, len(request.channels))
-            }
-            if rows:
-                _describe(request, folder, rows)
-            return rows
-        if not overwrite:
-            raise SimulationError(
-                f"{folder} holds samples of another run ({', '.join(changed)} differ); name another folder "
-                "or use --overwrite to replace them"
-            )
+class _Patients:
+    """The table of the patients in a folder: those that are whole, by name."""
+
+    def __init__(self, request: Request, results: ResultFolder) -> None:
+        self.request, self.folder = request, results.folder
+        self.table = GrowingTable(self.folder / TABLE, COLUMNS)
+        self.rows = {name: rows for name, rows in self._listed().items() if self._is_whole(rows)}
+
+    def _listed(self) -> _Rows:
+        found: _Rows = {}
+        for row in self.table.read():
+            if not _STEM.fullmatch(row["sample"]):
+                raise SimulationError(
+                    f"{self.table.path} is no table of simulated scans; move it away or name another folder"
+                )
+            found.setdefault(row["sample"], []).append(row)
+        return found
+
+    def _is_whole(self, rows: Sequence[Mapping[str, str]]) -> bool:
+        files = {row[key] for row in rows for key in ("image", "mask", "segmentation")} - {"n/a"}
+        images = len(self.request.channels)
+        return len(rows) == images and all((self.folder / name).is_file() for name in files)
+
+    def add(self, stem: str, rows: list[dict[str, str]]) -> None:
+        """List a patient whose files are written."""
+        self.rows[stem] = rows
+        listed = (row for name in sorted(self.rows) for row in self.rows[name])
+        write_table(self.table.path, COLUMNS, listed)
+
+    def clear(self, earlier: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Delete the patients of another run; refuse what nobody knows whose it is."""
+        if not earlier:
+            _refuse_foreign(self.request, self.folder, overwrite)
         if earlier.get("Format") == "nnunet":
-            _clear_cases(folder)
-    else:
-        _refuse_foreign(request, folder, overwrite)
-    for name in _read_table(folder / TABLE):
-        for path in folder.glob(f"{name}_*"):
-            path.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / TABLE).unlink(missing_ok=True)
-    with atomic_path(started, overwrite=True) as temporary:
-        write_json(temporary, identity)
-    return {}
+            _clear_cases(self.folder)
+        for name in self._listed():
+            for path in self.folder.glob(f"{name}_*"):
+                path.unlink()
+        self.table.path.unlink(missing_ok=True)
+        self.rows = {}
 
 
 def _refuse_foreign(request: Request, folder: Path, overwrite: bool) -> None:
@@ -395,32 +391,3 @@ def _clear_cases(folder: Path) -> None:
             path.unlink()
         if (folder / name).is_dir() and not any((folder / name).iterdir()):
             (folder / name).rmdir()
-
-
-def _complete(folder: Path, rows: Sequence[Mapping[str, str]], images: int) -> bool:
-    files = {row[key] for row in rows for key in ("image", "mask", "segmentation")} - {"n/a"}
-    return len(rows) == images and all((folder / name).is_file() for name in files)
-
-
-def _read_table(path: Path) -> _Rows:
-    if not path.exists():
-        return {}
-    header, *lines = path.read_text(encoding="utf-8").splitlines() or [""]
-    found: _Rows = {}
-    cells = [line.split("\t") for line in lines]
-    if tuple(header.split("\t")) != COLUMNS or any(
-        len(line) != len(COLUMNS) or not _STEM.fullmatch(line[0]) for line in cells
-    ):
-        raise SimulationError(
-            f"{path} is not a table of simulated scans; move it away or name another folder"
-        )
-    for line in cells:
-        found.setdefault(line[0], []).append(dict(zip(COLUMNS, line, strict=True)))
-    return found
-
-
-def _write_table(path: Path, rows: _Rows) -> None:
-    lines = ["\t".join(COLUMNS)]
-    lines += ["\t".join(row[key] for key in COLUMNS) for name in sorted(rows) for row in rows[name]]
-    with atomic_path(path, overwrite=True) as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import atomic_path
+from anystroke.core.files import write_json
+from anystroke.core.staging import staged
 from anystroke.core.volume import Volume
 from anystroke.simulation.generator import CLASSES, Sample
 from anystroke.simulation.patient_files import (
     lesion_volume,
     scan_facts,
     scan_targets,
-    staged,
     table_row,
-    write_json,
 )
 
 DESCRIPTION = "dataset.json"
@@ -134,5 +133,4 @@ def write_description(
         "name": folder.resolve().name,
         "description": "Simulated scans of patients with stroke; not of persons",
     }
-    with atomic_path(folder / DESCRIPTION, overwrite=True) as temporary:
-        write_json(temporary, content)
+    write_json(folder / DESCRIPTION, content)

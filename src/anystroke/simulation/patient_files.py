@@ -1,11 +1,6 @@
 """Files of one simulated patient: scans, their truth, sidecars, rows of the table."""
 
-import json
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +8,10 @@ import torch
 from torch import Tensor
 
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
+from anystroke.core.files import write_json
+from anystroke.core.staging import staged
 from anystroke.core.volume import Volume
+from anystroke.io.results import generated_by
 from anystroke.simulation.generator import CLASSES, Sample
 
 COLUMNS = ("sample", "image", "mask", "segmentation", "anatomy", "lesions", "stage", "weighting", "lesion_ml")
@@ -114,7 +112,7 @@ def scan_facts(sample: Sample, lesion_ml: float) -> dict[str, Any]:
     return facts | {
         "LesionVolume": round(lesion_ml, 6),
         "LesionVolumeUnits": "ml",
-        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+        "GeneratedBy": generated_by(),
         "TorchVersion": torch.__version__,
         "Record": sample.record,
     }
@@ -223,44 +221,8 @@ def lesion_volume(target: Tensor, affine: Tensor) -> float:
     return voxels * abs(float(torch.linalg.det(affine[:3, :3].double()))) / 1000
 
 
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """Give a folder whose files move to the same places under ``folder`` when the block ends without error.
-
-    Args:
-        folder: An existing folder.
-
-    Yields:
-        An empty folder in it, which is gone afterwards.
-
-    Raises:
-        OSError: The folder cannot be written.
-
-    Example:
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> with staged(folder) as staging:
-        ...     _ = (staging / "a.txt").write_text("whole")
-        >>> [path.name for path in folder.iterdir()]
-        ['a.txt']
-    """
-    staging = Path(tempfile.mkdtemp(prefix=".anystroke-", dir=folder))
-    try:
-        yield staging
-        for path in sorted(path for path in staging.rglob("*") if path.is_file()):
-            place = folder / path.relative_to(staging)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(place)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
 def class_rows() -> str:
     """Write the numbers of ``CLASSES`` as the look-up table of a BIDS segmentation."""
     lines = ["index\tname\tabbreviation"]
     lines += [f"{index}\t{name}\t{_ABBREVIATIONS[name]}" for index, name in enumerate(CLASSES)]
     return "\n".join(lines) + "\n"
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values as JSON that people can read."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from anystroke.anatomy.tissues.deformation import Box
-from anystroke.core.files import atomic_path, sha256
+from anystroke.core.files import atomic_path, sha256, write_json
+from anystroke.core.packs import pack_facts
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.qmri.map_files import MapDataError, MapSubject
@@ -87,7 +88,7 @@ def pack_maps(
         path = folder / f"{subject.name}.safetensors"
         try:
             identity = _identity(subject, spacing)
-            kept = _is_packed(path, identity)
+            kept = pack_facts(path).get("identity") == identity
             content = None if kept else _pack(subject, spacing)
         except (ValueError, OSError) as error:
             skipped[subject.name] = " ".join(str(error).split())
@@ -103,9 +104,7 @@ def pack_maps(
     if not packed:
         reasons = "; ".join(f"{name}: {why}" for name, why in skipped.items()) or "there is none"
         raise MapDataError(f"expected at least one subject whose maps can be used, but {reasons}")
-    with atomic_path(folder / INDEX, overwrite=True) as part:
-        index = {"subjects": packed, "skipped": skipped, "spacing": spacing}
-        part.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INDEX, {"subjects": packed, "skipped": skipped, "spacing": spacing})
     return PackReport(names=tuple(packed), skipped=skipped, notes=notes)
 
 
@@ -118,16 +117,6 @@ def _identity(subject: MapSubject, spacing: float) -> str:
     files = [*subject.maps.values(), subject.lesion, *([subject.brain] if subject.brain else [])]
     hashes = {path.name: sha256(path) for path in files}
     return json.dumps([_FORMAT, spacing, subject.field_strength, hashes], sort_keys=True)
-
-
-def _is_packed(path: Path, identity: str) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("identity") == identity
-    except SafetensorError:
-        return False
 
 
 def _pack(subject: MapSubject, spacing: float) -> tuple[dict[str, Tensor], dict[str, str], tuple[str, ...]]:

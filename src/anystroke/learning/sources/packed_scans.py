@@ -17,12 +17,14 @@ from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
 from anystroke.core.files import atomic_path, sha256
 from anystroke.core.grids import keep_volume
+from anystroke.core.packs import pack_facts
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.labelled import LabelledScan, LabelledScanError, check_names
 from anystroke.models.model_space import check_scan, to_model_space
 
 _ENDING = ".safetensors"
 _FORMAT = "1"
+_FACTS = {"spacing", "sources", "lesion_ml"}
 # Share of a lesion's voxels that may lie outside of the box around the head.
 _LARGEST_LOSS = 0.02
 
@@ -193,11 +195,8 @@ def _sources(scan: LabelledScan) -> str:
 
 def _is_current(path: Path, sources: str, spacing: float) -> bool:
     """Say whether a file holds a scan made of these sources."""
-    if not path.exists():
-        return False
-    try:
-        facts = _read_facts(path)
-    except ScanError:
+    facts = pack_facts(path)
+    if not set(facts) >= _FACTS:
         return False
     if float(facts["spacing"]) != spacing:
         raise ScanError(
@@ -256,11 +255,7 @@ def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, str]) -> Non
 
 
 def _read_facts(path: Path) -> dict[str, str]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, str] = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ScanError(f"{path} is damaged ({error}); delete it and pack the scans again") from error
-    if not {"spacing", "sources", "lesion_ml"} <= set(facts):
-        raise ScanError(f"{path} is no packed scan; move it away")
+    facts = pack_facts(path)
+    if not set(facts) >= _FACTS:
+        raise ScanError(f"{path} is damaged or no packed scan; delete it and pack the scans again")
     return facts

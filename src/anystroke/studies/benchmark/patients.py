@@ -1,8 +1,7 @@
 """Fixed simulated patients that differ in one thing at a time, for the benchmark."""
 
-import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,12 +16,13 @@ from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
-from anystroke.core.files import atomic_path
 from anystroke.core.rng import chance, integer, stream, uniform
-from anystroke.core.tables import Cell, read_rows, write_table
+from anystroke.core.staging import staged
+from anystroke.core.tables import Cell, GrowingTable
 from anystroke.core.volume import Volume
 from anystroke.corruption.noise import noise_sd, rician
 from anystroke.corruption.resolution import acquire, at_acquired_resolution, restore, slice_grid
+from anystroke.io.results import ResultFolder
 from anystroke.simulation.files import open_anatomy
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.healthy import NOTHING
@@ -149,11 +149,18 @@ def simulate_scans(design: Design, folder: Path, *, overwrite: bool = False) -> 
         Name of each scan, and a note if there is one.
 
     Raises:
-        BenchmarkError: The folder holds scans of another design, or a label map cannot be used.
+        ResultError: The folder holds scans of another design.
+        BenchmarkError: A label map cannot be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = _begin(design, folder, overwrite)
-    done = {row["id"] for row in rows}
+    results = ResultFolder(folder, design.identity(), manifest=DESIGN)
+
+    def clear(_earlier: Mapping[str, Any]) -> None:
+        for path in [*folder.glob("*.nii.gz"), folder / SCANS]:
+            path.unlink(missing_ok=True)
+
+    results.claim(clear, overwrite=overwrite and not results.is_same_run)
+    table = GrowingTable(folder / SCANS, _COLUMNS)
+    done = {row["id"] for row in table.read() if (folder / f"{row['id']}.nii.gz").exists()}
     for source in design.sources():
         wanted = [
             (f"{_source_name(source)}-{number}", number, condition)
@@ -171,8 +178,7 @@ def simulate_scans(design: Design, folder: Path, *, overwrite: bool = False) -> 
             name = _scan_id(patient, condition)
             if name not in done:
                 sample = simulate(anatomy, condition, design, number)
-                rows.append(_save(sample, folder, name, patient, condition))
-                write_table(folder / SCANS, _COLUMNS, rows)
+                table.put([_save(sample, folder, name, patient, condition)], key="id")
             yield name, note
             note = ""
 
@@ -264,8 +270,9 @@ def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Cond
     lesion = sample.target == CLASSES.index("lesion")
     found = sample.record["visibility"]
     ratio = found[0]["contrast_to_noise"] if found else None
-    Volume(sample.image[None], sample.affine).save(folder / f"{name}.nii.gz", overwrite=True)
-    Volume(lesion[None], sample.affine).save(folder / f"{name}_label-L_mask.nii.gz", overwrite=True)
+    with staged(folder) as staging:
+        Volume(sample.image[None], sample.affine).save(staging / f"{name}.nii.gz")
+        Volume(lesion[None], sample.affine).save(staging / f"{name}_label-L_mask.nii.gz")
     return {
         "id": name,
         "patient": patient,
@@ -280,24 +287,3 @@ def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Cond
         "contrast_to_noise": "n/a" if ratio is None else ratio,
         "contrast": contrast_band(ratio),
     }
-
-
-def _begin(design: Design, folder: Path, overwrite: bool) -> list[dict[str, Any]]:
-    """Return the rows of the scans that are there already."""
-    described = folder / DESIGN
-    identity = design.identity()
-    if described.exists():
-        same = json.loads(described.read_text(encoding="utf-8")) == identity
-        if same and (folder / SCANS).exists():
-            return [
-                dict(row) for row in read_rows(folder / SCANS) if (folder / f"{row['id']}.nii.gz").exists()
-            ]
-        if not same and not overwrite:
-            raise BenchmarkError(
-                f"{folder} holds the scans of another design; name another folder or use --overwrite"
-            )
-        for path in folder.glob("*.nii.gz"):
-            path.unlink()
-    with atomic_path(described, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-    return []

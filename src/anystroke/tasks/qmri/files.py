@@ -1,14 +1,12 @@
 """Files of estimated quantitative maps: names, sidecars, and data sets of maps with lesions."""
 
-import csv
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -18,17 +16,18 @@ from anystroke.acquisition.sidecars.reading import SidecarReading, read_sidecar
 from anystroke.acquisition.sidecars.sidecar import SidecarError
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import atomic_path, sha256
+from anystroke.core.files import sha256, write_json
+from anystroke.core.tables import Cell, write_table
+from anystroke.core.threads import in_stages
 from anystroke.core.volume import Volume
 from anystroke.io.inputs import Found, ScanSource
 from anystroke.io.labelled import LabelledScan, find_labelled_scans
 from anystroke.io.names import image_stem
-from anystroke.simulation.patient_files import MAP_FILES, staged, write_json
+from anystroke.io.results import Outcome, ResultFolder, Status, generated_by, read_facts
+from anystroke.simulation.patient_files import MAP_FILES
 from anystroke.tasks.qmri.picture import draw_estimate
 from anystroke.tasks.qmri.predict import Estimator, QmriEstimate, estimate_qmri
 from anystroke.tasks.segmentation.predict import Model
-
-log = logging.getLogger(__name__)
 
 TABLE = "estimates.tsv"
 PICTURE = "desc-estimated_maps.png"
@@ -62,27 +61,6 @@ class EstimateOptions:
     refine: bool = False
     sidecar: Path | None = None
     overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one scan.
-
-    Attributes:
-        name: Of the scan.
-        status: ``"done"``, ``"kept"`` or ``"failed"``.
-        folder: Where its files are.
-        message: Why it failed.
-        correlation: Of the scan with the simulated one.
-        warnings: What to know, a sentence each.
-    """
-
-    name: str
-    status: str
-    folder: Path
-    message: str = ""
-    correlation: float = float("nan")
-    warnings: tuple[str, ...] = ()
 
 
 def map_stem(source: str | Path) -> str:
@@ -137,9 +115,6 @@ def write_estimate(
 ) -> None:
     """Write maps, brain mask and simulated scans of one scan, and a picture of them.
 
-    A run that is killed while the files move to their places leaves some of them out, which the list of files
-    in the sidecar of the simulated scan tells.
-
     Args:
         estimate: What was found.
         folder: Made if missing.
@@ -154,9 +129,17 @@ def write_estimate(
         EstimateError: If a protocol needs a map that was not estimated.
         OSError: The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     common = _facts(estimate, source)
-    with staged(folder) as staging:
+    again = {
+        "Description": "The scan simulated again from its estimated maps, with its gain and bias field",
+        "CorrelationWithScan": round(estimate.correlation, 4),
+        **acquisition_fields(estimate.protocol),
+        "MagneticFieldStrengthOfMaps": estimate.field_strength,
+        "ProtocolAssumed": dict(assumed or {}),
+        **common,
+        "RunSHA256": run,
+    }
+    with ResultFolder(folder).staging(_marker(stem), again) as staging:
 
         def save(name: str, volume: Volume, facts: dict[str, Any], dtype: torch.dtype) -> None:
             volume.save(staging / f"{stem}_{name}.nii.gz", dtype=dtype)
@@ -170,15 +153,6 @@ def write_estimate(
             save(f"desc-estimated_{suffix}", volume, facts, torch.float32)
         mask = {"Type": "Brain", "Description": "Brain with lesion", **common}
         save("desc-brain_mask", estimate.brain, mask, torch.uint8)
-        again = {
-            "Description": "The scan simulated again from its estimated maps, with its gain and bias field",
-            "CorrelationWithScan": round(estimate.correlation, 4),
-            **acquisition_fields(estimate.protocol),
-            "MagneticFieldStrengthOfMaps": estimate.field_strength,
-            "ProtocolAssumed": dict(assumed or {}),
-            **common,
-            "RunSHA256": run,
-        }
         simulated = {}
         for protocol in simulate:
             try:
@@ -197,8 +171,12 @@ def write_estimate(
         draw_estimate(estimate, simulated, staging / f"{stem}_{PICTURE}", title=stem)
         if lesion is not None:
             save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)
-        again["Files"] = sorted([f"{stem}_{_MARKER}.nii.gz", *(path.name for path in staging.iterdir())])
-        save(_MARKER, estimate.resimulated, again, torch.float32)
+        estimate.resimulated.save(staging / f"{stem}_{_MARKER}.nii.gz", dtype=torch.float32)
+
+
+def _marker(stem: str) -> str:
+    """Name the sidecar of the simulated scan, which comes last."""
+    return f"{stem}_{_MARKER}.json"
 
 
 def _facts(estimate: QmriEstimate, source: Path) -> dict[str, Any]:
@@ -211,7 +189,7 @@ def _facts(estimate: QmriEstimate, source: Path) -> dict[str, Any]:
         "RefinedToProtocol": estimate.refined,
         "Warnings": list(estimate.warnings),
         "Sources": [source.name],
-        "GeneratedBy": [{"Name": "anystroke", "Version": version("anystroke")}],
+        "GeneratedBy": generated_by(),
     }
 
 
@@ -264,11 +242,8 @@ def estimate_files(
     places = [str(scan.folder / stem) for scan, stem in zip(scans, stems, strict=True)]
     if doubles := sorted({place for place in places if places.count(place) > 1}):
         raise EstimateError(f"two scans would be written as {doubles[0]!r}; rename one or use two folders")
-    try:
-        for scan, stem in zip(scans, stems, strict=True):
-            yield _estimate(scan, folder / scan.folder, stem, model, segmenter, options)
-    finally:
-        _write_table(folder)
+    jobs = [_Job(scan, scan.folder, stem) for scan, stem in zip(scans, stems, strict=True)]
+    yield from _estimate_all(jobs, _Run(ResultFolder(folder), model, segmenter, options))
 
 
 def estimate_dataset(
@@ -297,11 +272,8 @@ def estimate_dataset(
     chosen = {subject_name(scan.name): scan for scan in named or scans}
     if len(chosen) < len(named or scans):
         raise EstimateError(f"two scans of {source} would be the same subject; give them other names")
-    try:
-        for name, scan in chosen.items():
-            yield _estimate(scan, folder / name, name, model, segmenter, options)
-    finally:
-        _write_table(folder)
+    jobs = [_Job(scan, PurePosixPath(name), name) for name, scan in chosen.items()]
+    yield from _estimate_all(jobs, _Run(ResultFolder(folder), model, segmenter, options))
 
 
 def subject_name(name: str) -> str:
@@ -314,57 +286,107 @@ def subject_name(name: str) -> str:
     return "sub-" + re.sub(r"[^A-Za-z0-9]", "", name.removeprefix("sub-"))
 
 
-def _estimate(
-    source: ScanSource | LabelledScan,
-    folder: Path,
-    stem: str,
-    model: Estimator,
-    segmenter: Model,
-    options: EstimateOptions,
-) -> Outcome:
-    """Estimate one scan and write its files."""
-    path = source.image if isinstance(source, LabelledScan) else source.path
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all scans of a run share."""
+
+    results: ResultFolder
+    model: Estimator
+    segmenter: Model
+    options: EstimateOptions
+
+
+@dataclass(eq=False)
+class _Job:
+    """A scan on its way through the threads."""
+
+    source: ScanSource | LabelledScan
+    place: PurePosixPath
+    stem: str
+    protocol: SidecarReading | None = None
+    run: str = ""
+    lesion: Volume | None = None
+    brain: Volume | None = None
+
+    @property
+    def path(self) -> Path:
+        """Of the scan."""
+        return self.source.image if isinstance(self.source, LabelledScan) else self.source.path
+
+
+def _estimate_all(jobs: Sequence[_Job], run: _Run) -> Iterator[Outcome]:
+    """Read the next scan and write the last one's maps while the network works."""
+    stages = in_stages(jobs, partial(_read, run), partial(_estimate, run), partial(_write, run))
+    outcomes = (
+        Outcome.of_failure(job.stem, job.path, found) if isinstance(found, Exception) else found
+        for job, found in stages
+    )
+    facts = {"Model": run.model.identity, "Segmenter": run.segmenter.identity}
     try:
-        reading = scan_protocol(path, options.sidecar, needed=options.refine)
-        run = _digest(source, model, segmenter, options, reading)
-        if kept := None if options.overwrite else _kept(folder, stem, run):
-            return kept
-        lesion = brain = None
-        if isinstance(source, LabelledScan):
-            scan, lesion, brain = source.load()
-        else:
-            scan = source.load()
-        estimate = estimate_qmri(
-            scan,
-            model,
-            flips=options.flips,
-            refine=options.refine,
-            protocol=reading.protocol if reading else None,
-            segmentation=segmenter,
-        )
-        if lesion is not None:
-            whole = (estimate.brain if brain is None else brain).data.bool() | lesion.data.bool()
-            estimate = replace(estimate, brain=replace(estimate.brain, data=whole.to(torch.uint8)))
-        assumed = reading.assumed if reading else {}
-        if guessed := sorted(assumed.keys() - _ALWAYS_ASSUMED) if options.refine else []:
-            text = f"the maps were refined with a protocol whose {', '.join(guessed)} had to be assumed"
-            estimate = replace(estimate, warnings=(*estimate.warnings, text))
-        write_estimate(
-            estimate,
-            folder,
-            stem,
-            source=path,
-            simulate=options.simulate,
-            lesion=lesion,
-            assumed=assumed,
-            run=run,
-        )
-    except OSError:
-        raise
-    except Exception as error:
-        log.debug("%s failed", path, exc_info=True)
-        return Outcome(stem, "failed", folder, f"{path}: {error}")
-    return Outcome(stem, "done", folder, "", estimate.correlation, estimate.warnings)
+        yield from run.results.logged(outcomes, facts)
+    finally:
+        _write_table(run.results.folder)
+
+
+def _read(run: _Run, job: _Job) -> Outcome | Volume:
+    """Read a scan, unless this run's maps of it are there."""
+    options = run.options
+    job.protocol = scan_protocol(job.path, options.sidecar, needed=options.refine)
+    job.run = _digest(job.source, run.model, run.segmenter, options, job.protocol)
+    marker = (job.place / _marker(job.stem)).as_posix()
+    if not options.overwrite and (facts := run.results.kept(marker, {"RunSHA256": job.run})):
+        return _outcome("kept", job, facts["CorrelationWithScan"], facts["Warnings"])
+    if isinstance(job.source, ScanSource):
+        return job.source.load()
+    scan, job.lesion, job.brain = job.source.load()
+    return scan
+
+
+def _outcome(status: Status, job: _Job, correlation: float, warnings: Sequence[str]) -> Outcome:
+    image = job.place / f"{job.stem}_{_MARKER}.nii.gz"
+    details = {"correlation": float(correlation), "place": job.place.as_posix()}
+    return Outcome(job.stem, status, (image.as_posix(),), tuple(warnings), details)
+
+
+def _estimate(run: _Run, job: _Job, scan: Outcome | Volume) -> Outcome | QmriEstimate:
+    """Estimate the maps of one scan."""
+    if isinstance(scan, Outcome):
+        return scan
+    options, reading = run.options, job.protocol
+    estimate = estimate_qmri(
+        scan,
+        run.model,
+        flips=options.flips,
+        refine=options.refine,
+        protocol=reading.protocol if reading else None,
+        segmentation=run.segmenter,
+    )
+    if job.lesion is not None:
+        brain = estimate.brain if job.brain is None else job.brain
+        whole = brain.data.bool() | job.lesion.data.bool()
+        estimate = replace(estimate, brain=replace(estimate.brain, data=whole.to(torch.uint8)))
+    assumed = reading.assumed if reading else {}
+    if guessed := sorted(assumed.keys() - _ALWAYS_ASSUMED) if options.refine else []:
+        text = f"the maps were refined with a protocol whose {', '.join(guessed)} had to be assumed"
+        estimate = replace(estimate, warnings=(*estimate.warnings, text))
+    return estimate
+
+
+def _write(run: _Run, job: _Job, estimate: Outcome | QmriEstimate) -> Outcome:
+    """Write the files of one scan."""
+    if isinstance(estimate, Outcome):
+        return estimate
+    write_estimate(
+        estimate,
+        run.results.folder / job.place,
+        job.stem,
+        source=job.path,
+        simulate=run.options.simulate,
+        lesion=job.lesion,
+        assumed=job.protocol.assumed if job.protocol else {},
+        run=job.run,
+    )
+    return _outcome("done", job, estimate.correlation, estimate.warnings)
 
 
 def _digest(
@@ -392,31 +414,11 @@ def _digest(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _kept(folder: Path, stem: str, run: str) -> Outcome | None:
-    """Return the outcome of results that are there and are what this run would make; None if there are none.
-
-    Raises:
-        EstimateError: Other results are there.
-    """
-    marker = folder / f"{stem}_{_MARKER}.json"
-    if not marker.is_file():
-        return None
-    facts = json.loads(marker.read_text(encoding="utf-8"))
-    if facts.get("RunSHA256") != run:
-        raise EstimateError(
-            f"{folder} has maps of {stem} already, of another scan, model or setting; use --overwrite to "
-            "replace them"
-        )
-    if not all((folder / name).is_file() for name in facts["Files"]):
-        return None
-    return Outcome(stem, "kept", folder, "", float(facts["CorrelationWithScan"]), tuple(facts["Warnings"]))
-
-
 def _write_table(folder: Path) -> None:
     """List what is in a folder of estimates."""
-    rows = []
+    rows: list[dict[str, Cell]] = []
     for path in sorted(folder.rglob(f"*_{_MARKER}.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = read_facts(path)
         stem = path.name.removesuffix(f"_{_MARKER}.json")
         maps = [f"{suffix}" for suffix, _, _ in MAP_FILES.values()]
         there = [s for s in maps if (path.parent / f"{stem}_desc-estimated_{s}.nii.gz").is_file()]
@@ -428,12 +430,5 @@ def _write_table(folder: Path) -> None:
             " ".join(facts["Warnings"]) or "n/a",
         )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
-    if not rows:
-        return
-    with (
-        atomic_path(folder / TABLE, overwrite=True) as part,
-        part.open("w", newline="", encoding="utf-8") as file,
-    ):
-        writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    if rows:
+        write_table(folder / TABLE, COLUMNS, rows)
