@@ -216,7 +216,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(LabelledScanError, match="there are none"):
         find_labelled_scans(tmp_path)
     (tmp_path / "t.tsv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LabelledScanError, match="no table in UTF-8"):
+    with pytest.raises(LabelledScanError, match="not a table of text"):
         find_labelled_scans(tmp_path / "t.tsv")
 
 

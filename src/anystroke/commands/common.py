@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from anystroke.core.errors import AnystrokeError
+from anystroke.core.text import readable
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -30,4 +31,4 @@ def progress_bar() -> Progress:
 
 def complain(text: str) -> None:
     """Print to stderr."""
-    typer.echo(text, err=True)
+    typer.echo(readable(text), err=True)

@@ -3,9 +3,11 @@
 import logging
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -69,6 +71,22 @@ app.command()(compare.compare)
 app.command()(benchmark.benchmark)
 
 
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Print the program's own warnings as sentences, without a line of its source."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *args: Any, **kwargs: Any) -> None:
+            if category.__module__.startswith("anystroke"):
+                complain(f"warning: {message}")
+            else:
+                show(message, category, *args, **kwargs)
+
+        warnings.showwarning = say
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -83,12 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         main(["--help"])
         return USAGE
     if "--debug" not in arguments:
-        # It speaks of caches where there is no home folder.
-        logging.getLogger("matplotlib").setLevel(logging.CRITICAL)
+        # They speak of caches where there is no home folder, and of what headers are mended in.
+        for name in ("matplotlib", "nibabel.global"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     command = typer.main.get_command(app)
     arguments = segment.as_bids_app(arguments, list(getattr(command, "commands", ())))
     try:
-        result = command.main(arguments, prog_name="anystroke", standalone_mode=False)
+        with _plain_warnings():
+            result = command.main(arguments, prog_name="anystroke", standalone_mode=False)
     except typer.Exit as exit_:
         result = exit_.exit_code
     except (KeyboardInterrupt, typer.Abort):

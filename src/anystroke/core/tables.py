@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import write_text
+from anystroke.core.table_text import TableTextError, table_text
 
 Cell = str | float | int | bool | None
 Row = dict[str, str]
@@ -47,7 +48,7 @@ def read_rows(path: Path, *, needed: Sequence[str] = ()) -> list[Row]:
     r"""Read a table.
 
     Args:
-        path: The file; one that ends in .csv has commas between its cells, any other has tabs.
+        path: The file; its cells are separated by tabs, commas or semicolons, whichever its header has.
         needed: Columns that it must have.
 
     Returns:
@@ -76,13 +77,10 @@ def read_rows(path: Path, *, needed: Sequence[str] = ()) -> list[Row]:
 def _parse(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the header and the cells of each row."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise TableError(f"expected a table at {path}, but there is none; check the path") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise TableError(f"{path} is not a table of text in UTF-8 ({error}); save it as one") from None
-    commas = path.suffix.lower() == ".csv"
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="," if commas else "\t")
+        text, separator = table_text(path)
+    except TableTextError as error:
+        raise TableError(str(error)) from error
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
     except csv.Error as error:
@@ -92,7 +90,7 @@ def _parse(path: Path) -> tuple[list[str], list[list[str]]]:
     header = lines[0][1]
     if len(set(header)) < len(header):
         raise TableError(f"{path} has two columns of one name ({', '.join(header)}); rename one")
-    between = "commas" if commas else "tabs"
+    between = {"\t": "tabs", ",": "commas", ";": "semicolons"}.get(separator, repr(separator))
     for number, cells in lines[1:]:
         if len(cells) != len(header):
             raise TableError(

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.tables import TableError, read_rows
+from anystroke.core.tables import TABLE_ENDINGS, TableError, read_rows
 from anystroke.core.volume import SUFFIXES
 from anystroke.evaluation.metrics.measure import METRICS
+from anystroke.io.folders import walk
 from anystroke.io.names import image_stem
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
@@ -106,7 +107,7 @@ def find_cases(predictions: Path, truths: Path | None = None, *, scans: Path | N
     own folder, and may have ``id``, ``probability`` and ``scan``; other columns are facts of the case.
 
     Args:
-        predictions: A file, a folder, or a table (.tsv) of pairs.
+        predictions: A file, a folder, or a table (.tsv or .csv) of pairs.
         truths: A file or a folder; None with a table.
         scans: A folder to look in for the scans, which pictures need, beside the other two folders.
 
@@ -117,7 +118,7 @@ def find_cases(predictions: Path, truths: Path | None = None, *, scans: Path | N
     for path in (predictions, truths, scans):
         if path is not None and not path.exists():
             raise CaseError(f"expected a file or folder at {path}, but there is none; check the path")
-    if predictions.suffix.lower() == ".tsv":
+    if predictions.is_file() and predictions.suffix.lower() in TABLE_ENDINGS:
         if truths is not None:
             raise CaseError(f"{predictions} is a table of pairs, so no second path is needed; got {truths}")
         return _from_table(predictions)
@@ -199,7 +200,7 @@ def _scans_by_name(folders: Iterable[Path]) -> dict[str, Path]:
     return {
         image_stem(path): path
         for folder in folders
-        for path in sorted(folder.rglob("*"))
+        for path in walk(folder)
         if path.name.lower().endswith(SUFFIXES) and image_stem(path).split("_")[-1] not in others
     }
 
@@ -234,7 +235,7 @@ def _partners(own: _Name, names: Sequence[_Name]) -> list[Path]:
 
 def _mask_files(folder: Path) -> tuple[list[Path], int]:
     """Find the masks below a folder, and count the images that are none."""
-    images = sorted(p for p in folder.rglob("*") if p.is_file() and p.name.lower().endswith(SUFFIXES))
+    images = [path for path in walk(folder) if path.name.lower().endswith(SUFFIXES)]
     suffixes = {path: image_stem(path).split("_")[-1] for path in images}
     for kinds in (_MASK_SUFFIXES, _LABEL_SUFFIXES):
         chosen = [path for path in images if suffixes[path] in kinds and image_stem(path) not in kinds]

@@ -41,7 +41,7 @@ class Reading:
     Attributes:
         prediction_label: Number or name of the lesion in predictions.
         truth_label: Number or name of the lesion in truths.
-        threshold: Cut probabilities given as predictions.
+        threshold: Cut what holds probabilities instead of a mask.
         missing: A truth without a prediction is a ``"failed"`` case, or counts as an ``"empty"`` prediction.
     """
 
@@ -120,7 +120,7 @@ def evaluate_case(case: Case, settings: MetricSettings, reading: Reading) -> Eva
         ValueError: The masks cannot be measured.
     """
     notes: list[str] = []
-    truth = read_mask(case.truth, label=reading.truth_label)
+    truth = read_mask(case.truth, label=reading.truth_label, threshold=reading.threshold)
     notes += [f"the truth {note}" for note in truth.notes]
     grid = truth.mask.affine, truth.mask.shape
     if settings.resample_to is not None:

@@ -14,6 +14,7 @@ from anystroke.core.volume import Volume
 from anystroke.io.names import image_stem
 
 _SAME_PLACE = 0.01  # voxels
+_ROUNDED = 1e-3
 
 
 class MaskError(AnystrokeError):
@@ -52,6 +53,8 @@ def read_mask(path: Path, *, label: str | None = None, threshold: float | None =
     if not bool(torch.isfinite(values).all()):
         count = int((~torch.isfinite(values)).sum())
         raise MaskError(f"{path} holds {count} voxels that are NaN or infinite, expected labels; mend it")
+    if bool(((values - values.round()).abs() < _ROUNDED).all()):
+        values = values.round()  # programs that scale what they store write 0.9999 for 1
     found = torch.unique(values)
     whole = bool((found == found.round()).all())
     if not whole:

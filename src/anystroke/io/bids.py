@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 
 from anystroke.core.volume import SUFFIXES, Grid, VolumeError
+from anystroke.io.folders import walk
+from anystroke.io.kinds import reason_by_name, sidecar_of
 from anystroke.io.names import image_stem
 
 IMAGE_SUFFIXES = (
@@ -143,6 +145,9 @@ def pair_lesions(root: Path) -> Matches:
     files = list(_files(root))
     raw = [file for file in files if "derivatives" not in file.path.relative_to(root).parts]
     for image in (file for file in raw if file.is_image):
+        if reason := reason_by_name(image.path, sidecar_of(image.path)):
+            found.left_out.append((image.path, reason))
+            continue
         try:
             _match(image, [file for file in files if file.session == image.session], found)
         except VolumeError as error:
@@ -151,9 +156,8 @@ def pair_lesions(root: Path) -> Matches:
 
 
 def _files(root: Path) -> Iterable[BidsFile]:
-    for path in sorted(root.rglob("sub-*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if not hidden and path.name.lower().endswith(SUFFIXES) and not path.is_dir():
+    for path in walk(root):
+        if path.name.startswith("sub-") and path.name.lower().endswith(SUFFIXES):
             yield BidsFile.parse(path)
 
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
+from anystroke.io.folders import is_junk
 
 DATA_VARIABLE = "ANYSTROKE_DATA"
 """Environment variable that names the folder of development data."""
@@ -25,7 +26,11 @@ def images_in(folder: Path | str) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"expected a folder of images at {folder}, but there is none; check the path")
-    found = sorted(path for path in folder.iterdir() if path.name.lower().endswith(IMAGE_ENDINGS))
+    found = sorted(
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(IMAGE_ENDINGS) and not is_junk(path.name)
+    )
     if not found:
         raise DatasetError(f"expected {', '.join(IMAGE_ENDINGS)} files in {folder}, but there are none")
     return found

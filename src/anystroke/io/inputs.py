@@ -1,6 +1,5 @@
 """One scan to segment: where its voxels are, whose it is, and what its results are to be called."""
 
-import json
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from anystroke.core.text import readable
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
 from anystroke.io.background import clean_background
 from anystroke.io.formats import SCAN_SUFFIXES, brain_window, looks_like_ct, read_scan
-from anystroke.io.kinds import reason_by_name, reason_by_voxels
+from anystroke.io.kinds import reason_by_name, reason_by_voxels, sidecar_of
 from anystroke.io.names import derivative_stem, image_stem
 
 HERE = PurePosixPath()
@@ -106,12 +105,7 @@ class ScanSource:
     @property
     def sidecar(self) -> dict[str, Any]:
         """The JSON file beside the image, empty if there is none that can be read."""
-        beside = self.path.with_name(image_stem(self.path) + ".json")
-        try:
-            content = json.loads(beside.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return sidecar_of(self.path)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Tell scans from phase images, label maps, probability maps and quantitative maps."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from anystroke.core.volume import Volume
+from anystroke.io.formats import SCAN_SUFFIXES
 from anystroke.io.names import image_stem
 
 _LABELS = (
@@ -41,6 +43,7 @@ _MAPS = (
     *("qT1", "qT2", "qR1", "qR2", "qPD", "T1q", "T2q", "MTR", "R1", "R2", "R2s", "R2star", "PDq"),
 )
 _FUNCTIONAL = ("bold", "sbref", "cbv", "asl", "m0scan", "epi", "pet", "perf", "meg", "eeg", "func")
+_ENDINGS = tuple(sorted(SCAN_SUFFIXES, key=len, reverse=True))
 _SAMPLE = 200_000
 # Share of a label map's voxels that have a neighbour's value; in scans noise makes neighbours differ.
 _FLAT = 0.55
@@ -83,6 +86,26 @@ def reason_by_name(path: Path, sidecar: Mapping[str, Any] | None = None) -> str 
     if last.casefold() in _FUNCTIONAL and last.casefold() == last:
         return f"it is no structural scan ({last})"
     return _by_sidecar(sidecar or {})
+
+
+def sidecar_of(path: Path) -> dict[str, Any]:
+    """Read the JSON file beside an image; empty if there is none that can be read.
+
+    Args:
+        path: The image.
+
+    Example:
+        >>> sidecar_of(Path("nowhere.nii"))
+        {}
+    """
+    name = path.name
+    ending = next((each for each in _ENDINGS if name.lower().endswith(each)), path.suffix)
+    beside = path.with_name(f"{name[: len(name) - len(ending)]}.json")
+    try:
+        content = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def reason_by_voxels(scan: Volume) -> str | None:

@@ -1,6 +1,5 @@
 """Scans with a mask of their lesion: found in a BIDS data set, an nnU-Net raw folder or a table, and read."""
 
-import csv
 import json
 import re
 import warnings
@@ -12,8 +11,12 @@ from typing import Any
 import torch
 
 from anystroke.core.errors import AnystrokeError
+from anystroke.core.table_text import TableTextError, read_cells
 from anystroke.core.volume import Grid, Volume, VolumeError
 from anystroke.io.bids import pair_lesions
+from anystroke.io.folders import folders_in
+from anystroke.io.inputs import usable_scan
+from anystroke.io.kinds import reason_by_name, sidecar_of
 from anystroke.io.names import image_stem
 
 TABLES = ("pairs.tsv", "samples.tsv")
@@ -68,7 +71,7 @@ class LabelledScan:
             tensor([0, 1], dtype=torch.uint8)
         """
         try:
-            image = Volume.load(self.image)
+            image = usable_scan(Volume.load(self.image), str(self.image))
             lesion = self._read_labels(self.mask, image, self.labels)
             brain = None if self.brain is None else self._read_labels(self.brain, image, None)
         except VolumeError as error:
@@ -189,7 +192,7 @@ def _reader(source: Path) -> Callable[[Path], _Found]:
     for name in TABLES:
         if (source / name).is_file():
             return lambda folder: _read_table(folder / name)
-    if any(path.is_dir() for path in source.glob("sub-*")):
+    if folders_in(source, "sub-"):
         return _read_bids
     raise LabelledScanError(
         f"{source} is no data set of a known kind: expected folders sub-* (BIDS), dataset.json (nnU-Net) or "
@@ -218,27 +221,23 @@ def _read_bids(folder: Path) -> _Found:
 
 
 def _read_table(path: Path) -> _Found:
-    delimiter = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter=delimiter)
-            columns = rows.fieldnames or []
-            if missing := [name for name in ("image", "mask") if name not in columns]:
-                raise LabelledScanError(
-                    f"{path} has no column {' and no column '.join(missing)}, its columns are "
-                    f"{', '.join(columns) or 'none'}; name them in the first line"
-                )
-            return _read_rows(path, list(rows))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise LabelledScanError(f"{path} is no table in UTF-8 ({error}); save it as one") from error
+        columns, rows = read_cells(path)
+    except TableTextError as error:
+        raise LabelledScanError(str(error)) from error
+    if missing := [name for name in ("image", "mask") if name not in columns]:
+        raise LabelledScanError(
+            f"{path} has no column {' and no column '.join(missing)}, its columns are "
+            f"{', '.join(columns) or 'none'}; name them in the first line"
+        )
+    return _read_rows(path, rows)
 
 
-def _read_rows(path: Path, rows: list[dict[str, Any]]) -> _Found:
+def _read_rows(path: Path, rows: list[dict[str, str]]) -> _Found:
     scans: list[LabelledScan] = []
     left_out: list[tuple[Path, str]] = []
     problems: list[str] = []
-    for number, row in enumerate(rows, start=2):
-        cells = {key: value.strip() for key, value in row.items() if key and isinstance(value, str)}
+    for number, cells in enumerate(rows, start=2):
         image, mask, brain, label = (
             None if cells.get(key, "") in _MISSING else cells[key]
             for key in ("image", "mask", "brain", "label")
@@ -249,6 +248,8 @@ def _read_rows(path: Path, rows: list[dict[str, Any]]) -> _Found:
             problems.append(f"line {number} names no image")
         elif mask is None:
             left_out.append((Path(image), "no mask in the table"))
+        elif reason := reason_by_name(Path(image), sidecar_of(path.parent / image)):
+            left_out.append((Path(image), reason))
         elif label is not None and not label.isdecimal():
             problems.append(f"line {number} has the label {label!r}, expected a whole number")
         else:
@@ -277,9 +278,9 @@ def _read_nnunet(folder: Path) -> _Found:
         raise LabelledScanError(f"{description} does not describe an nnU-Net data set ({error!r})") from error
     lesion, known = _lesion_label(labels, description)
     images: dict[str, list[Path]] = {}
-    for path in sorted((folder / "imagesTr").glob(f"*_[0-9][0-9][0-9][0-9]{ending}")):
+    for path in sorted((folder / "imagesTr").glob(f"[!.]*_[0-9][0-9][0-9][0-9]{ending}")):
         images.setdefault(path.name[: -len(ending) - 5], []).append(path)
-    masks = {path.name[: -len(ending)]: path for path in sorted((folder / "labelsTr").glob(f"*{ending}"))}
+    masks = {path.name[: -len(ending)]: path for path in sorted((folder / "labelsTr").glob(f"[!.]*{ending}"))}
     scans, problems = [], []
     for case, mask in masks.items():
         files = images.get(case, [])

@@ -14,6 +14,7 @@ from anystroke.anatomy.tissues.labels import LABEL_SCHEMES, TISSUES, segmentatio
 from anystroke.core.config import StrictModel
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES, Volume, VolumeError
+from anystroke.io.folders import walk
 from anystroke.io.names import image_stem
 from anystroke.qmri.fitting import (
     PopulationFit,
@@ -126,8 +127,8 @@ def find_subjects(folder: str | Path, *, session: str | None = None) -> tuple[Su
     if not folder.is_dir():
         raise PriorFittingError(f"expected a folder of maps at {folder}, but there is none; check the path")
     groups: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+    for path in walk(folder):
+        if not path.name.lower().endswith(SUFFIXES):
             continue
         if session is not None and f"ses-{session}" not in path.name.split("_"):
             continue

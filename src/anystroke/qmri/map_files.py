@@ -10,6 +10,7 @@ from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES
+from anystroke.io.folders import walk
 from anystroke.io.names import image_stem
 from anystroke.qmri.measured_maps import find_maps, map_of
 from anystroke.qmri.units_check import UnitError
@@ -88,8 +89,8 @@ def find_map_subjects(folder: str | Path) -> tuple[MapSubject, ...]:
 def _groups(folder: Path) -> dict[str, list[Path]]:
     """Sort image files by subject and session."""
     owners: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
+    for path in walk(folder):
+        if not path.name.lower().endswith(SUFFIXES):
             continue
         match = _OWNER.match(path.name)
         session = next((part for part in path.name.split("_") if part.startswith("ses-")), "")

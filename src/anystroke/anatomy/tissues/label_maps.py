@@ -1,6 +1,7 @@
 """Files of label maps: a NIfTI file in FreeSurfer numbers, or the Colin27 head model of MRiLab."""
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,25 @@ import numpy as np
 import torch
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError, matfile_version
+from torch import Tensor
 
 from anystroke.anatomy.tissues.labels import COLIN27, SYNTHSEG, LabelScheme
 from anystroke.core.volume import Volume, VolumeError
+
+# Parts by number, and what they are parts of; 29 is white matter of no side.
+_PARTS = {
+    **dict.fromkeys((86, 192, 250, 251, 252, 253, 254, 255), 29),
+    **dict.fromkeys((78, 79, 80, 81, 82), 77),
+    **dict.fromkeys((170, 171, 172, 173, 174, 175), 16),
+    **{1: 0, 40: 0, 6: 0, 45: 0, 9: 10, 48: 49, 19: 3, 55: 42, 20: 3, 56: 42, 27: 28, 59: 60},
+}
+_RANGES = {
+    **{(1000, 1999): 3, (2000, 2999): 42, (3000, 3999): 2, (4000, 4999): 41, (5001, 5001): 2},
+    **{(5002, 5002): 41, (11100, 11199): 3, (12100, 12199): 42, (13100, 13199): 2, (14100, 14199): 41},
+}
+# The corpus callosum on the parcels' surface.
+_WITHIN_RANGES = {1004: 2, 2004: 41, 3004: 2, 4004: 41}
+_LAST_PLAIN = 999
 
 # The file holds no geometry. Its axes run to the back, to the right and down. The head tells the first and
 # the last; the second is the one of two for which the tissues agree with the scan of the same man on the ch2
@@ -37,12 +54,48 @@ def load_label_map(path: Path) -> tuple[Volume, LabelScheme]:
         >>> volume, scheme = load_label_map(Path("BrainModel.mat"))  # doctest: +SKIP
     """
     if path.suffix.lower() != ".mat":
-        return Volume.load(path, dtype=torch.int32), SYNTHSEG
+        found = Volume.load(path, dtype=torch.int32)
+        return Volume(base_numbers(found.data), found.affine, found.space_code), SYNTHSEG
     anatomy = _mat_variables(path).get("Anatomy")
     if anatomy is None or anatomy.ndim != 3:
         came = "there is none" if anatomy is None else f"it has the shape {anatomy.shape}"
         raise VolumeError(f"{path}: expected a 3-D variable 'Anatomy', as of MRiLab's head model, but {came}")
     return Volume(torch.from_numpy(anatomy.astype(np.int32))[None], _COLIN27_AFFINE), COLIN27
+
+
+def base_numbers(labels: Tensor) -> Tensor:
+    """Replace FreeSurfer's numbers of parts by those of what they are parts of.
+
+    Parcels of the cortex (aparc, Destrieux), of white matter (wmparc) and of the corpus callosum, and kinds
+    of hypointensity.
+
+    Args:
+        labels: int32 of any shape.
+
+    Returns:
+        int32; numbers that are no such parts stay as they are.
+
+    Source:
+        FreeSurferColorLUT.txt of FreeSurfer 7.
+
+    Example:
+        >>> base_numbers(torch.tensor([251, 1022, 3, 4035], dtype=torch.int32)).tolist()
+        [29, 3, 3, 41]
+    """
+    if labels.numel() == 0 or (int(labels.max()) <= _LAST_PLAIN and not _is_among(labels, _PARTS)):
+        return labels
+    result = labels.clone()
+    for number, whole in _PARTS.items():
+        result[labels == number] = whole
+    for (first, last), whole in _RANGES.items():
+        result[(labels >= first) & (labels <= last)] = whole
+    for number, whole in _WITHIN_RANGES.items():
+        result[labels == number] = whole
+    return result
+
+
+def _is_among(labels: Tensor, numbers: Mapping[int, int]) -> bool:
+    return bool(torch.isin(labels, torch.tensor(list(numbers), dtype=labels.dtype)).any())
 
 
 def _mat_variables(path: Path) -> dict[str, Any]:
