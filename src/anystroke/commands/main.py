@@ -32,7 +32,6 @@ from anystroke.core.errors import AnystrokeError
 
 app = typer.Typer(
     help="Find the stroke lesion in a brain MR image, whatever the sequence. Research use only.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

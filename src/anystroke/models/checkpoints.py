@@ -159,6 +159,15 @@ def task_of_model(name: str | Path) -> str:
     return _task_of(find_model(name) / "config.json")
 
 
+def model_facts(name: str | Path) -> dict[str, Any]:
+    """Read what lies beside the weights of a model of any task, unchecked.
+
+    Raises:
+        CheckpointError: If there is no such model, or its configuration is no table.
+    """
+    return {"version": "1", "training": {}} | _read_config(find_model(name) / "config.json")
+
+
 def load_config(name: str | Path, kind: type[Config]) -> Config:
     """Read the configuration of a model.
 
