@@ -8,26 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from jinja2 import Environment, PackageLoader
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from anystroke.core.files import atomic_path
 from anystroke.learning.task import Recipe
+from anystroke.reports.theme import write_page
+from anystroke.reports.training import VALIDATION_HEADINGS, draw_curves
 
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("step", "loss", "learning_rate", "seconds_waiting", "seconds")
-_HEADINGS = {
-    "set": "patients",
-    "median_dice": "median Dice",
-    "mean_dice": "mean Dice",
-    "mean_f1": "mean lesion-wise F1",
-    "score": "score",
-    "median_volume_error_ml": "median volume error (ml)",
-    "mean_accuracy": "1 - relative error",
-}
 Row = Mapping[str, str | int | float]
 
 
@@ -118,6 +106,7 @@ class RunLog:
     def sheet(self, step: int, picture: Path) -> None:
         """Show a sheet of samples."""
         if self._board is not None:
+            import numpy as np
             from matplotlib.image import imread
 
             pixels = np.asarray(imread(picture))
@@ -191,15 +180,15 @@ def write_report(folder: Path, settings: Recipe, *, criterion: str = "score") ->
         The page.
     """
     rows, validations = read_log(folder), read_validation(folder)
-    _curves(rows, validations, folder / "curves.png", criterion)
+    draw_curves(rows, validations, folder / "curves.png", criterion)
     seconds = [float(row["seconds"]) for row in rows]
     waited = sum(float(row["seconds_waiting"]) for row in rows)
     samples = sorted((folder / "samples").glob("*.png"))
-    template = Environment(loader=PackageLoader("anystroke.reports"), autoescape=True).get_template(
-        "run_report.html"
-    )
     last = max((int(row["step"]) for row in validations), default=0)
-    page = template.render(
+    path = folder / "report.html"
+    write_page(
+        path,
+        "training.html",
         name=settings.name,
         steps=len(rows),
         planned=None if settings.optimiser.minutes else settings.optimiser.steps,
@@ -208,40 +197,9 @@ def write_report(folder: Path, settings: Recipe, *, criterion: str = "score") ->
         waiting=100 * waited / sum(seconds) if seconds else 0.0,
         loss=float(rows[-1]["loss"]) if rows else math.nan,
         validation=[row for row in validations if int(row["step"]) == last],
-        headings=_HEADINGS,
+        headings=VALIDATION_HEADINGS,
         last=last,
         sample=samples[-1].relative_to(folder).as_posix() if samples else None,
         recipe=settings.model_dump_json(indent=2),
     )
-    path = folder / "report.html"
-    with atomic_path(path, overwrite=True) as part:
-        part.write_text(page, encoding="utf-8")
     return path
-
-
-def _curves(
-    rows: Sequence[Mapping[str, str]], validations: Sequence[Mapping[str, str]], path: Path, criterion: str
-) -> None:
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    steps = np.array([int(row["step"]) for row in rows])
-    losses = np.array([float(row["loss"]) for row in rows])
-    left.plot(steps, losses, color="0.8", linewidth=0.5)
-    width = max(1, len(losses) // 50)
-    if len(losses) >= width:
-        smooth = np.convolve(losses, np.ones(width) / width, mode="valid")
-        left.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"mean of {width} steps")
-        left.legend()
-    left.set(xlabel="step", ylabel="loss", yscale="log")
-    totals = [
-        row for row in validations if row["group"] == "all" and row["set"] != "healthy" and row.get(criterion)
-    ]
-    for of in sorted({row["set"] for row in totals}):
-        points = [(int(row["step"]), float(row[criterion])) for row in totals if row["set"] == of]
-        right.plot(*zip(*points, strict=True), marker="o", label=f"{of} patients")
-    if totals:
-        right.legend()
-    right.set(xlabel="step", ylabel=f"{_HEADINGS.get(criterion, criterion)} of validation", ylim=(0, 1))
-    with atomic_path(path, overwrite=True) as part:
-        figure.savefig(part, dpi=110)

@@ -1,15 +1,10 @@
 """Compare the results of models: tables, tests, plots and failures, in files and on one page."""
 
-import base64
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
-
-from jinja2 import Environment, StrictUndefined
 
 from anystroke.core.files import atomic_path
 from anystroke.core.tables import Cell, write_table
@@ -35,6 +30,7 @@ from anystroke.reports.failures import PicturedCase, case_mosaics, title_of
 from anystroke.reports.plots import bland_altman, box_plot, reliability_plot, size_plot
 from anystroke.reports.published import PublishedTable
 from anystroke.reports.tables import Interval, TableLook, figure, paper_table, plain_table
+from anystroke.reports.theme import embed, write_page
 
 PAGE = "report.html"
 _SUMMARY = (
@@ -143,10 +139,16 @@ def compare_results(
         for case in run.cases.values()
         if case.failed
     ]
-    _page(
-        folder,
+    first = models[0].runs[0]
+    write_page(
+        folder / PAGE,
+        "comparison.html",
+        names=[model.name for model in models],
+        cases=len(all_cases(models)),
+        convention=first.convention,
+        differences=first.settings.get("differences", []),
         settings=settings,
-        models=models,
+        meanings=[METRICS[name] for name in settings.metrics],
         tables=tables,
         tests=_test_tables(tests),
         seeds=_seed_table(models, settings),
@@ -295,7 +297,7 @@ def _plots(
     if sums:
         reliability_plot(sums, folder / "reliability.png")
         made.append(("Reliability of the probabilities", "reliability.png"))
-    return [(title, _embedded(folder / name)) for title, name in made]
+    return [(title, embed(folder / name)) for title, name in made]
 
 
 def _total(parts: Sequence[Reliability]) -> Reliability:
@@ -323,29 +325,8 @@ def _failures(
         path = folder / f"worst_{re.sub(r'[^A-Za-z0-9.+-]', '-', model.name)}.png"
         problems += case_mosaics(pictured, path)
         if path.exists():
-            made.append((model.name, _embedded(path)))
+            made.append((model.name, embed(path)))
     return made, problems
-
-
-def _embedded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")
-
-
-def _page(folder: Path, *, settings: CompareSettings, models: Sequence[Judged], **parts: object) -> None:
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    source = (resources.files("anystroke.reports") / "templates" / "compare.html").read_text(encoding="utf-8")
-    first = models[0].runs[0]
-    text = environment.from_string(source).render(
-        names=[model.name for model in models],
-        cases=len(all_cases(models)),
-        convention=first.convention,
-        differences=first.settings.get("differences", []),
-        settings=settings,
-        meanings=[METRICS[name] for name in settings.metrics],
-        version=version("anystroke"),
-        **parts,
-    )
-    _write(folder / PAGE, text)
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,16 @@ from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.evaluation.masks import read_mask, resampled_mask
-from anystroke.reports.slices import PREDICTED, TRUE
+from anystroke.reports.slices import (
+    PREDICTED,
+    RADIOLOGICAL,
+    TRUE,
+    Cut,
+    Outline,
+    Shown,
+    for_the_eye,
+    panel,
+)
 
 _SLICES = 7
 _PANEL = 1.7  # inches
@@ -65,7 +73,7 @@ def case_mosaics(cases: Sequence[PicturedCase], path: Path) -> list[str]:
     figure.text(0.005, 1 - height / 2, "Predicted", color=PREDICTED, fontsize=9, va="center")
     figure.text(0.065, 1 - height / 2, "true", color=TRUE, fontsize=9, va="center")
     figure.text(
-        0.1, 1 - height / 2, "radiological view: the patient's left is on the right",
+        0.1, 1 - height / 2, f"radiological view: {RADIOLOGICAL}",
         color="white", fontsize=9, va="center",
     )  # fmt: skip
     step = (1 - height) / len(rows)
@@ -75,13 +83,8 @@ def case_mosaics(cases: Sequence[PicturedCase], path: Path) -> list[str]:
         figure.text(0.005, top - share / 2, title, color="white", fontsize=8, va="center", parse_math=False)
         for column, index in enumerate(_slices(predicted | true)):
             axes = figure.add_axes((column / _SLICES, top - step, 1 / _SLICES, step - share))
-            extent = (0.0, scan.shape[0] * spacing[0], 0.0, scan.shape[1] * spacing[1])
-            axes.imshow(scan[:, :, index].T, cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent)
-            for mask, colour in ((true, TRUE), (predicted, PREDICTED)):
-                _outline(axes, mask[:, :, index], spacing, colour)
-            axes.set_aspect("equal")
-            axes.invert_xaxis()
-            axes.axis("off")
+            outlines = (Outline(true, TRUE), Outline(predicted, PREDICTED))
+            panel(axes, Shown(scan, spacing), Cut(2, index), outlines)
     with atomic_path(path, overwrite=True) as temporary:
         canvas.print_figure(str(temporary), dpi=90, format="png")
     return problems
@@ -107,9 +110,7 @@ def _load(case: PicturedCase) -> tuple[Array, Array, Array, tuple[float, float, 
         picture = Volume.load(case.scan).resample_to(truth.affine, truth.shape)
     views = [volume.reorient("RAS") for volume in (picture, predicted, truth)]
     scan, first, second = (view.data[0].numpy() for view in views)
-    low, high = np.percentile(scan, (1.0, 99.7))
-    shown = np.clip((scan - low) / max(high - low, 1e-12), 0, 1)
-    return shown, first, second, views[0].spacing
+    return for_the_eye(scan), first, second, views[0].spacing
 
 
 def _slices(mask: Array) -> list[int]:
@@ -118,12 +119,3 @@ def _slices(mask: Array) -> list[int]:
         filled = np.arange(mask.shape[2] // 4, 3 * mask.shape[2] // 4)
     chosen = np.linspace(0, filled.size - 1, min(_SLICES, filled.size)).round().astype(int)
     return [int(index) for index in filled[chosen]]
-
-
-def _outline(axes: Any, mask: Array, spacing: tuple[float, float, float], colour: str) -> None:
-    if not mask.any():
-        return
-    padded = np.pad(mask.astype(float), 1)
-    x = (np.arange(padded.shape[0]) - 0.5) * spacing[0]
-    y = (np.arange(padded.shape[1]) - 0.5) * spacing[1]
-    axes.contour(x, y, padded.T, levels=[0.5], colors=[colour], linewidths=0.9)

@@ -5,15 +5,22 @@ from typing import Literal
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
-from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume, VolumeError
+from anystroke.reports.slices import (
+    PREDICTED,
+    RADIOLOGICAL,
+    Bounds,
+    Cut,
+    Outline,
+    Shown,
+    for_the_eye,
+    panel,
+)
 
 Convention = Literal["radiological", "neurological"]
 
@@ -22,10 +29,8 @@ _LAYOUT = ("axial",) * 12 + ("coronal",) * 3 + ("sagittal",) * 3
 _COLUMNS = 6
 _PANEL = 2.0  # inches
 _HEADER = 0.4
-_COLOUR = (1.0, 0.25, 0.2)
-_SIDES = {"sagittal": ("P", "A"), "coronal": ("L", "R"), "axial": ("L", "R")}
 _STATEMENT = {
-    "radiological": "radiological view: the patient's left is on the right",
+    "radiological": f"radiological view: {RADIOLOGICAL}",
     "neurological": "neurological view: the patient's left is on the left",
 }
 
@@ -68,8 +73,10 @@ def mosaic(
             f"mask first"
         )
     scan, mask = scan.reorient("RAS"), mask.reorient("RAS")
-    intensity, lesion = _display(scan.data[0]), (mask.data[0] != 0).numpy()
+    intensity, lesion = for_the_eye(scan.data[0].to(torch.float32).numpy()), (mask.data[0] != 0).numpy()
     box = _bounding_box(intensity > 0.1)
+    shown = Shown(intensity, scan.spacing, interpolation="nearest")
+    outline = Outline(lesion, PREDICTED, width=0.8, fill=0.3)
     positions = {
         view: iter(_positions(lesion, axis, box, _LAYOUT.count(view))) for view, axis in _AXES.items()
     }
@@ -87,37 +94,31 @@ def mosaic(
         row, column = divmod(i, _COLUMNS)
         bottom = 1 - (_HEADER + (row + 1) * _PANEL) / size[1]
         axes = figure.add_axes((column / _COLUMNS, bottom, 1 / _COLUMNS, _PANEL / size[1]))
-        mirrored = convention == "radiological" and view != "sagittal"
-        _draw(axes, intensity, lesion, (view, position), box, scan, mirrored)
+        axis = _AXES[view]
+        cut = Cut(axis, position, box)
+        mirrored = convention == "radiological" and axis != 0
+        height = f"{'xyz'[axis]} = {_height(scan, axis, position):.0f} mm"
+        panel(axes, shown, cut, [outline], mirrored=mirrored, sides=True, caption=height)
     with atomic_path(path, overwrite=overwrite) as temporary:
         canvas.print_figure(str(temporary), dpi=100, format="png", pil_kwargs={"compress_level": 3})
 
 
-def _display(data: Tensor) -> Array:
-    """Scale intensities to 0..1 for the eye."""
-    values: Array = data.to(torch.float32).numpy()
-    foreground = values[values > values.min()]
-    if foreground.size == 0:
-        return np.zeros_like(values)
-    low, high = np.percentile(foreground[:: max(1, foreground.size // 200_000)], (1.0, 99.5))
-    low = min(low, float(values.min()) + 0.2 * (high - float(values.min())))
-    scaled: Array = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return scaled
+def _bounding_box(foreground: Array) -> Bounds:
+    """Find the first voxel of the foreground along each axis and the one behind the last; all without any."""
+    first, second, third = (
+        _ends(foreground.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
+    )
+    return first, second, third
 
 
-def _bounding_box(foreground: Array) -> list[tuple[int, int]]:
-    """Find the first and last index of the foreground along each axis; everything if there is none."""
-    box = []
-    for axis, size in enumerate(foreground.shape):
-        others = tuple(a for a in range(3) if a != axis)
-        filled = np.flatnonzero(foreground.any(axis=others))
-        box.append((int(filled[0]), int(filled[-1])) if filled.size else (0, size - 1))
-    return box
+def _ends(filled: Array) -> tuple[int, int]:
+    places = np.flatnonzero(filled)
+    return (int(places[0]), int(places[-1]) + 1) if places.size else (0, len(filled))
 
 
-def _positions(lesion: Array, axis: int, box: list[tuple[int, int]], count: int) -> list[int]:
+def _positions(lesion: Array, axis: int, box: Bounds, count: int) -> list[int]:
     """Choose at most ``count`` slices: through the lesion, its largest area included, or the head."""
-    first, last = box[axis]
+    first, last = box[axis][0], box[axis][1] - 1
     area = lesion.sum(axis=tuple(a for a in range(3) if a != axis))
     slices = np.flatnonzero(area)
     if slices.size == 0:
@@ -135,60 +136,8 @@ def _positions(lesion: Array, axis: int, box: list[tuple[int, int]], count: int)
     return [int(k) for k in chosen]
 
 
-def _draw(
-    axes: Axes,
-    intensity: Array,
-    lesion: Array,
-    at: tuple[str, int],
-    box: list[tuple[int, int]],
-    scan: Volume,
-    mirrored: bool,
-) -> None:
-    """Draw one slice in mm, the first remaining axis to the right and the second upwards."""
-    view, position = at
-    axis = _AXES[view]
-    across, up = (a for a in range(3) if a != axis)
-    window = tuple(
-        slice(position, position + 1) if a == axis else slice(box[a][0], box[a][1] + 1) for a in range(3)
-    )
-    picture, coloured = (values[window].squeeze(axis).T for values in (intensity, lesion))
-    extent = (0.0, picture.shape[1] * scan.spacing[across], 0.0, picture.shape[0] * scan.spacing[up])
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent, interpolation="nearest")
-    if coloured.any():
-        overlay = np.zeros((*coloured.shape, 4))
-        overlay[coloured] = (*_COLOUR, 0.3)
-        axes.imshow(overlay, origin="lower", extent=extent, interpolation="nearest")
-        padded = np.pad(coloured.astype(float), 1)
-        x = (np.arange(padded.shape[1]) - 0.5) * scan.spacing[across]
-        y = (np.arange(padded.shape[0]) - 0.5) * scan.spacing[up]
-        axes.contour(x, y, padded, levels=[0.5], colors=[_COLOUR], linewidths=0.8)
-    axes.set_xlim(extent[:2])
-    axes.set_ylim(extent[2:])
-    axes.set_aspect("equal")
-    axes.axis("off")
-    low, high = _SIDES[view]
-    if mirrored:
-        axes.invert_xaxis()
-        low, high = high, low
-    _write(axes, 0.01, 0.5, low, ha="left")
-    _write(axes, 0.99, 0.5, high, ha="right")
+def _height(scan: Volume, axis: int, index: int) -> float:
+    """Return the world coordinate in mm of the middle of a slice along its axis."""
     centre = torch.tensor([*((n - 1) / 2 for n in scan.shape), 1.0], dtype=torch.float64)
-    centre[axis] = position
-    place = float((scan.affine @ centre)[axis])
-    _write(axes, 0.5, 0.02, f"{'xyz'[axis]} = {place:.0f} mm", ha="center")
-
-
-def _write(axes: Axes, x: float, y: float, text: str, *, ha: str) -> None:
-    """Write white on a black outline, readable on any tissue."""
-    outline = [withStroke(linewidth=2, foreground="black")]
-    axes.text(
-        x,
-        y,
-        text,
-        color="white",
-        fontsize=7,
-        ha=ha,
-        va="bottom",
-        transform=axes.transAxes,
-        path_effects=outline,
-    )
+    centre[axis] = index
+    return float((scan.affine @ centre)[axis])

@@ -1,11 +1,11 @@
 """Pages to read: one for each scan and one for all, without anything from the network."""
 
-import base64
 from collections.abc import Sequence
-from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from anystroke.reports.theme import embed, write_page
 
 CITATIONS = (
     "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke segmentation. "
@@ -85,20 +85,19 @@ def write_scan_report(
         lesions: Its rows; columns in which nothing is known are left out.
     """
     known = [i for i in range(len(columns)) if any(row[i] != "n/a" for row in lesions)]
-    text = _render(
-        "scan_report.html",
+    write_page(
+        path,
+        "scan.html",
         name=name,
-        picture=_embedded(picture),
-        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        picture=embed(picture),
+        glass_brain=embed(glass_brain) if glass_brain else "",
         territories=facts.get("TerritoryVolumes", {}),
         facts=facts,
         columns=[columns[i] for i in known],
         lesions=[[row[i] for i in known] for row in lesions],
         methods=methods_text(facts),
         citations=CITATIONS,
-        version=version("anystroke"),
     )
-    path.write_text(text, encoding="utf-8")
 
 
 def write_group_report(
@@ -121,30 +120,15 @@ def write_group_report(
         in_mni: Number of scans in it.
     """
     volumes = [float(row["volume_ml"]) for row in rows]
-    text = _render(
-        "group_report.html",
+    write_page(
+        path,
+        "group.html",
         columns=columns,
         rows=rows,
         largest=max([*volumes, 1e-9]),
-        glass_brain=_embedded(glass_brain) if glass_brain else "",
+        glass_brain=embed(glass_brain) if glass_brain else "",
         in_mni=in_mni,
         doubtful=sum(row["trust"] == "no" for row in rows),
         methods=methods,
         citations=CITATIONS,
-        version=version("anystroke"),
     )
-    path.write_text(text, encoding="utf-8")
-
-
-def _embedded(picture: Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode("ascii")
-
-
-def _render(template: str, **values: Any) -> str:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    loader = FunctionLoader(
-        lambda name: (resources.files("anystroke.reports") / "templates" / name).read_text(encoding="utf-8")
-    )
-    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=loader)
-    return environment.get_template(template).render(**values)

@@ -1,116 +1,181 @@
-"""A picture of a predicted mask beside the true one."""
+"""A slice of a volume with outlines on it, as every picture of this program shows one."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.colors import to_rgb
+from matplotlib.patheffects import withStroke
 
 from anystroke.core.arrays import Array
-from anystroke.core.files import atomic_path
-from anystroke.core.volume import Volume, VolumeError
+
+Bounds = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 PREDICTED = "#ff4033"
 TRUE = "#2fd6ff"
-_COLUMNS = ("scan", "predicted", "true")
-_WIDTH = 2.6  # inches per panel
+RADIOLOGICAL = "the patient's left is on the right"
+
+_SIDES = (("P", "A"), ("L", "R"), ("L", "R"))
 
 
-def comparison(
-    scan: Volume, prediction: Volume, truth: Volume, path: str | Path, *, overwrite: bool = False
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What slices are cut of.
+
+    Attributes:
+        values: (X, Y, Z) in RAS order.
+        spacing: Voxel size in mm.
+        limits: Values that are black and white; those of the slice itself if None.
+        colours: Name of a colour map of matplotlib.
+        interpolation: Between voxels, as matplotlib names it.
+    """
+
+    values: Array
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    limits: tuple[float, float] | None = (0.0, 1.0)
+    colours: str = "gray"
+    interpolation: str = "antialiased"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which slice.
+
+    Attributes:
+        axis: 0 sagittal, 1 coronal, 2 axial.
+        index: Of the slice along it.
+        bounds: First voxel and the one behind the last along each axis; the whole volume if None.
+    """
+
+    axis: int
+    index: int
+    bounds: Bounds | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """A mask to draw on a slice.
+
+    Attributes:
+        mask: (X, Y, Z) bool.
+        colour: Of the outline.
+        width: Of the outline, points.
+        fill: Opacity within it.
+    """
+
+    mask: Array
+    colour: str
+    width: float = 0.9
+    fill: float = 0.0
+
+
+def panel(
+    axes: Axes,
+    shown: Shown,
+    cut: Cut,
+    outlines: Sequence[Outline] = (),
+    *,
+    mirrored: bool | None = None,
+    sides: bool = False,
+    caption: str = "",
 ) -> None:
-    """Draw the axial, coronal and sagittal slice with the largest lesion: scan, predicted mask, true mask.
-
-    The patient's left is on the right, as in radiology.
+    """Draw a slice in mm, the first remaining axis to the right and the second upwards, with outlines.
 
     Args:
-        scan: One channel.
-        prediction: Non-zero in the predicted mask; on the grid of ``scan``.
-        truth: Non-zero in the true mask; on the grid of ``scan``.
-        path: The PNG to write; its folder must exist.
-        overwrite: Whether an existing file may be replaced.
-
-    Raises:
-        VolumeError: The volumes are on different grids.
-        FileExistsError: ``path`` exists and ``overwrite`` is False.
+        axes: Where.
+        shown: The volume.
+        cut: The slice.
+        outlines: Masks on the volume's grid, the last on top; one that the slice does not cross is not drawn.
+        mirrored: Whether the first remaining axis runs to the left; if None, so that the patient's left is on
+            the right.
+        sides: Whether letters say which side is which.
+        caption: A line at the bottom.
 
     Example:
-        >>> import tempfile, torch
-        >>> scan = Volume(torch.rand(1, 16, 16, 16), torch.eye(4))
-        >>> mask = Volume(scan.data > 0.9, scan.affine)
-        >>> comparison(scan, mask, mask, Path(tempfile.mkdtemp()) / "comparison.png")
+        >>> from matplotlib.figure import Figure
+        >>> axes = Figure().add_subplot()
+        >>> panel(axes, Shown(np.zeros((4, 5, 6)), (1.0, 1.0, 2.0)), Cut(axis=1, index=2))
+        >>> [float(end) for end in (*axes.get_xlim(), *axes.get_ylim())]
+        [4.0, 0.0, 0.0, 12.0]
     """
-    if not scan.shape == prediction.shape == truth.shape:
-        raise VolumeError(
-            f"a picture needs scan and masks on one grid, got {scan.shape}, {prediction.shape} and "
-            f"{truth.shape}; resample the masks first"
-        )
-    views = [volume.reorient("RAS") for volume in (scan, prediction, truth)]
-    spacing = views[0].spacing
-    values = _display(views[0].data[0].float().numpy())
-    predicted, true = ((view.data[0] != 0).numpy() for view in views[1:])
-    slices = [(axis, _largest(true if true.any() else predicted, axis)) for axis in (2, 1, 0)]
-
-    heights = [spacing[1 if axis == 2 else 2] * values.shape[1 if axis == 2 else 2] for axis, _ in slices]
-    widths = [spacing[1 if axis == 0 else 0] * values.shape[1 if axis == 0 else 0] for axis, _ in slices]
-    ratios = [height / width for height, width in zip(heights, widths, strict=True)]
-    figure = Figure(
-        figsize=(3 * _WIDTH, sum(ratios) * _WIDTH + 0.35), facecolor="black", layout="constrained"
-    )
-    canvas = FigureCanvasAgg(figure)
-    panels = figure.subplots(3, 3, squeeze=False, gridspec_kw={"height_ratios": ratios})
-    for row, (axis, index) in enumerate(slices):
-        marks = ((None, ""), (predicted, PREDICTED), (true, TRUE))
-        for column, (mask, colour) in enumerate(marks):
-            _panel(panels[row, column], (values, mask), (axis, index), spacing, colour)
-            if row == 0:
-                panels[row, column].set_title(_COLUMNS[column], color=colour or "white", fontsize=10)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        canvas.print_figure(str(temporary), dpi=90, format="png")
-
-
-def _panel(
-    axes: Axes,
-    content: tuple[Array, Array | None],
-    at: tuple[int, int],
-    spacing: tuple[float, float, float],
-    colour: str,
-) -> None:
-    axis, index = at
-    across, up = (other for other in range(3) if other != axis)
-    values, mask = content
-    picture = values.take(index, axis).T
-    extent = (0.0, picture.shape[1] * spacing[across], 0.0, picture.shape[0] * spacing[up])
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, origin="lower", extent=extent)
-    if mask is not None and mask.take(index, axis).any():
-        x = (np.arange(picture.shape[1]) + 0.5) * spacing[across]
-        y = (np.arange(picture.shape[0]) + 0.5) * spacing[up]
-        drawn = mask.take(index, axis).T.astype(float)
-        axes.contourf(x, y, drawn, levels=[0.5, 1.5], colors=[colour], alpha=0.25)
-        axes.contour(x, y, drawn, levels=[0.5], colors=[colour], linewidths=1.2)
+    across, up = (axis for axis in range(3) if axis != cut.axis)
+    steps = (shown.spacing[across], shown.spacing[up])
+    picture = _taken(shown.values, cut)
+    extent = (0.0, picture.shape[1] * steps[0], 0.0, picture.shape[0] * steps[1])
+    low, high = shown.limits or (None, None)
+    axes.imshow(
+        picture, cmap=shown.colours, vmin=low, vmax=high, origin="lower", extent=extent,
+        interpolation=shown.interpolation,
+    )  # fmt: skip
+    for outline in outlines:
+        _outline(axes, outline, _taken(outline.mask, cut), steps)
     axes.set_xlim(extent[:2])
     axes.set_ylim(extent[2:])
+    axes.set_aspect("equal")
     axes.axis("off")
-    if axis != 0:
+    first, last = _SIDES[cut.axis]
+    if cut.axis != 0 if mirrored is None else mirrored:
         axes.invert_xaxis()
-        for x_place, letter, side in ((0.01, "R", "left"), (0.99, "L", "right")):
-            axes.text(x_place, 0.5, letter, color="white", fontsize=8, ha=side, transform=axes.transAxes)
+        first, last = last, first
+    if sides:
+        _write(axes, 0.01, 0.5, first, ha="left")
+        _write(axes, 0.99, 0.5, last, ha="right")
+    if caption:
+        _write(axes, 0.5, 0.02, caption, ha="center")
 
 
-def _largest(mask: Array, axis: int) -> int:
-    """Find the slice with most of the mask; the middle one if it is empty."""
-    if not mask.any():
-        return int(mask.shape[axis]) // 2
-    return int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax())
+def for_the_eye(values: Array) -> Array:
+    """Scale intensities to 0..1: what is darkest and brightest in the foreground is cut off.
 
+    Args:
+        values: Of any range; the background is what is lowest.
 
-def _display(values: Array) -> Array:
-    """Scale intensities to 0..1 for the eye."""
-    foreground = values[values > values.min()]
+    Example:
+        >>> for_the_eye(np.array([0.0, 0.0, 1.0, 2.0, 3.0])).round(1)
+        array([0. , 0. , 0.2, 0.6, 1. ])
+    """
+    lowest = float(values.min())
+    foreground = values[values > lowest]
     if foreground.size == 0:
         return np.zeros_like(values)
-    high = float(np.percentile(foreground[:: max(1, foreground.size // 100_000)], 99.5))
-    low = float(values.min())
-    shown: Array = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
-    return shown
+    low, high = np.percentile(foreground[:: max(1, foreground.size // 200_000)], (1.0, 99.5))
+    low = min(low, lowest + 0.2 * (high - lowest))
+    scaled: Array = np.clip((values - low) / max(high - low, 1e-12), 0.0, 1.0)
+    return scaled
+
+
+def _taken(values: Array, cut: Cut) -> Array:
+    """Return the slice with the second remaining axis first."""
+    window = [slice(*ends) for ends in cut.bounds] if cut.bounds else [slice(None)] * 3
+    taken: Array = values[tuple(cut.index if axis == cut.axis else window[axis] for axis in range(3))].T
+    return taken
+
+
+def _outline(axes: Axes, outline: Outline, mask: Array, steps: tuple[float, float]) -> None:
+    if not mask.any():
+        return
+    padded = np.pad(mask.astype(float), 1)
+    x, y = ((np.arange(n) - 0.5) * step for n, step in zip(padded.shape[::-1], steps, strict=True))
+    if outline.fill:
+        extent = (0.0, mask.shape[1] * steps[0], 0.0, mask.shape[0] * steps[1])
+        rgba = np.zeros((*mask.shape, 4))
+        rgba[mask.astype(bool)] = (*to_rgb(outline.colour), outline.fill)
+        axes.imshow(rgba, origin="lower", extent=extent, interpolation="nearest")
+    axes.contour(x, y, padded, levels=[0.5], colors=[outline.colour], linewidths=outline.width)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, *, ha: str) -> None:
+    """Write white on a black outline, readable on any tissue."""
+    stroke = [withStroke(linewidth=2, foreground="black")]
+    axes.text(
+        x,
+        y,
+        text,
+        color="white",
+        fontsize=7,
+        ha=ha,
+        va="bottom",
+        transform=axes.transAxes,
+        path_effects=stroke,
+    )

@@ -1,14 +1,10 @@
 """A simulated patient from nothing: the scan, its segmentation, and a page that shows both."""
 
-import base64
 import time
 from dataclasses import dataclass
-from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from jinja2 import Environment, StrictUndefined
 
 from anystroke.anatomy.lesions.bank import LesionSettings, blob_lesion
 from anystroke.anatomy.lesions.stages import Stage
@@ -16,12 +12,12 @@ from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
-from anystroke.core.files import atomic_path
 from anystroke.core.rng import choice, stream, uniform
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.measure import dice, volume_ml
 from anystroke.io.results import Outcome
-from anystroke.reports.slices import comparison
+from anystroke.reports.planes import comparison
+from anystroke.reports.theme import embed, write_page
 from anystroke.simulation.files import write_sample
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
@@ -172,25 +168,18 @@ def _write_page(
         ("Model", f"{model.config.name} {model.config.version}, SHA-256 {model.sha256[:12]}"),
     ]
     pictures = [f"{_STEM}_comparison.png", outcome.files[0].replace("_mask.nii.gz", "_mosaic.png")]
-    comparison_png, mosaic_png = (
-        base64.b64encode((folder / "segmented" / name).read_bytes()).decode("ascii") for name in pictures
-    )
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    template = environment.from_string(
-        (resources.files("anystroke.reports") / "templates" / "demo.html").read_text(encoding="utf-8")
-    )
-    text = template.render(
+    shown, more = (embed(folder / "segmented" / name) for name in pictures)
+    write_page(
+        result.page,
+        "demo.html",
         scan=row["image"],
-        comparison=comparison_png,
-        mosaic=mosaic_png,
+        comparison=shown,
+        mosaic=more,
         facts=facts,
         protocol=result.protocol,
         field=f"{sample.protocol.field_strength:g}",
         files=[f"simulated/{row[key]}" for key in ("image", "mask", "segmentation")]
         + [f"segmented/{outcome.files[0]}", f"segmented/{outcome.files[0].replace('_mask', '_probseg')}"],
-        version=version("anystroke"),
         seed=seed,
         seconds=f"{seconds:.0f}",
     )
-    with atomic_path(result.page, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")

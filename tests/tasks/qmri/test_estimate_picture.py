@@ -1,5 +1,6 @@
 """The picture of estimated maps."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -12,7 +13,8 @@ from anystroke.acquisition.presets.preset import load_preset
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS
-from anystroke.tasks.qmri.picture import draw_estimate
+from anystroke.reports.theme import embed
+from anystroke.tasks.qmri.picture import draw_estimate, write_estimate_page
 from anystroke.tasks.qmri.predict import QmriEstimate
 from stand_in import axial_affine
 
@@ -82,3 +84,18 @@ def test_a_picture_is_not_replaced_unasked(tmp_path: pathlib.Path) -> None:
     assert path.read_bytes() == b"mine"
     draw_estimate(_estimate("RAS"), {}, path, overwrite=True)
     assert len(_panels(path, 6)) == 6
+
+
+def test_the_page_has_the_picture_the_protocol_and_quartiles_within_the_brain(tmp_path: pathlib.Path) -> None:
+    estimate = dataclasses.replace(_estimate("RAS"), warnings=("the head is cut off",))
+    picture = tmp_path / "maps.png"
+    draw_estimate(estimate, {}, picture)
+    page = tmp_path / "report.html"
+    write_estimate_page(estimate, page, picture, stem="sub-01", assumed={"echo_time": "0.003: usual"})
+    text = page.read_text(encoding="utf-8")
+    assert embed(picture) in text
+    assert estimate.protocol.describe() in text
+    assert "the head is cut off" in text
+    assert "0.003: usual" in text
+    for name in NAMES:
+        assert text.count(f"<td>{MAP_OUTPUTS[name].typical:.3g}</td>") >= 3, name

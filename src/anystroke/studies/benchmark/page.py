@@ -1,17 +1,12 @@
 """The page of the benchmark: sequence, the cost of each change, examples."""
 
-import base64
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
-from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, StrictUndefined
-
-from anystroke.core.files import atomic_path
 from anystroke.evaluation.results import CaseResult, Results
+from anystroke.reports import theme
 from anystroke.reports.failures import PicturedCase, case_mosaics
 from anystroke.reports.published import PublishedTable
 from anystroke.reports.tables import figure, plain_table
@@ -69,7 +64,7 @@ def _effect_text(effect: Effect) -> str:
     return f"{effect.changed:.3f}, {effect.difference:+.3f}{interval}"
 
 
-def write_page(
+def write_benchmark_page(
     folder: Path,
     results: Sequence[Results],
     effects: Sequence[Effect],
@@ -91,17 +86,15 @@ def write_page(
         OSError: The folder cannot be written.
     """
     effects_plot(effects, folder / "effects.png")
-    pictures = [("What each change costs", _embedded(folder / "effects.png"))]
+    pictures = [("What each change costs", theme.embed(folder / "effects.png"))]
     for one in results:
         path = folder / f"examples_{one.name}.png"
         case_mosaics(_examples(one), path)
         if path.exists():
-            pictures.append((f"{one.name}: the first patient's scans", _embedded(path)))
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
-    source = (resources.files("anystroke.reports") / "templates" / "benchmark.html").read_text(
-        encoding="utf-8"
-    )
-    text = environment.from_string(source).render(
+            pictures.append((f"{one.name}: the first patient's scans", theme.embed(path)))
+    theme.write_page(
+        folder / PAGE,
+        "benchmark.html",
         names=[one.name for one in results],
         scans=len(results[0].cases),
         design=design,
@@ -112,10 +105,7 @@ def write_page(
         pictures=pictures,
         published=[(one.title, one.note, one.table("html")) for one in published],
         failed=failed,
-        version=version("anystroke"),
     )
-    with atomic_path(folder / PAGE, overwrite=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _examples(results: Results) -> list[PicturedCase]:
@@ -136,7 +126,3 @@ def _examples(results: Results) -> list[PicturedCase]:
         )
         for case in shown[:_EXAMPLES]
     ]
-
-
-def _embedded(path: Path) -> str:
-    return base64.b64encode(path.read_bytes()).decode("ascii")

@@ -18,7 +18,7 @@ from anystroke.evaluation.results import Results, load_results
 from anystroke.reports.comparison import CompareSettings, compare_results
 from anystroke.reports.published import PublishedTable
 from anystroke.studies.benchmark.effects import measure_effects
-from anystroke.studies.benchmark.page import PAGE, mean_score, write_page
+from anystroke.studies.benchmark.page import PAGE, mean_score, write_benchmark_page
 from anystroke.studies.benchmark.patients import SCANS, BenchmarkError, Design, simulate_scans
 from anystroke.tasks.segmentation.predict import Model, segment
 
@@ -146,7 +146,7 @@ def run_benchmark(
     write_table(folder / EFFECTS, _EFFECTS, ({**vars(e), "difference": e.difference} for e in effects))
     _write_rows(folder / TABLE, results)
     means = {one.name: mean_score(one.cases.values(), "dice") for one in results}
-    write_page(folder, results, effects, design, published, failed)
+    write_benchmark_page(folder, results, effects, design, published, failed)
     return Benchmark(folder / PAGE, folder / TABLE, means, tuple(failed))
 
 

@@ -25,12 +25,13 @@ from anystroke.io.labelled import LabelledScan, find_labelled_scans
 from anystroke.io.names import image_stem
 from anystroke.io.results import Outcome, ResultFolder, Status, generated_by, read_facts
 from anystroke.simulation.patient_files import MAP_FILES
-from anystroke.tasks.qmri.picture import draw_estimate
+from anystroke.tasks.qmri.picture import draw_estimate, write_estimate_page
 from anystroke.tasks.qmri.predict import Estimator, QmriEstimate, estimate_qmri
 from anystroke.tasks.segmentation.predict import Model
 
 TABLE = "estimates.tsv"
 PICTURE = "desc-estimated_maps.png"
+REPORT = "desc-estimated_report.html"
 _MARKER = "desc-resimulated_T1w"
 COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
 
@@ -113,7 +114,7 @@ def write_estimate(
     assumed: Mapping[str, str] | None = None,
     run: str = "",
 ) -> None:
-    """Write maps, brain mask and simulated scans of one scan, and a picture of them.
+    """Write maps, brain mask and simulated scans of one scan, a picture of them and a page.
 
     Args:
         estimate: What was found.
@@ -168,7 +169,9 @@ def write_estimate(
             name = "_".join(part for part in (entities, "desc-simulated", suffix) if part)
             save(name, image, said, torch.float32)
             simulated[image_suffix(protocol).replace("_", " ")] = image
-        draw_estimate(estimate, simulated, staging / f"{stem}_{PICTURE}", title=stem)
+        picture = staging / f"{stem}_{PICTURE}"
+        draw_estimate(estimate, simulated, picture, title=stem)
+        write_estimate_page(estimate, staging / f"{stem}_{REPORT}", picture, stem=stem, assumed=assumed)
         if lesion is not None:
             save("label-L_mask", lesion, {"Type": "Lesion", "Sources": [source.name]}, torch.uint8)
         estimate.resimulated.save(staging / f"{stem}_{_MARKER}.nii.gz", dtype=torch.float32)

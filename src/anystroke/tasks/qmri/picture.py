@@ -1,4 +1,4 @@
-"""A picture of estimated maps beside their scan and what was simulated of them."""
+"""A picture of estimated maps beside their scan and what was simulated of them, and a page about them."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,21 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from anystroke.core.arrays import Array
-from anystroke.core.files import atomic_path
 from anystroke.core.volume import Volume
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS
+from anystroke.reports.estimate import draw_maps, write_estimate_report
+from anystroke.reports.slices import Shown
 from anystroke.simulation.patient_files import MAP_FILES
 from anystroke.tasks.qmri.predict import QmriEstimate
 
-_PANEL = 2.0  # inches
-_HEADER = 0.35
-_AROUND = 25.0  # mm of the head that is shown around the brain
-_HEIGHT = 0.6  # of the axial slice within the brain
 _BRIGHTEST = 1.6  # of a map, in units of what is typical
 
 
@@ -50,38 +44,51 @@ def draw_estimate(
     mask = estimate.brain.reorient("RAS")
     brain, spacing = (mask.data[0] > 0).numpy(), mask.spacing
     images = {"scan": estimate.scan, "simulated again": estimate.resimulated}
-    panels = [_image(name, volume, brain) for name, volume in images.items()]
+    panels = {name: _image(volume, brain, spacing) for name, volume in images.items()}
     for name, volume in estimate.maps.items():
         high = _BRIGHTEST * MAP_OUTPUTS[name].typical
         suffix, units, _ = MAP_FILES[name]
-        panels.append((f"{suffix}, 0 to {high:.3g} {units}", _values(volume), (0.0, high)))
-    panels += [_image(f"simulated {name}", volume, brain) for name, volume in simulated.items()]
-    window = [_around(brain, axis, spacing[axis]) for axis in range(3)]
+        words = f"{suffix}, 0 to {high:.3g} {units}"
+        panels[words] = Shown(_values(volume), spacing, limits=(0.0, high))
+    panels |= {f"simulated {name}": _image(volume, brain, spacing) for name, volume in simulated.items()}
+    words = "   ".join(part for part in (title, f"correlation {estimate.correlation:.3f}") if part)
+    draw_maps(panels, brain, path, title=words, overwrite=overwrite)
+
+
+def write_estimate_page(
+    estimate: QmriEstimate, path: Path, picture: Path, *, stem: str, assumed: Mapping[str, str] | None = None
+) -> None:
+    """Write a page about the maps of one scan.
+
+    Args:
+        estimate: What was found.
+        path: The HTML file.
+        picture: What ``draw_estimate`` drew.
+        stem: Begin of the names of the scan's files.
+        assumed: What of the protocol its sidecar did not tell, and why it was taken.
+
+    Raises:
+        OSError: A file cannot be read or written.
+    """
+    mask = estimate.brain.data[0] > 0
     rows = []
-    for axis, share in ((2, _HEIGHT), (1, 0.5)):
-        first, last = _ends(brain, axis)
-        rows.append((axis, int(first + share * (last - first))))
-    sides = [(stop - start) * step for (start, stop), step in zip(window, spacing, strict=True)]
-    tall = [sides[1] / sides[0], sides[2] / sides[0]]
-    size = (_PANEL * len(panels), _PANEL * sum(tall) + 2 * _HEADER)
-    figure = Figure(figsize=size, facecolor="black")
-    canvas = FigureCanvasAgg(figure)
-    words = (title, f"correlation {estimate.correlation:.3f}", "the patient's left is on the right")
-    header = "   ".join(part for part in words if part)
-    figure.text(
-        0.005, 1 - 0.5 * _HEADER / size[1], header, color="white", fontsize=9, va="center", parse_math=False
+    for name, volume in estimate.maps.items():
+        suffix, units, description = MAP_FILES[name]
+        quartiles = np.percentile(volume.data[0][mask].float().numpy(), (25, 50, 75))
+        file = f"{stem}_desc-estimated_{suffix}.nii.gz"
+        rows.append((description, file, units, *(f"{value:.3g}" for value in quartiles)))
+    model = f"{estimate.model} {estimate.model_version}, SHA-256 {estimate.model_sha256[:12]}"
+    adjusted = "yes, to the protocol of the scan" if estimate.refined else "no"
+    facts = [
+        ("Protocol", estimate.protocol.describe()),
+        ("Correlation of the scan simulated again", f"{estimate.correlation:.3f}"),
+        ("Field of the maps", f"{estimate.field_strength:g} T"),
+        ("Refined", adjusted),
+        ("Model", model),
+    ]
+    write_estimate_report(
+        path, name=stem, picture=picture, facts=facts, maps=rows, warnings=estimate.warnings, assumed=assumed
     )
-    bottom = size[1] - 2 * _HEADER
-    for (axis, index), ratio in zip(rows, tall, strict=True):
-        bottom -= _PANEL * ratio
-        for column, (name, values, limits) in enumerate(panels):
-            place = (column / len(panels), bottom / size[1], 1 / len(panels), _PANEL * ratio / size[1])
-            axes = figure.add_axes(place)
-            _slice(axes, values, (axis, index), (window, spacing), limits)
-            if axis == 2:
-                axes.set_title(name, color="white", fontsize=8)
-    with atomic_path(path, overwrite=overwrite) as temporary:
-        canvas.print_figure(str(temporary), dpi=90, format="png")
 
 
 def _values(volume: Volume) -> Array:
@@ -89,35 +96,7 @@ def _values(volume: Volume) -> Array:
     return values
 
 
-def _image(name: str, volume: Volume, brain: Array) -> tuple[str, Array, tuple[float, float]]:
+def _image(volume: Volume, brain: Array, spacing: tuple[float, float, float]) -> Shown:
     values = _values(volume)
-    return name, values, (float(np.percentile(values, 0.5)), float(np.percentile(values[brain], 99.5)))
-
-
-def _ends(brain: Array, axis: int) -> tuple[int, int]:
-    """Return the first and the last voxel of the brain along an axis."""
-    inside = np.flatnonzero(brain.any(axis=tuple(other for other in range(3) if other != axis)))
-    return int(inside[0]), int(inside[-1])
-
-
-def _around(brain: Array, axis: int, spacing: float) -> tuple[int, int]:
-    """Return the first voxel that is shown along an axis, and the one behind the last."""
-    first, last = _ends(brain, axis)
-    margin = int(_AROUND / spacing)
-    return max(0, first - margin), min(brain.shape[axis], last + margin + 1)
-
-
-def _slice(
-    axes: Axes,
-    values: Array,
-    at: tuple[int, int],
-    window: tuple[list[tuple[int, int]], tuple[float, float, float]],
-    limits: tuple[float, float],
-) -> None:
-    (axis, index), (bounds, spacing) = at, window
-    across, up = (other for other in range(3) if other != axis)
-    picture = values.take(index, axis)[slice(*bounds[across]), slice(*bounds[up])].T
-    extent = (0.0, picture.shape[1] * spacing[across], 0.0, picture.shape[0] * spacing[up])
-    axes.imshow(picture, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower", extent=extent)
-    axes.invert_xaxis()
-    axes.axis("off")
+    limits = (float(np.percentile(values, 0.5)), float(np.percentile(values[brain], 99.5)))
+    return Shown(values, spacing, limits)

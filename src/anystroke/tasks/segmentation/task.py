@@ -5,19 +5,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.cells import CellSettings
 from anystroke.learning.run_log import RunLog
-from anystroke.learning.sheets import predict_lesion, sample_sheet
 from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
 from anystroke.models.checkpoints import load_config, task_of_model
+from anystroke.reports.training import sample_sheet
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesion_loss import parts_loss
 from anystroke.tasks.segmentation.losses import deep_supervision, dice_cross_entropy, logit_regression
@@ -103,7 +104,7 @@ class SegmentationTask:
     def sheet(self, trainer: Trainer, batch: Batch, path: Path) -> None:
         """Draw images, lesions and what the network makes of them, see `Task`."""
         image, target = batch.image[:_SHEET_CASES], batch.target[:_SHEET_CASES].cpu()
-        probability = predict_lesion(trainer.module, image.to(trainer.fabric.device))
+        probability = _lesion_probability(trainer.module, image.to(trainer.fabric.device))
         image = image.cpu()
         last = self.outputs - 1
         lesion = target[:, last] > 0.5 if target.is_floating_point() else target == last
@@ -180,3 +181,13 @@ class SegmentationTask:
             return config
         kept = {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
         return config.model_copy(update=kept)
+
+
+def _lesion_probability(network: nn.Module, image: Tensor) -> Tensor:
+    """Return the lesion probability (B, X, Y, Z), the last class, of normalised images (B, 1, X, Y, Z)."""
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        probability: Tensor = network(image).float().softmax(1)[:, -1].cpu()
+    network.train(was_training)
+    return probability
