@@ -106,7 +106,7 @@ def mosaic(
 def _bounding_box(foreground: Array) -> Bounds:
     """Find the first voxel of the foreground along each axis and the one behind the last; all without any."""
     first, second, third = (
-        _ends(foreground.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)
+        _ends(np.asarray(foreground.any(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3)
     )
     return first, second, third
 
