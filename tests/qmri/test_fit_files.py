@@ -14,7 +14,7 @@ from anystroke.qmri.fit_files import (
     PriorFittingError,
     SubjectFiles,
     find_subjects,
-    fit_priors_from_files,
+    fit_priors,
 )
 from anystroke.qmri.measured_maps import MAP_SUFFIXES
 from anystroke.qmri.tissue_priors import MAPS, load_table
@@ -61,7 +61,7 @@ def test_recovers_a_simulated_study(tmp_path: Path) -> None:
         _write(tmp_path, f"sub-{seed:02d}", seed, scale={"r1": 1e3 if seed % 2 else 1.0})
     seen: list[str] = []
     subjects = find_subjects(tmp_path)
-    fitted = fit_priors_from_files(subjects, field_strength=3.0, source="Simulated.", on_subject=seen.append)
+    fitted = fit_priors(subjects, field_strength=3.0, source="Simulated.", on_subject=seen.append)
     assert seen == list(fitted.subjects) == [subject.name for subject in subjects]
     assert fitted.skipped == {}
     truth = load_table()
@@ -96,7 +96,7 @@ def test_bad_subjects_are_named_and_the_rest_is_used(study: Path) -> None:
     other[:3, 3] = 500.0
     anat = _write(study, "sub-16", 16)
     Volume(torch.full((1, SIDE, SIDE, SIDE), 2), other).save(anat / "sub-16_dseg.nii.gz", overwrite=True)
-    fitted = fit_priors_from_files(find_subjects(study), field_strength=3.0, source="x")
+    fitted = fit_priors(find_subjects(study), field_strength=3.0, source="x")
     assert fitted.subjects == ("sub-01", "sub-02", "sub-03", "sub-04")
     assert set(fitted.skipped) == {f"sub-{i}" for i in range(11, 17)}
     for name, reason in {
@@ -114,9 +114,9 @@ def test_too_few_subjects_are_an_error_with_every_reason(study: Path) -> None:
     subjects = find_subjects(study)
     bad = SubjectFiles(name="sub-99", maps=subjects[0].maps)
     with pytest.raises(PriorFittingError, match=r"at least 2 .* got 1 of 2; sub-99: no segmentation"):
-        fit_priors_from_files([subjects[0], bad], field_strength=3.0, source="x")
+        fit_priors([subjects[0], bad], field_strength=3.0, source="x")
     with pytest.raises(PriorFittingError, match="sub-01 comes more than once"):
-        fit_priors_from_files([subjects[0]] * 2, field_strength=3.0, source="x")
+        fit_priors([subjects[0]] * 2, field_strength=3.0, source="x")
 
 
 def test_missing_maps_stand_in_and_r2_is_estimated(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_missing_maps_stand_in_and_r2_is_estimated(tmp_path: Path) -> None:
     for seed in range(3):
         _write(tmp_path, f"sub-{seed}", seed, maps=("proton_density", "r1", "r2star", "mt_saturation"))
     subjects = find_subjects(tmp_path)
-    fitted = fit_priors_from_files(subjects, field_strength=3.0, source="x")
+    fitted = fit_priors(subjects, field_strength=3.0, source="x")
     priors = fitted.priors
     white = priors.names.index("white_matter")
     assert priors.mean[white, 2].item() == pytest.approx(0.65 * priors.mean[white, 3].item(), rel=0.01)
@@ -132,43 +132,41 @@ def test_missing_maps_stand_in_and_r2_is_estimated(tmp_path: Path) -> None:
     assert priors.sources["white_matter"].endswith("R2 is estimated from R2*.")
     assert "r2 is estimated from r2star and r1 in 3 of 3 subjects" in fitted.notes
     assert "white_matter: adc from the stand-in table" in fitted.notes
-    without = fit_priors_from_files(
-        subjects, field_strength=3.0, source="x", settings=FitSettings(r2_from_r2star=False)
-    )
+    without = fit_priors(subjects, field_strength=3.0, source="x", settings=FitSettings(r2_from_r2star=False))
     assert without.priors.mean[white, 2].item() == 14.0
     assert without.priors.tag("white_matter", "r2") == "M"
 
 
 def test_labels_can_be_named_in_several_ways(study: Path) -> None:
     subjects = find_subjects(study)
-    by_file = fit_priors_from_files(subjects, field_strength=3.0, source="x")
+    by_file = fit_priors(subjects, field_strength=3.0, source="x")
     numbers = {int(label): tissue for label, tissue in LABELS.items()}
-    by_dict = fit_priors_from_files(subjects, field_strength=3.0, source="x", tissues=numbers)
-    by_scheme = fit_priors_from_files(subjects, field_strength=3.0, source="x", tissues="synthseg")
+    by_dict = fit_priors(subjects, field_strength=3.0, source="x", tissues=numbers)
+    by_scheme = fit_priors(subjects, field_strength=3.0, source="x", tissues="synthseg")
     assert torch.equal(by_file.priors.mean, by_dict.priors.mean)
     rows = by_scheme.priors.rows(by_dict.priors.names)
     assert torch.equal(by_scheme.priors.mean[rows], by_dict.priors.mean)
     (study / "dseg.json").unlink()
     with pytest.raises(PriorFittingError, match="nothing says what the labels mean"):
-        fit_priors_from_files(find_subjects(study), field_strength=3.0, source="x")
+        fit_priors(find_subjects(study), field_strength=3.0, source="x")
 
 
 def test_soft_segmentations_and_missing_voxels(study: Path) -> None:
     shares = torch.stack([_SLAB.eq(tissue).float() for tissue in range(3)])
     subjects = find_subjects(study)
-    hard = fit_priors_from_files(subjects, field_strength=3.0, source="x")
+    hard = fit_priors(subjects, field_strength=3.0, source="x")
     for subject in subjects:
         assert subject.segmentation is not None
         Volume(shares, AFFINE).save(subject.segmentation.with_name(f"{subject.name}_probseg.nii.gz"))
         subject.segmentation.unlink()
     (study / "probseg.json").write_text(json.dumps(dict(enumerate(NAMES))))
-    soft = fit_priors_from_files(find_subjects(study), field_strength=3.0, source="x")
+    soft = fit_priors(find_subjects(study), field_strength=3.0, source="x")
     assert torch.allclose(soft.priors.mean, hard.priors.mean)
     path = subjects[0].maps["r1"]
     holed = Volume.load(path)
     holed.data[0, 0, 0, :5] = torch.nan
     holed.save(path, overwrite=True)
-    noted = fit_priors_from_files(find_subjects(study), field_strength=3.0, source="x")
+    noted = fit_priors(find_subjects(study), field_strength=3.0, source="x")
     assert "sub-01: 5 voxels of cortical_grey_matter have no finite r1 and are left out" in noted.notes
 
 
@@ -206,7 +204,7 @@ def test_bad_names_of_labels(study: Path, content: dict[str, object], message: s
     path = study / "names.json"
     path.write_text(json.dumps(content))
     with pytest.raises(PriorFittingError, match=message):
-        fit_priors_from_files(find_subjects(study), field_strength=3.0, source="x", tissues=path)
+        fit_priors(find_subjects(study), field_strength=3.0, source="x", tissues=path)
 
 
 def test_the_command_writes_a_table_and_names_who_was_left_out(
@@ -222,5 +220,5 @@ def test_the_command_writes_a_table_and_names_who_was_left_out(
     (study / "sub-02" / "anat" / "sub-02_dseg.nii.gz").unlink()
     assert main([*arguments, "--overwrite"]) == 1
     assert "error: sub-02: " in capsys.readouterr().err
-    assert main(["fit-priors", str(study / "nowhere"), "-o", str(table) + "x", "--source", "x"]) == 1
+    assert main(["fit-priors", str(study / "nowhere"), "-o", str(table) + "x", "--source", "x"]) == 2
     assert main(["fit-priors", str(study), "-o", str(study / "no" / "t.toml"), "--source", "x"]) == 2

@@ -36,12 +36,13 @@ def fit_priors(
         raise ArgumentError(f"{output} exists already; name another file or use --overwrite")
     if not output.parent.is_dir():
         raise ArgumentError(f"expected a folder at {output.parent} to write {output.name} to; make it first")
-    from anystroke.qmri.fit_files import find_subjects, fit_priors_from_files
+    from anystroke.qmri.fit_files import find_subjects
+    from anystroke.qmri.fit_files import fit_priors as fit_table
 
     subjects = [subject for folder in maps for subject in find_subjects(folder)]
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=len(subjects))
-        fitted = fit_priors_from_files(
+        fitted = fit_table(
             subjects,
             field_strength=field_strength,
             source=source,

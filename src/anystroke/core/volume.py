@@ -122,6 +122,13 @@ class Volume:
             raise VolumeError(f"a volume needs an invertible voxel-to-world affine, but {problem}")
         object.__setattr__(self, "affine", affine)
 
+    def __repr__(self) -> str:
+        sides = " x ".join(map(str, self.shape))
+        sizes = " x ".join(f"{side:.3g}" for side in self.spacing)
+        channels = "" if self.data.shape[0] == 1 else f"{self.data.shape[0]} channels, "
+        kind = str(self.data.dtype).removeprefix("torch.")
+        return f"Volume({channels}{sides} voxels of {sizes} mm, {self.orientation}, {kind})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along x, y, z."""
@@ -213,6 +220,42 @@ class Volume:
         affine, code = read_affine(image, name)
         check_kind(image, name, channels)
         return cls(_to_tensor(read_array(image, name), name, dtype), affine, code)
+
+    @classmethod
+    def from_array(cls, array: Any, affine: Any) -> "Volume":
+        """Take over an array with its affine.
+
+        Args:
+            array: Real numbers or booleans (X, Y, Z), of numpy, PyTorch or anything that numpy takes.
+            affine: (4, 4), voxel indices to RAS+ mm, as nibabel has it.
+
+        Raises:
+            VolumeError: The shapes are others, the numbers are not real, or the affine cannot be inverted.
+
+        Example:
+            >>> Volume.from_array(np.zeros((4, 5, 6)), np.diag([2.0, 2, 2, 1]))
+            Volume(4 x 5 x 6 voxels of 2 x 2 x 2 mm, RAS, float32)
+        """
+        values, matrix = np.asarray(array), np.asarray(affine, dtype=np.float64)
+        if values.ndim != 3 or values.dtype.kind not in "biuf":
+            raise VolumeError(
+                f"expected an array of real numbers (x, y, z), got {values.dtype} of shape {values.shape}"
+            )
+        if matrix.shape != (4, 4):
+            raise VolumeError(f"expected an affine of shape (4, 4), got {matrix.shape}")
+        kind = np.bool_ if values.dtype.kind == "b" else np.float32
+        return cls(torch.from_numpy(values.astype(kind))[None], torch.from_numpy(matrix))
+
+    def to_array(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Return the voxels, (X, Y, Z) or (X, Y, Z, channels), and the affine (4, 4), as nibabel has them.
+
+        Example:
+            >>> array, affine = Volume(torch.zeros(1, 4, 5, 6), torch.eye(4)).to_array()
+            >>> array.shape, affine.shape
+            ((4, 5, 6), (4, 4))
+        """
+        array = np.moveaxis(self.data.detach().cpu().numpy(), 0, -1)
+        return array[..., 0] if array.shape[-1] == 1 else array, self.affine.numpy().copy()
 
     def save(self, path: str | Path, *, overwrite: bool = False, dtype: torch.dtype | None = None) -> None:
         """Write a .nii, .nii.gz, .mgz or .mgh file, whole or not at all.

@@ -3,10 +3,10 @@
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,11 +18,13 @@ from anystroke.evaluation.masks import (
     LoadedMask,
     MaskError,
     isotropic_grid,
+    lesion_of,
     load_probability,
     read_mask,
     resampled_mask,
 )
 from anystroke.evaluation.metrics.measure import METRICS, Measurement, MetricSettings, load_settings, measure
+from anystroke.io.formats import as_volume
 from anystroke.io.results import generated_by
 
 CASES, LESIONS, RELIABILITY, DESCRIPTION = "metrics.tsv", "lesions.tsv", "reliability.tsv", "metrics.json"
@@ -104,6 +106,56 @@ def evaluate_cases(
         said = [" ".join(str(warning.message).split()) for warning in caught]
         message = "; ".join([part for part in (done.message, *said) if part])
         yield Evaluated(case, done.measurement, message, done.affine)
+
+
+def evaluate(
+    prediction: Any,
+    truth: Any,
+    *,
+    affine: Any = None,
+    preset: str = "anystroke",
+    label: str | None = None,
+    threshold: float | None = None,
+) -> Measurement:
+    """Measure one predicted mask against the truth.
+
+    Args:
+        prediction: A path, a `Volume`, a nibabel image, or an array (X, Y, Z); another grid than that of the
+            truth is resampled to it.
+        truth: Likewise.
+        affine: Of arrays: (4, 4), voxel indices to RAS+ mm.
+        preset: What metrics mean, see `load_settings`.
+        label: Number or name of the lesion's label in both; None for masks.
+        threshold: Cut a prediction that is a map of probabilities.
+
+    Returns:
+        ``values`` by name of the metric, and every lesion.
+
+    Raises:
+        MaskError: What is given holds no usable mask, or the two do not overlap.
+        VolumeError: It cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> truth = np.zeros((8, 8, 8), dtype=bool)
+        >>> truth[2:5, 2:5, 2:5] = True
+        >>> found = evaluate(np.roll(truth, 1, axis=0), truth, affine=np.diag([2, 1, 1, 1]))
+        >>> round(found.values["dice"], 3)
+        0.667
+    """
+    settings = load_settings(preset)
+    masks = []
+    for name, given in (("truth", truth), ("prediction", prediction)):
+        volume = Volume.load(given) if isinstance(given, str | Path) else as_volume(given, affine)
+        path = Path(given) if isinstance(given, str | Path) else Path(f"the {name}")
+        values = replace(volume, data=volume.data.float())
+        cut = threshold if name == "prediction" else None
+        masks.append(lesion_of(values, path, label=label, threshold=cut).mask)
+    grid = masks[0].affine, masks[0].shape
+    if settings.resample_to is not None:
+        grid = isotropic_grid(masks[0], settings.resample_to)
+    true, found = (resampled_mask(mask, *grid)[0].data[0] for mask in masks)
+    return measure(found, true, affine=grid[0], settings=settings)
 
 
 def evaluate_case(case: Case, settings: MetricSettings, reading: Reading) -> Evaluated:

@@ -48,7 +48,20 @@ def read_mask(path: Path, *, label: str | None = None, threshold: float | None =
             or the label is not in it.
         VolumeError: It cannot be read.
     """
-    volume = Volume.load(path)
+    return lesion_of(Volume.load(path), path, label=label, threshold=threshold)
+
+
+def lesion_of(
+    volume: Volume, path: Path, *, label: str | None = None, threshold: float | None = None
+) -> LoadedMask:
+    """Take the lesion of a mask or a label map that is in memory; arguments and errors as for `read_mask`.
+
+    Args:
+        volume: One channel.
+        path: The file, or what messages call it; label tables are looked for beside it.
+        label: As for `read_mask`.
+        threshold: As for `read_mask`.
+    """
     values = volume.data
     if not bool(torch.isfinite(values).all()):
         count = int((~torch.isfinite(values)).sum())

@@ -1,6 +1,7 @@
 """Scans in the formats that people have: NIfTI and MGH by nibabel, NRRD and MetaImage by SimpleITK."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -134,3 +135,36 @@ def _check_axes(path: Path) -> None:
             f"{path} says nothing about orientation ({what}), so left and right are unknown; convert it "
             "again from DICOM, or write how its axes lie into the header"
         )
+
+
+def as_volume(image: Any, affine: Any = None) -> Volume:
+    """Take an image in any of the forms that people have it in.
+
+    Args:
+        image: A path, a `Volume`, a nibabel image, or an array (X, Y, Z).
+        affine: Of an array: (4, 4), voxel indices to RAS+ mm.
+
+    Raises:
+        VolumeError: The image cannot be used, or an array comes without its affine.
+        TypeError: It is something else.
+
+    Example:
+        >>> as_volume(torch.zeros(4, 5, 6), torch.eye(4)).shape
+        (4, 5, 6)
+    """
+    if isinstance(image, Volume):
+        return image
+    if isinstance(image, str | Path):
+        return read_scan(image)
+    if hasattr(image, "dataobj") and hasattr(image, "affine"):
+        return Volume.from_nibabel(image)
+    if hasattr(image, "__array__") or isinstance(image, torch.Tensor):
+        if affine is None:
+            raise VolumeError(
+                "an array does not say where its voxels are; give its affine too, (4, 4) voxel indices to "
+                "RAS+ mm, as nibabel's image.affine"
+            )
+        return Volume.from_array(image, affine)
+    raise TypeError(
+        f"expected a path, a Volume, a nibabel image or an array with its affine, got {type(image).__name__}"
+    )

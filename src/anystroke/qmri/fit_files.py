@@ -183,7 +183,7 @@ def _may_name(path: Path) -> bool:
     return "tissues" in content or all(key.isdecimal() for key in content)
 
 
-def fit_priors_from_files(
+def fit_priors(
     subjects: Sequence[SubjectFiles],
     *,
     field_strength: float,
@@ -216,7 +216,7 @@ def fit_priors_from_files(
         PriorError: If something was not measured and the stand-in table lacks it, or the tag is unknown.
 
     Example:
-        >>> fitted = fit_priors_from_files(
+        >>> fitted = fit_priors(
         ...     find_subjects("study"), field_strength=3.0, source="Our study", tissues="synthseg"
         ... )  # doctest: +SKIP
     """

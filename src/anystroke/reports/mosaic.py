@@ -1,5 +1,6 @@
 """Pictures of a mask on its scan."""
 
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,14 @@ _STATEMENT = {
     "radiological": f"radiological view: {RADIOLOGICAL}",
     "neurological": "neurological view: the patient's left is on the left",
 }
+
+
+def mosaic_png(scan: Volume, mask: Volume, *, title: str = "") -> bytes:
+    """Return the picture of `mosaic` as a PNG in memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mosaic.png"
+        mosaic(scan, mask, path, title=title)
+        return path.read_bytes()
 
 
 def mosaic(

@@ -69,6 +69,14 @@ class Sample:
     unseen: Tensor | None = None
     change: Tensor | None = None
 
+    def __repr__(self) -> str:
+        sides = " x ".join(map(str, self.image.shape))
+        size = float(self.affine[:3, 0].norm())
+        voxels = int((self.target == CLASSES.index("lesion")).sum())
+        volume = voxels * abs(float(torch.linalg.det(self.affine[:3, :3]))) / 1000
+        told = self.protocol.describe()
+        return f"Sample({sides} voxels of {size:g} mm, {told}, lesion of {volume:.1f} ml)"
+
 
 class Generator:
     """Simulated scans of patients with lesions.

@@ -125,7 +125,7 @@ def test_images_come_as_volume_path_or_nibabel(tmp_path: object) -> None:
     masks = [segment(i, stand_in_model(), device="cpu").mask.data for i in (scan, image, path)]
     assert torch.equal(masks[0], masks[1])
     assert torch.equal(masks[0], masks[2])
-    with pytest.raises(TypeError, match="ndarray"):
+    with pytest.raises(VolumeError, match="give its affine"):
         segment(scan.data.numpy(), stand_in_model())
 
 

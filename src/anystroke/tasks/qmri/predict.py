@@ -17,13 +17,14 @@ from anystroke.core.errors import OptionError
 from anystroke.core.fields import legendre_matrix
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
+from anystroke.io.formats import as_volume
 from anystroke.models.checkpoints import TrainedNetwork, open_network
 from anystroke.models.model_space import check_scan, from_zero, normalise_intensity, to_model_space
 from anystroke.models.passes import ALL_FLIPS, Processing, average_output, best_device
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS, activate, along_curve, same_field
 from anystroke.qmri.units_check import r2_from_r2star
 from anystroke.tasks.qmri.config import EstimatorConfig
-from anystroke.tasks.segmentation.predict import Model, Segmentation, as_volume, segment
+from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
 NEEDED_TISSUES = ("white_matter", "grey_matter", "csf")

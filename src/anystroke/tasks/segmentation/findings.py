@@ -133,7 +133,7 @@ def sidecar(
         "Description": f"Stroke lesion found by a neural network; {NOTICE}",
         "Type": "Lesion",
         "Sources": [source.as_posix()],
-        "SourceSHA256": sha256(source),
+        "SourceSHA256": sha256(source) if source.is_file() else None,
         "SpatialReference": "orig",
         "SkullStripped": False,
         "Manual": False,

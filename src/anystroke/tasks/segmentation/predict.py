@@ -1,18 +1,20 @@
 """Segment one scan: the function behind ``anystroke.segment``."""
 
+import base64
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from anystroke.core.volume import Volume
-from anystroke.io.formats import read_scan
+from anystroke.io.formats import as_volume
 from anystroke.io.inputs import usable_scan
 from anystroke.models.checkpoints import TrainedNetwork, find_model, open_network
 from anystroke.models.volume_interval import VolumeInterval, expected_volume, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction, predict, tally
-from anystroke.tasks.segmentation.options import SegmentOptions
+from anystroke.tasks.segmentation.options import SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.refinement import Refiner
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
@@ -60,6 +62,12 @@ class Segmentation:
         options: What was asked for.
         interval: How large the lesion may be [ml]; None if that was not measured for the model.
         reasons: Why not to trust the result, a sentence each.
+        source: The file, if it came from one.
+
+    Example:
+        >>> found = segment("patient_T2w.nii.gz")  # doctest: +SKIP
+        >>> found  # doctest: +SKIP
+        Segmentation(12.3 ml in 2 lesions of patient_T2w.nii.gz, 90% interval 8.1 to 19.0 ml, model x 5)
     """
 
     scan: Volume
@@ -68,6 +76,50 @@ class Segmentation:
     options: SegmentOptions = SegmentOptions()  # noqa: RUF009  # immutable
     interval: VolumeInterval | None = None
     reasons: tuple[str, ...] = ()
+    source: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"Segmentation({'; '.join((self._described(), *self.reasons))})"
+
+    def _described(self) -> str:
+        count = self.lesion_count
+        of = f" of {self.source.name}" if self.source else ""
+        interval = self.interval
+        likely = (
+            f", {interval.rate:.0%} interval {interval.low:.1f} to {interval.high:.1f} ml" if interval else ""
+        )
+        model = f"model {self.model.config.name} {self.model.config.version}"
+        return (
+            f"{self.lesion_volume:.1f} ml in {count} lesion{'' if count == 1 else 's'}{of}{likely}, {model}"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the mask on the scan, for notebooks."""
+        from anystroke.reports.mosaic import mosaic_png
+
+        lines = (self._described(), *(f"Do not trust: {reason}" for reason in self.reasons))
+        text = "".join(f"<p>{escape(line)}</p>" for line in lines)
+        picture = base64.b64encode(mosaic_png(self.scan, self.mask)).decode("ascii")
+        alt = "The mask on slices of the scan"
+        return f'{text}<img alt="{alt}" style="max-width:100%" src="data:image/png;base64,{picture}">'
+
+    def save(self, folder: str | Path, *, name: str = "scan", write: WriteOptions | None = None) -> Path:
+        """Write what the command writes of a scan: mask, probability, lesions, sidecars, picture and page.
+
+        Args:
+            folder: Made if missing; earlier results of the scan in it are replaced.
+            name: What to call a scan that did not come from a file.
+            write: What to write beside the usual.
+
+        Returns:
+            The mask.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        from anystroke.tasks.segmentation.results import save_result
+
+        return save_result(self, Path(folder), name=name, write=write or WriteOptions())
 
     @property
     def probability(self) -> Volume:
@@ -123,6 +175,8 @@ def segment(
     image: str | Path | Volume | Any,
     model: str | Path | Model = "default",
     options: SegmentOptions | None = None,
+    *,
+    affine: Any = None,
     **changes: Any,
 ) -> Segmentation:
     """Find the stroke lesion in a brain MR image of any contrast, orientation and spacing.
@@ -130,9 +184,11 @@ def segment(
     Research use only: this is not a medical device.
 
     Args:
-        image: Path of a NIfTI, MGH, NRRD or MetaImage file, a `Volume`, or a nibabel image.
+        image: Path of a NIfTI, MGH, NRRD or MetaImage file, a `Volume`, a nibabel image, or an array
+            (X, Y, Z) with its affine.
         model: Name of a shipped model, a model folder, or an opened `Model` (to load it once for many scans).
         options: What is asked for.
+        affine: Of an array: (4, 4), voxel indices to RAS+ mm.
         **changes: Fields of the options, such as ``threshold=0.3``.
 
     Returns:
@@ -156,7 +212,7 @@ def segment(
     """
     chosen = SegmentOptions.of(options, changes)
     opened = model if isinstance(model, Model) else Model.open(model)
-    scan = usable_scan(as_volume(image), str(image) if isinstance(image, str | Path) else "the scan")
+    scan = usable_scan(as_volume(image, affine), str(image) if isinstance(image, str | Path) else "the scan")
     refiner = opened.refiner if chosen.preset == "default" else None
     prediction = predict(scan, opened.network, opened.config, chosen, refiner=refiner)
     volume, _ = tally(prediction.mask)
@@ -170,7 +226,8 @@ def segment(
         features=prediction.features,
         image_range=opened.config.image_range,
     )
-    return Segmentation(scan, prediction, opened, chosen, interval, reasons)
+    source = Path(image) if isinstance(image, str | Path) else None
+    return Segmentation(scan, prediction, opened, chosen, interval, reasons, source)
 
 
 def interval_of(probability: Volume, mask_volume: float, config: SegmentationConfig) -> VolumeInterval | None:
@@ -184,19 +241,3 @@ def interval_of(probability: Volume, mask_volume: float, config: SegmentationCon
     if config.volume_errors is None:
         return None
     return volume_interval(expected_volume(probability), mask_volume, config.volume_errors)
-
-
-def as_volume(image: str | Path | Volume | Any) -> Volume:
-    """Take an image in any of the forms that `segment` takes.
-
-    Raises:
-        VolumeError: The image cannot be used.
-        TypeError: It is something else.
-    """
-    if isinstance(image, Volume):
-        return image
-    if isinstance(image, str | Path):
-        return read_scan(image)
-    if hasattr(image, "dataobj") and hasattr(image, "affine"):
-        return Volume.from_nibabel(image)
-    raise TypeError(f"expected a path, a Volume or a nibabel image, got {type(image).__name__}")

@@ -15,6 +15,7 @@ from anystroke.core.threads import in_threads
 from anystroke.core.volume import Volume
 from anystroke.io.inputs import ScanSource
 from anystroke.io.names import derivative_stem, image_stem
+from anystroke.io.results import ResultFolder
 from anystroke.tasks.segmentation.findings import (
     LESION_COLUMNS,
     NOTICE,
@@ -100,6 +101,32 @@ def write_results(
     if write.report:
         _write_report(scan, found, share, facts)
     return facts
+
+
+def save_result(result: Segmentation, folder: Path, *, name: str, write: WriteOptions) -> Path:
+    """Write all files of one scan into a folder and publish them together.
+
+    Args:
+        result: The segmentation.
+        folder: Made if missing.
+        name: What to call a scan that did not come from a file.
+        write: What to write beside the usual.
+
+    Returns:
+        The mask.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    source = ScanSource.of_file(result.source or Path(f"{name}.nii.gz"))
+    results = ResultFolder(folder)
+    facts: dict[str, Any] = {}
+    settings = result.options.settings()
+    with results.staging(f"{source.stem}_mask.json", facts) as staging:
+        facts |= write_results(
+            source, result, staging, settings=settings, write=write, atlas=write.open_atlas()
+        )
+    return folder / f"{source.stem}_mask.nii.gz"
 
 
 @dataclass(frozen=True)
