@@ -85,7 +85,7 @@ BAD: dict[str, tuple[Callable[[pathlib.Path], object], str]] = {
     "complex": (lambda p: _save(p, _head().astype(np.complex64)), "complex"),
     "zeros": (lambda p: _save(p, np.zeros(SHAPE, np.float32)), "all zeros"),
     "constant": (lambda p: _save(p, np.full(SHAPE, 7, np.int16)), "constant"),
-    "mask": (lambda p: _save(p, (_head() > 50).astype(np.uint8)), "not a mask"),
+    "mask": (lambda p: _save(p, (_head() > 50).astype(np.uint8)), "no scan to segment"),
     "nan": (_spoiled(math.nan), "NaN or infinite"),
     "infinite": (_spoiled(-math.inf), "NaN or infinite"),
     "singular affine": (lambda p: _save(p, _head(), sform=AFFINE.numpy() * [[1], [1], [0], [1]]), "singular"),
@@ -261,7 +261,7 @@ def test_bids_app_with_and_without_its_verb(
         phantom(AFFINE, SHAPE).save(folder / f"sub-{subject}_T2w.nii.gz")
     call = [str(study), str(out), "participant", "--participant-label", "1", "sub-3"]
     assert main(call) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert len(capsys.readouterr().out.splitlines()) == 3
     assert (out / "sub-3" / "anat" / "sub-3_space-orig_label-L_desc-T2w_mask.nii.gz").exists()
     assert main(["bids", str(study), str(out), "participant", "--participant-label", "2"]) == 0
     facts = (out / "sub-2" / "anat" / "sub-2_space-orig_label-L_desc-T2w_mask.json").read_text()

@@ -1,6 +1,7 @@
 """The verbs ``segment`` and ``bids`` of the command."""
 
 import logging
+import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -208,15 +209,16 @@ def _segment(
         found = find(run.work or Path(temporary))
         for text in found.skipped:
             complain(f"note: {text}")
-        failed = False
-        task = progress.add_task("segmenting", total=len(found.scans) + len(found.problems))
+        total, done = len(found.scans) + len(found.problems), list["Outcome"]()
+        task = progress.add_task("segmenting", total=total)
         outcomes = segment_files(
             found.scans, output, model, options, write=write, cohort=cohort, problems=found.problems
         )
         try:
             for outcome in outcomes:
                 progress.advance(task)
-                failed = _tell(outcome, output, run.debug) or failed
+                done.append(outcome)
+                _tell(outcome, f"{len(done)}/{total} " if total > 1 else "", run.debug)
         except OSError as error:
             complain(
                 f"error: {output} cannot be written ({error.strerror or error}); make room or mend it, and "
@@ -225,7 +227,9 @@ def _segment(
             return FAILED
     if write_group(output, pictures=write.report):
         describe_results(output, source=source)
-    return FAILED if failed else OK
+    if len(done) > 1:
+        typer.echo(f"{_summary(done)} -> {output}")
+    return FAILED if any(outcome.status == "failed" for outcome in done) else OK
 
 
 def _make(output: Path) -> None:
@@ -239,11 +243,11 @@ def _make(output: Path) -> None:
         ) from error
 
 
-def _tell(outcome: "Outcome", output: Path, debug: bool) -> bool:
-    """Print what became of one scan; True if it failed."""
+def _tell(outcome: "Outcome", place: str, debug: bool) -> None:
+    """Print what became of one scan, in a line of its own."""
     if outcome.status == "failed":
         complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
-        return True
+        return
     if outcome.messages:
         complain(f"warning: {outcome.message}")
     details = outcome.details
@@ -251,6 +255,22 @@ def _tell(outcome: "Outcome", output: Path, debug: bool) -> bool:
         complain(f"do not trust: {outcome.name}: {reason}")
     lesions = f"{details['lesions']} lesion{'' if details['lesions'] == 1 else 's'}"
     time = "was there" if outcome.status == "kept" else f"{details['seconds']:.1f} s"
-    mask = output / outcome.files[0]
-    typer.echo(f"{outcome.name}: {details['volume_ml']:.1f} ml, {lesions}, {time} -> {mask}")
-    return False
+    typer.echo(
+        f"{place}{outcome.name}: {details['volume_ml']:.1f} ml, {lesions}, {time} -> {outcome.files[0]}"
+    )
+
+
+def _summary(outcomes: "Sequence[Outcome]") -> str:
+    """Say in one line what became of all scans."""
+    good = [outcome for outcome in outcomes if outcome.status != "failed"]
+    counts = {
+        "segmented": sum(outcome.status == "done" for outcome in good),
+        "there before": sum(outcome.status == "kept" for outcome in good),
+        "failed": len(outcomes) - len(good),
+        "not to be trusted": sum(bool(outcome.details["reasons"]) for outcome in good),
+    }
+    parts = [f"{number} {what}" for what, number in counts.items() if number]
+    if good:
+        middle = statistics.median(outcome.details["volume_ml"] for outcome in good)
+        parts.append(f"median {middle:.1f} ml")
+    return f"{len(outcomes)} scan{'' if len(outcomes) == 1 else 's'}: {', '.join(parts)}"
