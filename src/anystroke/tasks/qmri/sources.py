@@ -1,12 +1,15 @@
 """Sources of the cases that an estimator learns from."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import MapsPart
 from anystroke.learning.sources.packing import folder_of, maps_at_grid
 from anystroke.tasks.qmri.cases import MeasuredMapSource, SimulatedMapSource
-from anystroke.tasks.qmri.recipe import EstimatorSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.qmri.recipe import EstimatorSettings
 
 
 def open_sources(settings: EstimatorSettings, folder: Path) -> list[CaseSource]:

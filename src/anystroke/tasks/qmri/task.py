@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,12 @@ from anystroke.qmri.estimated_maps import activate, describe_outputs, start_at_t
 from anystroke.reports.training import map_sheet
 from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.losses import estimation_loss
-from anystroke.tasks.qmri.recipe import EstimatorSettings
 from anystroke.tasks.qmri.sources import open_sources
 from anystroke.tasks.qmri.validate import CRITERION, Head, judge_estimator, simulated_heads
 from anystroke.tasks.segmentation.config import SegmentationConfig
+
+if TYPE_CHECKING:
+    from anystroke.tasks.qmri.recipe import EstimatorSettings
 
 
 class EstimationTask:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,9 @@ from anystroke.io.names import image_stem
 from anystroke.io.results import generated_by
 from anystroke.tasks.segmentation.lesions_found import FoundLesion, find_lesions
 from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places
-from anystroke.tasks.segmentation.predict import Segmentation
+
+if TYPE_CHECKING:
+    from anystroke.tasks.segmentation.predict import Segmentation
 
 LESION_COLUMNS = (
     "lesion",

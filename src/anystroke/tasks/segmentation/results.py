@@ -26,9 +26,9 @@ from anystroke.tasks.segmentation.findings import (
 )
 from anystroke.tasks.segmentation.mni_places import TEMPLATE, MniSpace, coarse_map, find_mni_space
 from anystroke.tasks.segmentation.options import WriteOptions
-from anystroke.tasks.segmentation.predict import Segmentation
 
 if TYPE_CHECKING:
+    from anystroke.tasks.segmentation.predict import Segmentation
     from anystroke.tasks.segmentation.together import Together
 
 _ONLY_IN_THE_TABLE = ("x_mm", "y_mm", "z_mm", "left_ml", "mean_probability")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +16,9 @@ from anystroke.learning.sources.packing import folder_of, maps_at_grid
 from anystroke.learning.sources.scans import PackedScans, ScanCases
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
-from anystroke.tasks.segmentation.recipe import TrainingSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.segmentation.recipe import TrainingSettings
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,6 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesion_loss import parts_loss
 from anystroke.tasks.segmentation.losses import deep_supervision, dice_cross_entropy, logit_regression
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.recipe import TrainingSettings
 from anystroke.tasks.segmentation.sources import open_sources
 from anystroke.tasks.segmentation.validate import (
     SCORE,
@@ -33,6 +32,9 @@ from anystroke.tasks.segmentation.validate import (
     simulated_patients,
     summarise_scores,
 )
+
+if TYPE_CHECKING:
+    from anystroke.tasks.segmentation.recipe import TrainingSettings
 
 _SHEET_CASES = 4
 
