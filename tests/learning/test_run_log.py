@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from anystroke.learning.run_log import Row, RunLog, read_log, write_report
+from anystroke.learning.run_log import LogRow, RunLog, read_log, write_report
 from anystroke.tasks.segmentation.recipe import parse_recipe
 
 RECIPE = 'name = "toy"\n[[sources]]\nkind = "simulated"\n'
@@ -28,7 +28,7 @@ def test_a_log_drops_what_comes_after_the_checkpoint_and_what_was_cut_off(tmp_pa
 
 
 def test_the_best_validation_is_remembered_over_a_break(tmp_path: Path) -> None:
-    rows: list[Row] = [{"set": "simulated", "group": "all", "score": 0.5}]
+    rows: list[LogRow] = [{"set": "simulated", "group": "all", "score": 0.5}]
     with RunLog(tmp_path, 0) as log:
         assert log.validated(10, rows)
         assert not log.validated(20, rows)

@@ -75,7 +75,7 @@ def test_less_memory_is_tried_step_by_step(monkeypatch: pytest.MonkeyPatch) -> N
     def scarce(
         image: Tensor,
         network: nn.Module,
-        read: network_pass.Read,
+        read: network_pass.ReadLogits,
         divisor: int,
         processing: Processing,
         device: torch.device,

@@ -10,7 +10,7 @@ from anystroke.commands.main import main
 from anystroke.core.tables import read_rows, write_table
 from anystroke.core.volume import Volume
 from anystroke.evaluation.cases import find_cases
-from anystroke.evaluation.evaluate import evaluate_cases, write_results
+from anystroke.evaluation.evaluate import evaluate_cases, write_measurements
 from anystroke.evaluation.metrics.measure import METRICS, MetricSettings, load_settings
 from anystroke.evaluation.results import Results, ResultsError, check_comparable, load_results
 from anystroke.evaluation.summaries import (
@@ -63,7 +63,7 @@ def evaluated(
         })  # fmt: skip
     write_table(output / "pairs.tsv", ("id", "prediction", "truth", "probability", "site"), rows)
     found = find_cases(output / "pairs.tsv")
-    write_results(
+    write_measurements(
         output, list(evaluate_cases(found.cases, settings=settings)), found, settings=settings, name=name
     )
     return output

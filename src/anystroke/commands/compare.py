@@ -74,11 +74,13 @@ def compare(
     check_folder(output)
     from anystroke.evaluation.results import load_results
     from anystroke.evaluation.summaries import MAIN_METRICS
-    from anystroke.reports.comparison import PAGE, CompareSettings, compare_results
+    from anystroke.reports.comparison import COMPARISON_PAGE, CompareSettings, compare_results
     from anystroke.reports.published import published_table
 
-    if (output / PAGE).exists() and not options.overwrite:
-        raise ArgumentError(f"{output / PAGE} exists already; name another folder or use --overwrite")
+    if (output / COMPARISON_PAGE).exists() and not options.overwrite:
+        raise ArgumentError(
+            f"{output / COMPARISON_PAGE} exists already; name another folder or use --overwrite"
+        )
     beside = [published_table(name) for name in tables.published or []]
     settings = CompareSettings(
         metrics=split(tables.metric) or MAIN_METRICS,

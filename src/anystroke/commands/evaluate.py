@@ -119,7 +119,7 @@ def evaluate(
         Reading,
         evaluate_cases,
         undefined_counts,
-        write_results,
+        write_measurements,
     )
 
     settings = metrics.settings()
@@ -143,7 +143,7 @@ def evaluate(
         complain(f"error: {text}")
     for text in found.notes:
         complain(f"note: {text}")
-    rows = write_results(output, evaluated, found, settings=settings, name=options.name)
+    rows = write_measurements(output, evaluated, found, settings=settings, name=options.name)
     failed = sum(row["status"] == "failed" for row in rows)
     typer.echo(settings.describe())
     for line in _means(evaluated):

@@ -39,7 +39,7 @@ def pseudo_label(
     """
     check_folder(output)
     from anystroke.tasks.segmentation.predict import Model
-    from anystroke.tasks.segmentation.pseudo_labels import TABLE, Limits, pseudo_lesions
+    from anystroke.tasks.segmentation.pseudo_labels import LABELS_TABLE, Limits, pseudo_lesions
     from anystroke.tasks.segmentation.pseudo_labels import pseudo_label as label_scans
 
     if not debug:
@@ -63,7 +63,7 @@ def pseudo_label(
             task = progress.add_task("registering", total=kept)
             found = pseudo_lesions(labels, output, on_scan=report_lesion)
             typer.echo(f"lesions: {len(found)} of {kept} in MNI space")
-    typer.echo(f"{output / TABLE}: {kept} of {len(labels)} scans kept")
+    typer.echo(f"{output / LABELS_TABLE}: {kept} of {len(labels)} scans kept")
     return FAILED if any(label.status == "failed" for label in labels) else OK
 
 

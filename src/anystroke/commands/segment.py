@@ -169,13 +169,13 @@ def _open(run: SegmentRun) -> "Model":
 
 def _group(output: Path) -> int:
     """Write the table and the page of all results in a folder."""
-    from anystroke.tasks.segmentation.group import PAGE, TABLE, describe_results, write_group
+    from anystroke.tasks.segmentation.group import GROUP_PAGE, GROUP_TABLE, describe_results, write_group
 
     count = write_group(output) if output.is_dir() else 0
     if not count:
         raise ArgumentError(f"{output} holds no results of anystroke; run the level participant first")
     describe_results(output)
-    typer.echo(f"{count} scans -> {output / TABLE}, {output / PAGE}")
+    typer.echo(f"{count} scans -> {output / GROUP_TABLE}, {output / GROUP_PAGE}")
     return OK
 
 

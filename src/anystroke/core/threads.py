@@ -11,7 +11,7 @@ import torch
 
 Piece = TypeVar("Piece")
 Item = TypeVar("Item")
-Read = TypeVar("Read")
+Loaded = TypeVar("Loaded")
 Computed = TypeVar("Computed")
 Written = TypeVar("Written")
 
@@ -51,8 +51,8 @@ def in_threads(work: Callable[[Piece], Written], parts: Iterable[Piece]) -> list
 
 def in_stages(
     items: Iterable[Item],
-    read: Callable[[Item], Read],
-    compute: Callable[[Item, Read], Computed],
+    read: Callable[[Item], Loaded],
+    compute: Callable[[Item, Loaded], Computed],
     write: Callable[[Item, Computed], Written],
 ) -> Iterator[tuple[Item, Written | Exception]]:
     """Take items through three stages: a thread reads the next and another writes the last meanwhile.
@@ -75,7 +75,7 @@ def in_stages(
         0 ZeroDivisionError('integer division or modulo by zero')
     """
     waiting = deque(items)
-    ahead: deque[tuple[Item, Future[Read]]] = deque()
+    ahead: deque[tuple[Item, Future[Loaded]]] = deque()
     behind: deque[tuple[Item, Future[Written]]] = deque()
     with ThreadPoolExecutor(1, "reading") as reader, ThreadPoolExecutor(1, "writing") as writer:
         try:

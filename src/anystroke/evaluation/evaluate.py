@@ -27,7 +27,12 @@ from anystroke.evaluation.metrics.measure import METRICS, Measurement, MetricSet
 from anystroke.io.formats import as_volume
 from anystroke.io.results import generated_by
 
-CASES, LESIONS, RELIABILITY, DESCRIPTION = "metrics.tsv", "lesions.tsv", "reliability.tsv", "metrics.json"
+CASES, LESION_TABLE, RELIABILITY, METRICS_FILE = (
+    "metrics.tsv",
+    "lesions.tsv",
+    "reliability.tsv",
+    "metrics.json",
+)
 FILES = ("prediction", "truth", "probability", "scan")
 _LESION_COLUMNS = (
     "id", "kind", "number", "volume_ml", "matched", "counted", "overlap_ml", "dice", "partners",
@@ -203,7 +208,7 @@ def _prediction(case: Case, truth: Volume, reading: Reading) -> LoadedMask:
     return LoadedMask(Volume(torch.zeros_like(truth.data), truth.affine), ("is missing and counts as empty",))
 
 
-def write_results(
+def write_measurements(
     folder: Path, evaluated: Sequence[Evaluated], found: Cases, *, settings: MetricSettings, name: str = ""
 ) -> list[dict[str, Cell]]:
     """Write the tables of an evaluation.
@@ -233,7 +238,9 @@ def write_results(
     ]
     columns = ("id", "status", *facts, *measured, "undefined", "message", *FILES)
     write_table(folder / CASES, columns, rows)
-    write_table(folder / LESIONS, _LESION_COLUMNS, (row for one in evaluated for row in _lesion_rows(one)))
+    write_table(
+        folder / LESION_TABLE, _LESION_COLUMNS, (row for one in evaluated for row in _lesion_rows(one))
+    )
     sums = [row for one in evaluated for row in _reliability_rows(one)]
     if sums:
         write_table(folder / RELIABILITY, _RELIABILITY_COLUMNS, sums)
@@ -251,7 +258,7 @@ def write_results(
         "Notes": list(found.notes),
         "Columns": {key: _column(key) for key in measured},
     }
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / METRICS_FILE, description)
     return rows
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import TableError, number, read_rows
-from anystroke.evaluation.evaluate import CASES, DESCRIPTION, FILES, RELIABILITY
+from anystroke.evaluation.evaluate import CASES, FILES, METRICS_FILE, RELIABILITY
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.evaluation.metrics.measure import METRICS
 
@@ -82,7 +82,7 @@ def load_results(path: Path) -> Results:
     rows = read_rows(folder / CASES)
     if not rows or not {"id", "status"} <= set(rows[0]):
         raise ResultsError(f"expected cases in {folder / CASES}, but there are none; evaluate again")
-    description = _description(folder / DESCRIPTION)
+    description = _description(folder / METRICS_FILE)
     cases: dict[str, CaseResult] = {}
     for row in rows:
         if row["id"] in cases:

@@ -16,7 +16,7 @@ from anystroke.reports.training import VALIDATION_HEADINGS, draw_curves
 log = logging.getLogger(__name__)
 
 _COLUMNS = ("step", "loss", "learning_rate", "seconds_waiting", "seconds")
-Row = Mapping[str, str | int | float]
+LogRow = Mapping[str, str | int | float]
 
 
 class RunLog:
@@ -112,7 +112,7 @@ class RunLog:
             pixels = np.asarray(imread(picture))
             self._board.add_image("samples", pixels[..., :3], step, dataformats="HWC")
 
-    def validated(self, step: int, rows: Sequence[Row]) -> bool:
+    def validated(self, step: int, rows: Sequence[LogRow]) -> bool:
         """Add a validation.
 
         Returns:

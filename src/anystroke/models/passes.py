@@ -14,7 +14,7 @@ from anystroke.models.model_space import Standardisation
 ONE_PASS_VOXELS = 160**3
 WINDOW = 96
 _SMALL_WINDOW = 64
-Read = Callable[[Tensor], Tensor]
+ReadLogits = Callable[[Tensor], Tensor]
 
 
 class PredictionWarning(UserWarning):
@@ -113,7 +113,7 @@ def class_probabilities(
 def average_output(
     image: Tensor,
     network: nn.Module,
-    read: Read,
+    read: ReadLogits,
     *,
     divisor: int,
     processing: Processing,
@@ -172,7 +172,7 @@ def average_output(
 def _passes(
     image: Tensor,
     network: nn.Module,
-    read: Read,
+    read: ReadLogits,
     divisor: int,
     processing: Processing,
     device: torch.device,
@@ -201,7 +201,7 @@ def _passes(
 
 def _runner(
     network: nn.Module,
-    read: Read,
+    read: ReadLogits,
     divisor: int,
     processing: Processing,
     device: torch.device,

@@ -32,7 +32,7 @@ from anystroke.reports.published import PublishedTable
 from anystroke.reports.tables import Interval, TableLook, figure, paper_table, plain_table
 from anystroke.reports.theme import embed, write_page
 
-PAGE = "report.html"
+COMPARISON_PAGE = "report.html"
 _SUMMARY = (
     "by", "stratum", "model", "metric", "cases", "count", "undefined", "failed", "infinite", "mean", "median",
     "sd", "q1", "q3", "t_low", "t_high", "bootstrap_low", "bootstrap_high",
@@ -141,7 +141,7 @@ def compare_results(
     ]
     first = models[0].runs[0]
     write_page(
-        folder / PAGE,
+        folder / COMPARISON_PAGE,
         "comparison.html",
         names=[model.name for model in models],
         cases=len(all_cases(models)),
@@ -158,7 +158,9 @@ def compare_results(
         published=[(one.title, one.note, one.table("html")) for one in published],
     )
     return Comparison(
-        folder / PAGE, paper_table(_of_kind(summaries, "all"), "markdown", _look(settings)), tuple(notes)
+        folder / COMPARISON_PAGE,
+        paper_table(_of_kind(summaries, "all"), "markdown", _look(settings)),
+        tuple(notes),
     )
 
 

@@ -26,7 +26,7 @@ from anystroke.io.datasets import DatasetError, images_in
 from anystroke.io.results import Outcome, ResultFolder, Status, generated_by
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.nnunet import (
-    DESCRIPTION,
+    DATASET_FILE,
     ENDING,
     IMAGES,
     LABELS,
@@ -35,10 +35,10 @@ from anystroke.simulation.nnunet import (
     write_case,
     write_description,
 )
-from anystroke.simulation.patient_files import COLUMNS, write_scans
+from anystroke.simulation.patient_files import SAMPLE_COLUMNS, write_scans
 from anystroke.simulation.settings import SynthesisSettings
 
-TABLE = "samples.tsv"
+SAMPLES_TABLE = "samples.tsv"
 RUN_FILE = "simulation.json"
 Format = Literal["bids", "nnunet"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet")
@@ -328,7 +328,7 @@ class _Patients:
 
     def __init__(self, request: Request, results: ResultFolder) -> None:
         self.request, self.folder = request, results.folder
-        self.table = GrowingTable(self.folder / TABLE, COLUMNS)
+        self.table = GrowingTable(self.folder / SAMPLES_TABLE, SAMPLE_COLUMNS)
         self.rows = {name: rows for name, rows in self._listed().items() if self._is_whole(rows)}
 
     def _listed(self) -> _Rows:
@@ -350,7 +350,7 @@ class _Patients:
         """List a patient whose files are written."""
         self.rows[stem] = rows
         listed = (row for name in sorted(self.rows) for row in self.rows[name])
-        write_table(self.table.path, COLUMNS, listed)
+        write_table(self.table.path, SAMPLE_COLUMNS, listed)
 
     def clear(self, earlier: Mapping[str, Any], *, overwrite: bool) -> None:
         """Delete the patients of another run; refuse what nobody knows whose it is."""
@@ -369,7 +369,7 @@ def _refuse_foreign(request: Request, folder: Path, overwrite: bool) -> None:
     """Refuse a folder without a run in which there is what a run would write."""
     if request.format == "nnunet":
         # Other cases among ours would be trained on, so that --overwrite is no cure.
-        names = (DESCRIPTION, IMAGES, LABELS, RECORDS)
+        names = (DATASET_FILE, IMAGES, LABELS, RECORDS)
         if found := [name for name in names if (folder / name).exists()]:
             raise SimulationError(
                 f"{folder} holds a data set that anystroke did not make ({found[0]}); name another folder"
@@ -385,7 +385,7 @@ def _refuse_foreign(request: Request, folder: Path, overwrite: bool) -> None:
 
 def _clear_cases(folder: Path) -> None:
     """Delete the cases of an earlier run as an nnU-Net data set."""
-    (folder / DESCRIPTION).unlink(missing_ok=True)
+    (folder / DATASET_FILE).unlink(missing_ok=True)
     for name, ending in ((IMAGES, ENDING), (LABELS, ENDING), (RECORDS, ".json")):
         for path in (folder / name).glob(f"sim-*{ending}"):
             path.unlink()

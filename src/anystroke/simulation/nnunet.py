@@ -24,7 +24,7 @@ from anystroke.simulation.patient_files import (
     table_row,
 )
 
-DESCRIPTION = "dataset.json"
+DATASET_FILE = "dataset.json"
 IMAGES, LABELS, RECORDS = "imagesTr", "labelsTr", "records"
 ENDING = ".nii.gz"
 
@@ -121,7 +121,7 @@ def write_description(
         >>> import json, tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> write_description(folder, channels=["T1w", "FLAIR"], cases=1)
-        >>> json.loads((folder / DESCRIPTION).read_text())["labels"]
+        >>> json.loads((folder / DATASET_FILE).read_text())["labels"]
         {'background': 0, 'lesion': 1}
     """
     names = CLASSES if all_classes else ("background", "lesion")
@@ -133,4 +133,4 @@ def write_description(
         "name": folder.resolve().name,
         "description": "Simulated scans of patients with stroke; not of persons",
     }
-    write_json(folder / DESCRIPTION, content)
+    write_json(folder / DATASET_FILE, content)

@@ -14,7 +14,17 @@ from anystroke.core.volume import Volume
 from anystroke.io.results import generated_by
 from anystroke.simulation.generator import CLASSES, Sample
 
-COLUMNS = ("sample", "image", "mask", "segmentation", "anatomy", "lesions", "stage", "weighting", "lesion_ml")
+SAMPLE_COLUMNS = (
+    "sample",
+    "image",
+    "mask",
+    "segmentation",
+    "anatomy",
+    "lesions",
+    "stage",
+    "weighting",
+    "lesion_ml",
+)
 """Columns of the table of simulated scans, one row per image."""
 
 _ABBREVIATIONS = {"background": "BG", "grey_matter": "GM", "white_matter": "WM", "csf": "CSF", "lesion": "L"}
@@ -203,7 +213,7 @@ def table_row(
         sample.protocol.weighting,
         f"{lesion_ml:.3f}",
     )
-    return dict(zip(COLUMNS, values, strict=True))
+    return dict(zip(SAMPLE_COLUMNS, values, strict=True))
 
 
 def lesion_volume(target: Tensor, affine: Tensor) -> float:

@@ -25,7 +25,7 @@ from anystroke.tasks.segmentation.files import segment_files
 from anystroke.tasks.segmentation.options import CohortOptions
 from anystroke.tasks.segmentation.predict import Model
 
-PAGE = "report.html"
+DEMO_PAGE = "report.html"
 DEFAULT_SEED = 1
 SHAPE: GridShape = (96, 112, 96)
 
@@ -87,7 +87,7 @@ def run_demo(
     """
     started = time.perf_counter()
     folder = Path(folder)
-    page = folder / PAGE
+    page = folder / DEMO_PAGE
     if page.exists() and not overwrite:
         raise DemoError(f"{page} exists already; name another folder with -o or use --overwrite")
     simulated, segmented = folder / "simulated", folder / "segmented"

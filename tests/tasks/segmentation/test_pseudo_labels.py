@@ -20,7 +20,7 @@ from anystroke.io.results import Outcome
 from anystroke.tasks.segmentation import pseudo_labels
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.pseudo_labels import (
-    COLUMNS,
+    LABEL_COLUMNS,
     Limits,
     PseudoLabelError,
     pseudo_label,
@@ -42,8 +42,8 @@ def write_scan(folder: Path, name: str = "sub-1_T2w") -> Path:
 
 def table(folder: Path) -> list[dict[str, str]]:
     header, *lines = (folder / "pairs.tsv").read_text().splitlines()
-    assert tuple(header.split("\t")) == COLUMNS
-    return [dict(zip(COLUMNS, line.split("\t"), strict=True)) for line in lines]
+    assert tuple(header.split("\t")) == LABEL_COLUMNS
+    return [dict(zip(LABEL_COLUMNS, line.split("\t"), strict=True)) for line in lines]
 
 
 def label(scans: list[Path], folder: Path, model: Model | None = None, **limits: Any) -> list[Outcome]:

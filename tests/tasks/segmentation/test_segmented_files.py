@@ -16,7 +16,7 @@ from anystroke.core.tables import GrowingTable, TableError, read_rows
 from anystroke.core.volume import Volume, VolumeWarning
 from anystroke.io.results import Outcome
 from anystroke.tasks.segmentation import files as batch
-from anystroke.tasks.segmentation.files import COLUMNS, segment_files, update_table
+from anystroke.tasks.segmentation.files import VOLUME_COLUMNS, segment_files, update_table
 from anystroke.tasks.segmentation.group import describe_results, write_group
 from anystroke.tasks.segmentation.mni_places import MniSpace
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
@@ -192,7 +192,7 @@ def test_foreign_table_is_left_alone(scan: pathlib.Path, tmp_path: pathlib.Path)
 
 
 def test_cells_hold_no_tabs_or_line_ends(tmp_path: pathlib.Path) -> None:
-    table = GrowingTable(tmp_path / "volumes.tsv", COLUMNS)
+    table = GrowingTable(tmp_path / "volumes.tsv", VOLUME_COLUMNS)
     update_table(table, Outcome("a\tb.nii", "failed", messages=("one\ntwo\tthree",)))
     [row] = read_rows(tmp_path / "volumes.tsv")
     assert row["file"] == "a b.nii"

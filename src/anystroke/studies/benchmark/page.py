@@ -14,7 +14,7 @@ from anystroke.studies.benchmark.effects import Effect
 from anystroke.studies.benchmark.patients import Design
 from anystroke.studies.benchmark.plots import effects_plot
 
-PAGE = "benchmark.html"
+BENCHMARK_PAGE = "benchmark.html"
 _EXAMPLES = 8
 
 
@@ -93,7 +93,7 @@ def write_benchmark_page(
         if path.exists():
             pictures.append((f"{one.name}: the first patient's scans", theme.embed(path)))
     theme.write_page(
-        folder / PAGE,
+        folder / BENCHMARK_PAGE,
         "benchmark.html",
         names=[one.name for one in results],
         scans=len(results[0].cases),

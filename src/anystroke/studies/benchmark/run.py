@@ -12,17 +12,17 @@ from scipy import ndimage
 from anystroke.core.tables import Cell, read_rows, write_table
 from anystroke.core.volume import Volume
 from anystroke.evaluation.cases import Case, Cases
-from anystroke.evaluation.evaluate import evaluate_cases, write_results
+from anystroke.evaluation.evaluate import evaluate_cases, write_measurements
 from anystroke.evaluation.metrics.measure import METRICS, MetricSettings, load_settings
 from anystroke.evaluation.results import Results, load_results
 from anystroke.reports.comparison import CompareSettings, compare_results
 from anystroke.reports.published import PublishedTable
 from anystroke.studies.benchmark.effects import measure_effects
-from anystroke.studies.benchmark.page import PAGE, mean_score, write_benchmark_page
+from anystroke.studies.benchmark.page import BENCHMARK_PAGE, mean_score, write_benchmark_page
 from anystroke.studies.benchmark.patients import SCANS, BenchmarkError, Design, simulate_scans
 from anystroke.tasks.segmentation.predict import Model, segment
 
-TABLE, EFFECTS = "benchmark.tsv", "effects.tsv"
+BENCHMARK_TABLE, EFFECTS = "benchmark.tsv", "effects.tsv"
 THRESHOLD_MODEL = "threshold"
 _FLIP = "+flip"
 _BRIGHTEST = 0.02
@@ -138,16 +138,16 @@ def run_benchmark(
         evaluated = list(evaluate_cases(cases, settings=settings))
         failed += [*problems, *(f"{title}: {one.message}" for one in evaluated if one.status == "failed")]
         scores = folder / "scores" / title
-        write_results(scores, evaluated, Cases(tuple(cases)), settings=settings, name=title)
+        write_measurements(scores, evaluated, Cases(tuple(cases)), settings=settings, name=title)
         results.append(load_results(scores))
     compared = CompareSettings(by=("sequence", "factor", "stage", "slice_mm", "snr", "head", "contrast"))
     compare_results(results, folder / "comparison", compared, published=published)
     effects = [effect for one in results for effect in measure_effects(one)]
     write_table(folder / EFFECTS, _EFFECTS, ({**vars(e), "difference": e.difference} for e in effects))
-    _write_rows(folder / TABLE, results)
+    _write_rows(folder / BENCHMARK_TABLE, results)
     means = {one.name: mean_score(one.cases.values(), "dice") for one in results}
     write_benchmark_page(folder, results, effects, design, published, failed)
-    return Benchmark(folder / PAGE, folder / TABLE, means, tuple(failed))
+    return Benchmark(folder / BENCHMARK_PAGE, folder / BENCHMARK_TABLE, means, tuple(failed))
 
 
 def _titles(names: Sequence[str]) -> list[str]:

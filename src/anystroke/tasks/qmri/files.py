@@ -29,11 +29,11 @@ from anystroke.tasks.qmri.picture import draw_estimate, write_estimate_page
 from anystroke.tasks.qmri.predict import Estimator, QmriEstimate, estimate_qmri
 from anystroke.tasks.segmentation.predict import Model
 
-TABLE = "estimates.tsv"
+MAPS_TABLE = "estimates.tsv"
 PICTURE = "desc-estimated_maps.png"
 REPORT = "desc-estimated_report.html"
 _MARKER = "desc-resimulated_T1w"
-COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
+MAP_COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
 
 _ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 # No sidecar tells it.
@@ -432,6 +432,6 @@ def _write_table(folder: Path) -> None:
             f"{facts['CorrelationWithScan']:.4f}",
             " ".join(facts["Warnings"]) or "n/a",
         )
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        rows.append(dict(zip(MAP_COLUMNS, values, strict=True)))
     if rows:
-        write_table(folder / TABLE, COLUMNS, rows)
+        write_table(folder / MAPS_TABLE, MAP_COLUMNS, rows)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from anystroke.tasks.qmri.recipe import EstimatorSettings
 
 
-def open_sources(settings: EstimatorSettings, folder: Path) -> list[CaseSource]:
+def open_sources(settings: "EstimatorSettings", folder: Path) -> list[CaseSource]:
     """Open the sources of a recipe.
 
     Args:
@@ -22,7 +22,7 @@ def open_sources(settings: EstimatorSettings, folder: Path) -> list[CaseSource]:
     return [_open(settings, number, folder) for number in range(len(settings.sources))]
 
 
-def _open(settings: EstimatorSettings, number: int, folder: Path) -> CaseSource:
+def _open(settings: "EstimatorSettings", number: int, folder: Path) -> CaseSource:
     part = settings.sources[number]
     if isinstance(part, MapsPart):
         place = folder / folder_of(number, part)

@@ -35,7 +35,7 @@ class EstimationTask:
         settings: The recipe.
     """
 
-    def __init__(self, settings: EstimatorSettings) -> None:
+    def __init__(self, settings: "EstimatorSettings") -> None:
         self.settings = settings
 
     @cached_property

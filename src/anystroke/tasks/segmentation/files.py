@@ -25,14 +25,14 @@ from anystroke.io.results import Outcome, ResultFolder
 from anystroke.models.passes import PredictionWarning
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
-from anystroke.tasks.segmentation.results import import_report_makers, write_agreement, write_results
+from anystroke.tasks.segmentation.results import import_report_makers, write_agreement, write_scan_results
 
 if TYPE_CHECKING:
     from anystroke.tasks.segmentation.together import Together
 
-TABLE = "volumes.tsv"
+VOLUMES_TABLE = "volumes.tsv"
 _APART = "apart"
-COLUMNS = ("file", "mask", "volume_ml", "lesions", "seconds", "status", "message")
+VOLUME_COLUMNS = ("file", "mask", "volume_ml", "lesions", "seconds", "status", "message")
 
 
 @dataclass(eq=False)
@@ -121,7 +121,9 @@ def segment_files(
         >>> for outcome in segment_files(["a_T2w.nii.gz"], "results", Model.open()):  # doctest: +SKIP
         ...     print(outcome.name, outcome.details["volume_ml"])
     """
-    table = GrowingTable(Path(folder) / TABLE, COLUMNS)  # a foreign table is refused before any work
+    table = GrowingTable(
+        Path(folder) / VOLUMES_TABLE, VOLUME_COLUMNS
+    )  # a foreign table is refused before any work
     atlas = write.open_atlas()
     options = replace(
         options,
@@ -265,7 +267,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Togethe
         described = _APART if together is not None and i in together.apart else job.described
         sidecar = job.sidecar(source, described)
         with run.results.staging(sidecar, facts) as staging:
-            facts |= write_results(
+            facts |= write_scan_results(
                 source,
                 result,
                 staging,
@@ -301,7 +303,7 @@ def update_table(table: GrowingTable, outcome: Outcome) -> None:
 
     Example:
         >>> import tempfile
-        >>> table = GrowingTable(Path(tempfile.mkdtemp()) / TABLE, COLUMNS)
+        >>> table = GrowingTable(Path(tempfile.mkdtemp()) / VOLUMES_TABLE, VOLUME_COLUMNS)
         >>> update_table(table, Outcome("a.nii", "done", ("a_mask.nii.gz",), (), {"volume_ml": 1.5}))
         >>> [(row["volume_ml"], row["status"]) for row in table.read()]
         [('1.500', 'ok')]

@@ -56,7 +56,7 @@ class Findings:
         territories: Volume in each region of an atlas [ml]; empty without one.
     """
 
-    result: Segmentation
+    result: "Segmentation"
     numbered: Volume
     lesions: list[FoundLesion]
     space: MniSpace = field(default_factory=MniSpace)
@@ -64,7 +64,7 @@ class Findings:
     territories: Mapping[str, float] | None = None
 
     @classmethod
-    def of(cls, result: Segmentation) -> "Findings":
+    def of(cls, result: "Segmentation") -> "Findings":
         """Find the lesions of a segmentation."""
         inside = result.brain if result.brain is not None else head(result.scan)
         return cls(
@@ -117,7 +117,7 @@ class Findings:
 
 
 def sidecar(
-    source: Path, result: Segmentation, messages: list[str], settings: dict[str, Any]
+    source: Path, result: "Segmentation", messages: list[str], settings: dict[str, Any]
 ) -> dict[str, Any]:
     """Collect what a mask's JSON sidecar says.
 

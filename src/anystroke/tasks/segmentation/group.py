@@ -14,8 +14,8 @@ from anystroke.io.results import describe_dataset, read_facts
 from anystroke.reports.glass_brain import glass_brain, overlap
 from anystroke.reports.scan import methods_text, write_group_report
 
-TABLE, PAGE = "group.tsv", "group.html"
-COLUMNS = (
+GROUP_TABLE, GROUP_PAGE = "group.tsv", "group.html"
+GROUP_COLUMNS = (
     "participant_id",
     "session_id",
     "scan",
@@ -107,16 +107,16 @@ def write_group(folder: Path, *, pictures: bool = True) -> int:
     if not results:
         return 0
     rows = [_row(path, facts, folder) for path, facts in results]
-    write_table(folder / TABLE, COLUMNS, rows)
+    write_table(folder / GROUP_TABLE, GROUP_COLUMNS, rows)
     methods = _common_methods([facts for _, facts in results])
     with tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=folder) as drawn:
         glass, count = Path(drawn) / "glass.png", 0
         if pictures:
             count = _draw_overlap(results, glass)
-        with atomic_path(folder / PAGE, overwrite=True) as temporary:
+        with atomic_path(folder / GROUP_PAGE, overwrite=True) as temporary:
             write_group_report(
                 temporary,
-                columns=COLUMNS,
+                columns=GROUP_COLUMNS,
                 rows=rows,
                 methods=methods,
                 glass_brain=glass if glass.exists() else None,

@@ -28,9 +28,9 @@ from anystroke.tasks.segmentation.findings import sidecar
 from anystroke.tasks.segmentation.mask import PredictionWarning
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 
-TABLE = "pairs.tsv"
-COLUMNS = ("image", "mask", "brain", "name", "volume_ml", "confidence", "kept", "reason")
-LESIONS = "lesions_mni"
+LABELS_TABLE = "pairs.tsv"
+LABEL_COLUMNS = ("image", "mask", "brain", "name", "volume_ml", "confidence", "kept", "reason")
+LESION_FOLDER = "lesions_mni"
 """Folder of the lesions in MNI space."""
 
 _CONFIDENCE = "MeanProbability"
@@ -134,7 +134,7 @@ def pseudo_label(
     """
     if not scans:
         raise PseudoLabelError("expected scans to segment, got none")
-    table = GrowingTable(Path(folder) / TABLE, COLUMNS)
+    table = GrowingTable(Path(folder) / LABELS_TABLE, LABEL_COLUMNS)
     results = ResultFolder(folder, {"Model": model.identity})
     with collected_warnings(VolumeWarning, PredictionWarning) as collected:
         run = _Run(results, model, limits or Limits(), device, collected)
@@ -277,7 +277,7 @@ def pseudo_lesions(
     # SimpleITK and nilearn take seconds to import.
     from anystroke.anatomy.registration.mni import lesion_in_mni
 
-    destination = Path(folder) / LESIONS
+    destination = Path(folder) / LESION_FOLDER
     destination.mkdir(parents=True, exist_ok=True)
     written = []
     for label in labels:

@@ -49,9 +49,9 @@ _REGISTRATION_COLUMNS = (
 _TISSUE_NUMBERS = {"background": 0, "grey_matter": 1, "white_matter": 2, "csf": 3, "lesion": 7}
 
 
-def write_results(
+def write_scan_results(
     source: ScanSource,
-    result: Segmentation,
+    result: "Segmentation",
     folder: Path,
     *,
     described: str = "",
@@ -103,7 +103,7 @@ def write_results(
     return facts
 
 
-def save_result(result: Segmentation, folder: Path, *, name: str, write: WriteOptions) -> Path:
+def save_result(result: "Segmentation", folder: Path, *, name: str, write: WriteOptions) -> Path:
     """Write all files of one scan into a folder and publish them together.
 
     Args:
@@ -123,7 +123,7 @@ def save_result(result: Segmentation, folder: Path, *, name: str, write: WriteOp
     facts: dict[str, Any] = {}
     settings = result.options.settings()
     with results.staging(f"{source.stem}_mask.json", facts) as staging:
-        facts |= write_results(
+        facts |= write_scan_results(
             source, result, staging, settings=settings, write=write, atlas=write.open_atlas()
         )
     return folder / f"{source.stem}_mask.nii.gz"
@@ -164,13 +164,13 @@ def _in_steps(probability: Volume) -> Volume:
     return replace(probability, data=steps.div_(PROBABILITY_STEPS).float())
 
 
-def _title(scan: _Scan, result: Segmentation) -> str:
+def _title(scan: _Scan, result: "Segmentation") -> str:
     name = image_stem(scan.source.path)
     model = result.model.identity
     return f"{name}   {result.lesion_volume:.1f} ml   {model['Name']} {model['Version']}"
 
 
-def _draw_mosaic(scan: _Scan, result: Segmentation) -> None:
+def _draw_mosaic(scan: _Scan, result: "Segmentation") -> None:
     from anystroke.reports.mosaic import mosaic  # with matplotlib
 
     mosaic(result.scan, result.mask, scan.file("mosaic.png"), title=_title(scan, result))
@@ -202,7 +202,7 @@ def _write_tables(scan: _Scan, found: Findings, facts: dict[str, Any]) -> None:
     write_table(scan.file("lesions.tsv"), LESION_COLUMNS, found.rows())
 
 
-def _write_extras(scan: _Scan, result: Segmentation, write: WriteOptions, facts: dict[str, Any]) -> None:
+def _write_extras(scan: _Scan, result: "Segmentation", write: WriteOptions, facts: dict[str, Any]) -> None:
     if write.uncertainty and result.spread is not None:
         result.spread.save(scan.file("spread.nii.gz"))
         words = f"Standard deviation of the lesion probability over mirrored passes; {NOTICE}"
@@ -298,7 +298,7 @@ def _roi_stem(path: Path) -> str:
     return "_".join([*entities, "label-lesion", *more])
 
 
-def _write_tissues(scan: _Scan, result: Segmentation, facts: dict[str, Any]) -> None:
+def _write_tissues(scan: _Scan, result: "Segmentation", facts: dict[str, Any]) -> None:
     """Write the most probable class of each voxel, with BIDS' numbers."""
     stem = derivative_stem(scan.source.path, label="tissue", entity="seg")
     best = 1 - sum((v.data for v in result.tissues.values()), start=result.probability.data)

@@ -43,7 +43,7 @@ class _Augmented:
         return Case(image, target, made.record)
 
 
-def open_sources(settings: TrainingSettings, folder: Path) -> list[CaseSource]:
+def open_sources(settings: "TrainingSettings", folder: Path) -> list[CaseSource]:
     """Open the sources of a recipe.
 
     Args:
@@ -59,7 +59,7 @@ def open_sources(settings: TrainingSettings, folder: Path) -> list[CaseSource]:
     return opened
 
 
-def _open(part: SourcePart, settings: TrainingSettings, folder: Path, place: Path) -> CaseSource:
+def _open(part: SourcePart, settings: "TrainingSettings", folder: Path, place: Path) -> CaseSource:
     spacing, classes = settings.grid.spacing, TARGET_SCHEMES[settings.classes]
     lesion = len(classes) - 1
     if isinstance(part, ScansPart):

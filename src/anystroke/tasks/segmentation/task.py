@@ -46,7 +46,7 @@ class SegmentationTask:
         settings: The recipe.
     """
 
-    def __init__(self, settings: TrainingSettings) -> None:
+    def __init__(self, settings: "TrainingSettings") -> None:
         self.settings = settings
         self.classes = TARGET_SCHEMES[settings.classes]
 
