@@ -3,7 +3,6 @@ import json
 import pytest
 
 from anystroke.acquisition.base import Protocol
-from anystroke.acquisition.catalogue import WEIGHTINGS
 from anystroke.acquisition.presets.preset import load_preset
 from anystroke.acquisition.sequences.mprage import Mprage
 from anystroke.acquisition.sidecars.writing import acquisition_fields, image_suffix
@@ -12,7 +11,7 @@ from anystroke.core.rng import stream
 
 def _protocols() -> list[Protocol]:
     preset = load_preset("realistic")
-    return [preset.sample(stream(k, name), weighting=name) for name in WEIGHTINGS for k in range(4)]
+    return [preset.sample(stream(k, name), weighting=name) for name in preset.weightings for k in range(4)]
 
 
 def test_every_protocol_has_the_fields_of_bids_in_seconds_and_degrees() -> None:

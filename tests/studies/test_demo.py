@@ -29,13 +29,13 @@ def test_the_page_holds_all_and_its_numbers_are_those_of_the_files(tmp_path: Pat
     masks = [Volume.load(path).data > 0 for path in (prediction, truth)]
     assert made.dice == dice(*masks)
     assert made.true_ml == pytest.approx(int(masks[1].sum()) * 0.008)
-    assert f'<td class="number">{made.dice:.2f}</td>' in text
+    assert f"<td>{made.dice:.2f}</td>" in text
     assert f"{made.true_ml:.1f} ml" in text
     assert f"{made.predicted_ml:.1f} ml" in text
     assert made.protocol in text
     assert "not a medical device" in text
     assert "stand-in" in text
-    pictures = re.findall(r'<img src="data:image/png;base64,([^"]+)"', text)
+    pictures = re.findall(r'<img class="dark" src="data:image/png;base64,([^"]+)"', text)
     assert len(pictures) == text.count("<img") == 2
     assert all(base64.b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
     assert "http" not in text

@@ -142,6 +142,10 @@ class InversionRecoverySpinEcho(Protocol):
             "inversion_efficiency": sidecar.assume_inversion_efficiency(),
         }
 
+    def sidecar_fields(self) -> dict[str, Any]:
+        """Return what the sidecar of an image says beside what all protocols say."""
+        return {"EchoTrainLength": 1}
+
     def _check(self) -> None:
         check_inversion_recovery(**self._parameters())
 
