@@ -73,6 +73,19 @@ class LesionMatch:
         """Absolute difference of the numbers of predicted and true lesions."""
         return abs(self.count("predicted") - self.count("true"))
 
+    def count_error(self, empty: EmptyPolicy = "undefined") -> float:
+        """Return the lesion count error ``|P - T| / (P + T)`` of P predicted and T true lesions.
+
+        0 if the numbers agree, 1 if there are lesions in one mask alone: a lesion too many weighs more where
+        there are few, so that patients with one lesion and with fifty can be averaged.
+
+        Source:
+            One minus the volumetric similarity of Taha, Hanbury, BMC Med Imaging 15:29 (2015), of numbers in
+            place of volumes.
+        """
+        total = self.count("predicted") + self.count("true")
+        return self.count_difference / total if total else 1 - share_when_empty(empty)
+
     def recall(self, empty: EmptyPolicy = "undefined") -> float:
         """Return the share of true lesions that were found; NaN if there is a prediction but no lesion."""
         if true := self.count("true"):

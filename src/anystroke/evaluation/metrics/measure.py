@@ -74,6 +74,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "volume_difference": Metric("AVD", "Absolute difference of the volumes", "ml", "low", _COUNT),
         "lesion_count_difference": Metric("ALD", "Absolute difference of lesion counts", "", "low", _COUNT),
+        "lesion_count_error": Metric("LCE", "Difference of lesion counts over their sum", "", "low"),
         "lesion_f1": Metric("LF1", "Found lesions over found and the mean of missed and false ones"),
         "lesion_precision": Metric("LP", "Found lesions over found and false ones"),
         "lesion_recall": Metric("LR", "Found lesions over true lesions"),
@@ -222,6 +223,7 @@ def _distances(
 def _lesions(match: LesionMatch, empty: EmptyPolicy) -> dict[str, float]:
     return {
         "lesion_count_difference": match.count_difference,
+        "lesion_count_error": match.count_error(empty),
         "lesion_f1": match.f1(empty),
         "lesion_precision": match.precision(empty),
         "lesion_recall": match.recall(empty),
