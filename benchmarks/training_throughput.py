@@ -175,7 +175,7 @@ def cases_on_device(setup: Setup, contrasts: int) -> Work:
     def work(number: int) -> int:
         anatomy = patients.anatomies[number % len(patients.anatomies)]
         key = integer(stream(1, "case", number), 0, 2**62)
-        shown_on = generator.weighting_of(key, device=setup.device)
+        shown_on = generator.weighting_of(key)
         patient = generator.patient(anatomy, key=key, shown_on=shown_on, device=setup.device)
         for scan in range(contrasts):
             weighting = generator.further_weighting(patient, scan) if scan else None

@@ -3,7 +3,9 @@ import torch
 from torch import Tensor
 
 from anystroke.anatomy.tissues.deformation import DeformationSettings, SamplingGrid, sampling_grid, still_grid
-from anystroke.anatomy.tissues.mixing import LabelField, ShareField, Texture, _mix_torch, mix, texture_tile
+from anystroke.anatomy.tissues.mixing import LabelField, ShareField, mix
+from anystroke.anatomy.tissues.texture import Texture, texture_tile
+from anystroke.core.compiled import as_on_a_card
 from anystroke.core.rng import stream
 
 SHAPE = (30, 26, 22)
@@ -35,7 +37,8 @@ def test_the_compiled_loop_does_the_arithmetic_of_torch(spacing: float) -> None:
     classes = classes.to(torch.uint8)
     for noise in (texture, None):
         values, winners = mix(field, grid, table, texture=noise, floor=0.0, classes=classes)
-        expected, votes = _mix_torch(field, grid, table, noise, 0.0, classes)
+        with as_on_a_card():
+            expected, votes = mix(field, grid, table, texture=noise, floor=0.0, classes=classes)
         # A part whose centre lies on a border may go to either side.
         assert float(((values - expected).abs() > 1e-5).float().mean()) < 1e-3
         assert float((winners != votes).float().mean()) < 1e-3

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from anystroke.core.compiled import as_on_a_card
 from anystroke.core.rng import stream
 from anystroke.corruption.echo_planar import (
     EchoPlanar,
@@ -157,11 +158,9 @@ def test_fat_lies_its_chemical_shift_away_from_where_water_would() -> None:
 def test_the_compiled_loop_does_what_tensors_do() -> None:
     distortion = _wavy(4, 3.0)
     labels = torch.randint(0, 5, SHAPE, dtype=torch.uint8, generator=stream(1, "labels"))
-    lines, out = _image(), torch.zeros(SHAPE)
-    carried = torch.zeros(SHAPE, dtype=torch.uint8)
-    for y, place, share, _ in distortion._pieces(lines.shape, lines.device):
-        out.scatter_add_(1, place, share * lines[:, y : y + 1])
-    distortion._carry(labels, carried)
+    lines = _image()
+    with as_on_a_card():
+        out, carried = distortion.image(lines), distortion.labels(labels)
     torch.testing.assert_close(distortion.image(lines), out, atol=1e-4, rtol=1e-4)
     assert float((distortion.labels(labels) == carried).float().mean()) > 0.999
 

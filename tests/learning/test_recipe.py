@@ -118,6 +118,10 @@ def test_bases_give_what_a_recipe_does_not(toy: Path) -> None:
             TOY.replace("steps = 5", 'steps = 5\nmade_on = "device"'),
             "only simulated sources without augmentation.*kind 'random_contrasts'",
         ),
+        (
+            TOY.replace("steps = 5", "steps = 5\nmade_at_once = 8"),
+            "made_at_once = 1.*got 8",
+        ),
         (TOY.replace("steps = 5", "steps = 0"), "optimiser.steps.*greater than 0"),
         (TOY + "[grid]\nshapes = [[32, 32, 32], [48, 48, 48]]\n", "2 shapes and 1 weights"),
     ],

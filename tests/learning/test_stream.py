@@ -164,3 +164,24 @@ def test_hard_and_soft_targets_cannot_share_a_batch() -> None:
     hard: Tensor = torch.zeros(2, 2, 2, dtype=torch.uint8)
     with pytest.raises(ValueError, match="some are hard and some soft"):
         stack_targets([hard, torch.zeros(3, 2, 2, 2)])
+
+
+@pytest.mark.parametrize("contrasts", [1, 3])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_cases_made_at_once_are_those_made_one_at_a_time(contrasts: int, batch: int) -> None:
+    settings = replace(SETTINGS, batch=batch, contrasts=contrasts)
+    single = CaseStream(_patients, settings)
+    expected = list(islice(single, 14))
+    for at_once in (2, 5):
+        stream = CaseStream(_patients, replace(settings, at_once=at_once))
+        assert stream.together % single.together == 0
+        for one, other in zip(islice(stream, 14), expected, strict=True):
+            assert torch.equal(one.image, other.image)
+            assert torch.equal(one.target, other.target)
+        resumed = CaseStream(_patients, replace(settings, at_once=at_once), first=5)
+        for one, other in zip(islice(resumed, 9), expected[5:], strict=True):
+            assert torch.equal(one.image, other.image)
+
+
+def _patients() -> list[CaseSource]:
+    return [Patients(0), Patients(1)]

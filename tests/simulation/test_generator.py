@@ -11,7 +11,8 @@ from anystroke.anatomy.lesions.stages import STAGES, Stage
 from anystroke.anatomy.tissues.classes import CLASS_OF_TISSUE
 from anystroke.anatomy.tissues.deformation import DeformationSettings, still_grid
 from anystroke.anatomy.tissues.labels import TISSUES
-from anystroke.anatomy.tissues.mixing import LabelField, mix, read_once, spread_left
+from anystroke.anatomy.tissues.mixing import LabelField, mix, read_once
+from anystroke.anatomy.tissues.texture import spread_left
 from anystroke.core.rng import stream, uniform
 from anystroke.corruption.echo_planar_scan import EchoPlanarSettings
 from anystroke.simulation.generator import CLASSES, Generator, Sample, regenerate

@@ -60,21 +60,28 @@ def apply_separable(field: Tensor, matrices: tuple[Tensor | None, Tensor | None,
 
 
 def smooth_noise(
-    shape: GridShape, control_points: GridShape, *, rng: torch.Generator, channels: int = 1
+    shape: GridShape,
+    control_points: GridShape,
+    *,
+    rng: torch.Generator,
+    channels: int = 1,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Draw a smooth Gaussian field, about unit variance at its control points.
 
     Args:
         shape: Grid of the result.
         control_points: Number of spline control points per axis, each at least 4.
-        rng: Random stream; the field is made on its device.
+        rng: Random stream.
         channels: Number of independent fields.
+        device: Where the field is made, of the same control points anywhere; that of the stream if None.
 
     Returns:
         (channels, X, Y, Z), float32.
     """
     control = torch.randn((channels, *control_points), generator=rng, device=rng.device)
-    nx, ny, nz = (spline_matrix(n, c).to(rng.device) for n, c in zip(shape, control_points, strict=True))
+    control = control.to(device or rng.device)
+    nx, ny, nz = (spline_matrix(n, c).to(control) for n, c in zip(shape, control_points, strict=True))
     return apply_separable(control, (nx, ny, nz))
 
 

@@ -34,6 +34,37 @@ def stream(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
     return rng
 
 
+def on_device(rng: torch.Generator, device: torch.device | str) -> torch.Generator:
+    """Return a stream for large fields on a device.
+
+    Single numbers are drawn on the CPU, wherever fields are computed: a GPU would be waited for each time,
+    and what is drawn would depend on it.
+
+    Args:
+        rng: Random stream; where it is that device's own, it is what is returned.
+        device: Where fields are computed.
+
+    Returns:
+        Else a stream of that device, whose seed is drawn from ``rng``.
+
+    Example:
+        >>> rng = stream(1, "field")
+        >>> on_device(rng, "cpu") is rng
+        True
+    """
+    device = torch.device(device)
+    if device.type == rng.device.type:
+        return rng
+    other = torch.Generator(device=device)
+    other.manual_seed(integer(rng, 0, 2**62))
+    return other
+
+
+def on_cpu(rng: torch.Generator) -> torch.Generator:
+    """Return a stream of the CPU with the seed of one of any device, of which nothing was drawn."""
+    return rng if rng.device.type == "cpu" else torch.Generator().manual_seed(rng.initial_seed())
+
+
 def uniform(rng: torch.Generator, low: float, high: float) -> float:
     """Draw one number uniformly from [low, high)."""
     return low + (high - low) * torch.rand((), generator=rng, device=rng.device, dtype=torch.float64).item()

@@ -10,13 +10,16 @@ from anystroke.core.rng import integer, uniform
 from anystroke.corruption.limits import check_within
 
 
-def receive_field(shape: GridShape, *, strength: float, rng: torch.Generator) -> Tensor:
+def receive_field(
+    shape: GridShape, *, strength: float, rng: torch.Generator, device: torch.device | None = None
+) -> Tensor:
     """Draw a smooth multiplicative receive field with geometric mean one.
 
     Args:
         shape: Grid.
         strength: Largest standard deviation of the field's logarithm; 0.3 is a strong field.
         rng: Random stream.
+        device: Where the field is made, of the same control points anywhere; that of the stream if None.
 
     Returns:
         (X, Y, Z), positive, dimensionless.
@@ -30,10 +33,13 @@ def receive_field(shape: GridShape, *, strength: float, rng: torch.Generator) ->
         float((control * apply_separable(control, (grams[0], grams[1], grams[2]))).sum().clamp(min=1e-12))
         ** 0.5
     )
-    return _spline(control * (uniform(rng, 0.0, strength) / sd), shape).exp_()
+    control *= uniform(rng, 0.0, strength) / sd
+    return _spline(control.to(device or rng.device), shape).exp_()
 
 
-def transmit_field(shape: GridShape, *, field_strength: float, rng: torch.Generator) -> Tensor:
+def transmit_field(
+    shape: GridShape, *, field_strength: float, rng: torch.Generator, device: torch.device | None = None
+) -> Tensor:
     """Draw a transmit field, the true over the nominal flip angle.
 
     The spread about one is 5 % at 1.5 T, 15 % at 3 T and 35 % at 7 T: engineering estimates of the range seen
@@ -43,6 +49,7 @@ def transmit_field(shape: GridShape, *, field_strength: float, rng: torch.Genera
         shape: Grid.
         field_strength: B0 in T.
         rng: Random stream.
+        device: As for `receive_field`.
 
     Returns:
         (X, Y, Z), positive, dimensionless.
@@ -53,7 +60,8 @@ def transmit_field(shape: GridShape, *, field_strength: float, rng: torch.Genera
     control -= _mean(control, shape)
     x, y, z = (min(n, 32) for n in shape)
     largest = float(_spline(control, (x, y, z)).abs().amax().clamp(min=1e-6))
-    return _spline(control * (uniform(rng, 0.0, spread) / largest) + 1, shape)
+    control = control * (uniform(rng, 0.0, spread) / largest) + 1
+    return _spline(control.to(device or rng.device), shape)
 
 
 def control_point_field(

@@ -11,7 +11,14 @@ from anystroke.core.rng import choice, integer, normal, uniform
 _COARSE_MM = 12.0
 
 
-def surface_coil_field(shape: GridShape, *, spacing: float, strength: float, rng: torch.Generator) -> Tensor:
+def surface_coil_field(
+    shape: GridShape,
+    *,
+    spacing: float,
+    strength: float,
+    rng: torch.Generator,
+    device: torch.device | None = None,
+) -> Tensor:
     """Draw the shading of an array of surface coils without correction: bright near them, dark inside.
 
     Loops lie on an ellipsoid around the middle of the grid; each sees a point as on its axis,
@@ -23,6 +30,7 @@ def surface_coil_field(shape: GridShape, *, spacing: float, strength: float, rng
         spacing: Voxel size in mm.
         strength: Exponent of the field: 0 for none, 1 for no correction at all.
         rng: Random stream.
+        device: Where the field is made, of the same coarse one anywhere; that of the stream if None.
 
     Returns:
         (X, Y, Z), positive, dimensionless, mean one.
@@ -59,7 +67,8 @@ def surface_coil_field(shape: GridShape, *, spacing: float, strength: float, rng
             total += weight**2 * (1 + square / radius**2) ** -3
     field = total.sqrt_().pow_(strength)
     field /= field.mean()
-    lines = tuple(linear_matrix(n, m, factor).to(rng.device) for n, m in zip(shape, small, strict=True))
+    field = field.to(device or rng.device)
+    lines = tuple(linear_matrix(n, m, factor) for n, m in zip(shape, small, strict=True))
     return apply_separable(field, (lines[0], lines[1], lines[2]))
 
 

@@ -165,7 +165,7 @@ def fibre_contrast(
     check_positive("a voxel size", spacing, "mm")
     shape: GridShape = (white_matter.shape[0], white_matter.shape[1], white_matter.shape[2])
     nx, ny, nz = (max(round(n * spacing / _FIBRE_MM) + 3, 4) for n in shape)
-    direction = smooth_noise(shape, (nx, ny, nz), rng=rng, channels=3).square_()
+    direction = smooth_noise(shape, (nx, ny, nz), rng=rng, channels=3, device=white_matter.device).square_()
     direction /= direction.sum(0).clamp_(min=_TINY)
     x, y, z = direction.sub_(1 / 3).mul_(anisotropy).mul_(white_matter).unbind()
     return x, y, z

@@ -98,7 +98,7 @@ class DiffusionScan:
         Returns:
             Image (X, Y, Z).
         """
-        draws, directions = self._rng("direction", signal), _DIRECTIONS
+        draws, directions = self._rng("direction"), _DIRECTIONS
         if chance(draws, self.settings.one_direction):
             facts["directions"], facts["anisotropy"] = 1, uniform(draws, *self.settings.anisotropy)
             directions = 1
@@ -109,7 +109,7 @@ class DiffusionScan:
                 rng=draws,
             )
             signal = along.mul_(-self.b_value).exp_().mul_(signal)
-        image = self._noisy(signal, directions, self._averages(signal, facts), self._rng("noise", signal))
+        image = self._noisy(signal, directions, self._averages(facts), self._rng("noise"))
         return _restored(image, self.grids)
 
     def adc(self, low: Tensor, high: Tensor, white_matter: Tensor, facts: dict[str, Any]) -> Tensor:
@@ -126,8 +126,8 @@ class DiffusionScan:
         Returns:
             Map (X, Y, Z) in the unit drawn.
         """
-        draws, settings, noise = self._rng("map", low), self.settings, self._rng("noise", low)
-        averages = self._averages(low, facts)
+        draws, settings, noise = self._rng("map"), self.settings, self._rng("noise")
+        averages = self._averages(facts)
         first = non_central_chi(
             acquire(low, self.grids),
             sd=_DIRECTIONS**0.5 * self.sd,
@@ -141,7 +141,7 @@ class DiffusionScan:
             facts["smoothed"] = uniform(draws, *settings.smoothing)
             x, y, z = (0.0 if axis == self.slice_axis else facts["smoothed"] for axis in range(3))
             images = [smooth(image, (x, y, z)) for image in images]
-        limits = self._limits(_mean_within(low, white_matter), self._rng("mask", low), facts)
+        limits = self._limits(_mean_within(low, white_matter), self._rng("mask"), facts)
         facts["unit"], facts["step"], _ = _STORAGE[choice(draws, [share for *_, share in _STORAGE])]
         if chance(draws, settings.limited):
             facts["largest"] = uniform(draws, *settings.largest)
@@ -176,11 +176,11 @@ class DiffusionScan:
         change = adc_change(pair, parts, b_value=self.b_value, floor=self.sd, unit=facts["unit"])
         return restore(change, across)
 
-    def _rng(self, name: str, like: Tensor) -> torch.Generator:
-        return stream(self.key, "diffusion", name, device=like.device)
+    def _rng(self, name: str) -> torch.Generator:
+        return stream(self.key, "diffusion", name)
 
-    def _averages(self, like: Tensor, facts: dict[str, Any]) -> int:
-        draws = self._rng("averages", like)
+    def _averages(self, facts: dict[str, Any]) -> int:
+        draws = self._rng("averages")
         if not chance(draws, self.settings.averaged):
             return 1
         facts["averages"] = integer(draws, *self.settings.averages)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from anystroke.core.arrays import Array
+from anystroke.core.compiled import compiled
 from anystroke.core.fields import GridShape, apply_separable, linear_matrix
 from anystroke.core.threads import in_threads
-from anystroke.corruption.echo_planar_loops import HALF, carry_planes, push_planes
+from anystroke.corruption.echo_planar_loops import carry_planes, push_planes
+from anystroke.corruption.echo_planar_pieces import Piece, carried_lines, pieces_between, pushed_lines
 from anystroke.corruption.limits import check_axis, check_same_shape
 
 
@@ -47,6 +49,9 @@ class EchoPlanar:
     ghost: float = 0.0
     fat_shift: float = 0.0
     computed: bool = False
+    _found: dict[tuple[tuple[int, ...], torch.device], list[Piece]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         check_axis(self.axis)
@@ -89,11 +94,11 @@ class EchoPlanar:
         """
         self._check(labels)
         lines = labels.movedim(self.axis, 1).contiguous()
-        out = torch.zeros_like(lines)
-        if lines.device.type == "cpu":
+        if compiled(lines.device):
+            out = torch.zeros_like(lines)
             _run(carry_planes, lines, self._geometry(lines.shape), out)
         else:
-            self._carry(lines, out)
+            out = carried_lines(lines, self._pieces(lines))
         return out.movedim(1, self.axis).contiguous()
 
     def moved(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -111,7 +116,7 @@ class EchoPlanar:
         held = self._push(weight)
         empty = held <= 1e-3
         held[empty] = 1.0
-        result = torch.stack([self._push(each * weight) for each in values])
+        result = self._push(values * weight)
         return result.div_(held).mul_(~empty)
 
     def coarse(self, factor: int) -> "EchoPlanar":
@@ -140,30 +145,22 @@ class EchoPlanar:
         return apply_separable(self.displacement, (matrices[0], matrices[1], matrices[2]))
 
     def _push(self, signal: Tensor) -> Tensor:
+        """Pile up a signal (..., X, Y, Z) where it comes to lie."""
         self._check(signal)
-        lines = signal.float().movedim(self.axis, 1).contiguous()
-        out = torch.zeros_like(lines)
-        if lines.device.type == "cpu":
-            _run(push_planes, lines, self._geometry(lines.shape), out)
+        axis = self.axis - 3
+        lines = signal.float().movedim(axis, -2).contiguous()
+        if compiled(lines.device):
+            out = torch.zeros_like(lines)
+            volumes = zip(lines.reshape(-1, *lines.shape[-3:]), out.view(-1, *lines.shape[-3:]), strict=True)
+            geometry = self._geometry(lines.shape[-3:])
+            for one, result in volumes:
+                _run(push_planes, one, geometry, result)
         else:
-            for y, place, share, _ in self._pieces(lines.shape, lines.device):
-                out.scatter_add_(1, place, share * lines[:, y : y + 1])
-        return out.movedim(1, self.axis).contiguous()
-
-    def _carry(self, lines: Tensor, out: Tensor) -> None:
-        most, cover = torch.zeros(lines.shape).to(lines.device), torch.zeros(lines.shape).to(lines.device)
-        for y, place, share, covered in self._pieces(lines.shape, lines.device):
-            label = lines[:, y : y + 1]
-            share = share * (label > 0)
-            held = most.gather(1, place)
-            better = share > held
-            most.scatter_(1, place, torch.where(better, share, held))
-            out.scatter_(1, place, torch.where(better, label, out.gather(1, place)))
-            cover.scatter_add_(1, place, covered * (label > 0))
-        out *= cover >= float(HALF)
+            out = pushed_lines(lines, self._pieces(lines))
+        return out.movedim(-2, axis).contiguous()
 
     def _check(self, image: Tensor) -> None:
-        expected = tuple(-(-n // self.factor) for n in image.shape)
+        expected = tuple(-(-n // self.factor) for n in image.shape[-3:])
         if expected != tuple(self.displacement.shape):
             raise ValueError(
                 f"expected an image of {tuple(self.displacement.shape)} coarse voxels of {self.factor}, "
@@ -183,35 +180,22 @@ class EchoPlanar:
         taps, weights = _smooth_taps(shape[1], field.shape[1], self.factor, edges=True)
         return tuple(part.numpy() for part in (field, *along, taps, weights))
 
-    def _pieces(self, shape: torch.Size, device: torch.device) -> list[tuple[int, Tensor, Tensor, Tensor]]:
-        """Return, line by line, where each voxel of it comes to lie.
-
-        That is the line, (X, 1, Z) of places reached, the voxel's share there, and what it covers of them.
-        Voxels of one line never meet, so that sums are the same each time.
-        """
-        field = self.displacement.movedim(self.axis, 1).to(device)
-        edges = apply_separable(
-            field,
-            (
-                _linear(shape[0], field.shape[0], self.factor),
-                _smooth_matrix(shape[1], field.shape[1], self.factor, edges=True),
-                _linear(shape[2], field.shape[2], self.factor),
-            ),
-        )
-        edges = edges + torch.arange(shape[1] + 1, device=device)[:, None]
-        pieces = []
-        for y in range(shape[1]):
-            low = torch.minimum(edges[:, y : y + 1], edges[:, y + 1 : y + 2])
-            high = torch.maximum(edges[:, y : y + 1], edges[:, y + 1 : y + 2])
-            first, last = low.floor(), high.floor()
-            width = (high - low).clamp(min=1e-6)
-            for step in range(int((last - first).max()) + 1):
-                place = first + step
-                covered = torch.minimum(high, place + 1) - torch.maximum(low, place)
-                share = torch.where(first == last, float(step == 0), covered / width)
-                inside = (place <= last) & (place >= 0) & (place < shape[1])
-                pieces.append((y, place.long().clamp(0, shape[1] - 1), share * inside, covered * inside))
-        return pieces
+    def _pieces(self, lines: Tensor) -> list[Piece]:
+        """Return where the voxels of (..., X, Y, Z), phase encoding along Y, come to lie."""
+        shape = lines.shape[-3:]
+        key = (tuple(shape), lines.device)
+        if key not in self._found:
+            field = self.displacement.movedim(self.axis, 1).to(lines.device)
+            edges = apply_separable(
+                field,
+                (
+                    _linear(shape[0], field.shape[0], self.factor),
+                    _smooth_matrix(shape[1], field.shape[1], self.factor, edges=True),
+                    _linear(shape[2], field.shape[2], self.factor),
+                ),
+            )
+            self._found[key] = pieces_between(edges)
+        return self._found[key]
 
 
 def _run(

@@ -34,7 +34,7 @@ def brain_of_fractions(
         unevenness: Largest change of the margin from place to place in mm, 0 or more. It and the size of the
             margin may together be three times the smoothing at most.
         control_points: Of the smooth field of local margins, per axis, each at least 4.
-        rng: Random stream on the membership's device.
+        rng: Random stream.
 
     Returns:
         (X, Y, Z) bool.
@@ -51,7 +51,8 @@ def brain_of_fractions(
     level = _coarse(brain, factor)
     level = smooth(level, smoothing / (spacing * factor))
     x, y, z = level.shape
-    local = smooth_noise((x, y, z), control_points, rng=rng)[0].tanh_().mul_(unevenness).add_(margin)
+    local = smooth_noise((x, y, z), control_points, rng=rng, device=brain.device)[0]
+    local.tanh_().mul_(unevenness).add_(margin)
     level -= torch.special.ndtr(local.mul_(-1 / smoothing))
     if factor > 1:
         matrices = [linear_matrix(n, m, factor) for n, m in zip(brain.shape, level.shape, strict=True)]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anystroke.core.compiled import compiled
 from anystroke.core.fields import GridShape, smooth_noise
 from anystroke.core.rng import integer
 from anystroke.core.threads import in_threads
@@ -140,7 +141,7 @@ def non_central_chi(
 
 def _add_noise(out: Tensor, signal: Tensor, scale: Tensor | None, sd: float, channels: int, key: int) -> None:
     """Fill ``out``; on a CPU each stretch of voxels has a stream of its own, so threads change nothing."""
-    if out.device.type != "cpu":
+    if not compiled(out.device):
         device_rng = torch.Generator(out.device)
         device_rng.manual_seed(key)
         _fill(out, signal, scale, sd, channels, _device_uniform(device_rng))

@@ -136,14 +136,19 @@ def acquire_scan(
         return Scan(adc_map(*images, b_value=b_value, step=None), {}, followed)
 
     def rng(name: str) -> torch.Generator:
-        return stream(key, name, device=images[0].device)
+        return stream(key, name)
 
     shape = (images[0].shape[0], images[0].shape[1], images[0].shape[2])
     facts: dict[str, Any] = {}
-    shading = receive_field(shape, strength=settings.receive_strength, rng=rng("receive"))
+    shading = receive_field(
+        shape, strength=settings.receive_strength, rng=rng("receive"), device=images[0].device
+    )
     if weighting not in _COMPUTED and chance(draws := rng("coils"), settings.surface_coils):
         facts["coil_shading"] = uniform(draws, 0.0, settings.coil_strength)
-        shading *= surface_coil_field(shape, spacing=spacing, strength=facts["coil_shading"], rng=draws)
+        strength = facts["coil_shading"]
+        shading *= surface_coil_field(
+            shape, spacing=spacing, strength=strength, rng=draws, device=shading.device
+        )
     blur = uniform(rng("blur"), 0.0, settings.blur)
     images = [smooth(image.mul_(shading), blur) for image in images]
     changes = [_smooth_part(each.mul_(shading), blur) for each in changes]
@@ -228,7 +233,7 @@ def _slices_differ(
 
     def scale(low: Tensor) -> Tensor:
         gains = slice_gains(low.shape[axis], interleaves=interleaves, strength=strength, rng=rng)
-        return low * gains.reshape([-1 if k == axis else 1 for k in range(3)])
+        return low * gains.to(low).reshape([-1 if k == axis else 1 for k in range(3)])
 
     return scale
 

@@ -164,9 +164,10 @@ class OptimiserSettings(StrictModel):
         checkpoint_every: Steps between checkpoints and sheets of samples.
         workers: Processes that make cases, per device.
         made_on: Where they compute: ``"cpu"``, or ``"device"``, beside the network. A simulated case is many
-            small computations, for which a GPU waits more than it works; so several processes share it. The
-            cases are others than on the CPU, of the same distribution; all sources must be simulated, without
-            augmentation.
+            small computations, for which a GPU waits more than it works; so make several at once, in several
+            processes. Noise and texture are others than on the CPU, of the same distribution; all sources
+            must be simulated, without augmentation.
+        made_at_once: Patients that a process makes together on the device; the cases are the same.
     """
 
     steps: int = Field(default=10_000, gt=0)
@@ -185,6 +186,16 @@ class OptimiserSettings(StrictModel):
     checkpoint_every: int = Field(default=250, gt=0)
     workers: int = Field(default=1, ge=0)
     made_on: Literal["cpu", "device"] = "cpu"
+    made_at_once: int = Field(default=1, ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _at_once_on_device(self) -> "OptimiserSettings":
+        if self.made_at_once > 1 and self.made_on == "cpu":
+            raise ValueError(
+                f"expected made_at_once = 1 with made_on = 'cpu', got {self.made_at_once}: "
+                "it pays on a GPU alone"
+            )
+        return self
 
 
 def _known_architecture(name: str) -> str:

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from anystroke.core.fields import GridShape
+from anystroke.core.gathering import together
 from anystroke.core.memory import keep_pages
 from anystroke.core.rng import choice, stream
 from anystroke.learning.cases import Case, CaseSource, scan_of
@@ -77,6 +79,7 @@ class StreamSettings:
         cells: How lesions get cells; None for none.
         contrasts: Scans of each patient, each in a batch of its own; between two of them is a batch of other
             patients.
+        at_once: Patients that are made together, which pays on a GPU; the cases are the same.
     """
 
     shares: tuple[int, ...]
@@ -87,6 +90,7 @@ class StreamSettings:
     normalisation: Normalisation = "foreground"
     cells: CellSettings | None = None
     contrasts: int = 1
+    at_once: int = 1
 
 
 _TURNS = 2
@@ -108,8 +112,8 @@ class CaseStream(IterableDataset[Batch]):
         first: Number of the first batch.
         rank: Of this process.
         ranks: Number of processes.
-        device: Where cases are made; batches are on the CPU. Each kind of device has its own random numbers,
-            so case n is another one on each, of the same distribution.
+        device: Where cases are made; batches are on the CPU. Each kind of device has its own random numbers
+            for noise and texture; the rest of case n is the same on each.
     """
 
     def __init__(
@@ -150,6 +154,12 @@ class CaseStream(IterableDataset[Batch]):
     @property
     def together(self) -> int:
         """Batches of one group; a group's patients are in no other."""
+        patients = self.settings.batch * (_TURNS if self.settings.contrasts > 1 else 1)
+        return self._block * -(-self.settings.at_once // patients)
+
+    @property
+    def _block(self) -> int:
+        """Batches of the same few patients."""
         return self.settings.contrasts * _TURNS if self.settings.contrasts > 1 else 1
 
     def group(self, number: int) -> list[Batch]:
@@ -159,11 +169,22 @@ class CaseStream(IterableDataset[Batch]):
             number: Of the group.
         """
         everything = range(number * self.together, (number + 1) * self.together)
-        cases: dict[int, list[Case]] = {batch: [] for batch in everything if batch >= self.first}
+        wanted = [batch for batch in everything if batch >= self.first]
+        jobs: dict[tuple[int, int], list[int]] = {}
         for place in range(self.settings.batch):
-            for batch in sorted(cases, key=self._turn):
-                cases[batch].append(self._case(batch, place))
-        return [self._batch(each) for each in cases.values()]
+            for batch in sorted(wanted, key=self._turn):
+                jobs.setdefault((place, self._turn(batch)[0]), []).append(batch)
+        works = [partial(self._scans_of_patient, place, batches) for (place, _), batches in jobs.items()]
+        cases: dict[tuple[int, int], Case] = {}
+        self._ready()
+        for first in range(0, len(works), self.settings.at_once):
+            for made in together(works[first : first + self.settings.at_once]):
+                cases |= made
+        places = range(self.settings.batch)
+        return [self._batch([cases[batch, place] for place in places]) for batch in wanted]
+
+    def _scans_of_patient(self, place: int, batches: Sequence[int]) -> dict[tuple[int, int], Case]:
+        return {(batch, place): self._case(batch, place) for batch in batches}
 
     def _batch(self, cases: Sequence[Case]) -> Batch:
         over = self.settings.normalisation
@@ -175,7 +196,7 @@ class CaseStream(IterableDataset[Batch]):
         """Return the number of a batch's patients, as streams of one scan each count, and of the scan."""
         if self.settings.contrasts == 1:
             return batch, 0
-        group, within = divmod(batch, self.together)
+        group, within = divmod(batch, self._block)
         scan, turn = divmod(within, _TURNS)
         return group * _TURNS + turn, scan
 
@@ -198,14 +219,17 @@ class CaseStream(IterableDataset[Batch]):
         """Return what the cases of one batch were made of."""
         return [case.record for case in self.cases(number)]
 
-    def _case(self, batch: int, place: int) -> Case:
+    def _ready(self) -> Sequence[CaseSource]:
         if self._sources is None:
             self._sources = self._open()
-        settings = self.settings
+        return self._sources
+
+    def _case(self, batch: int, place: int) -> Case:
+        sources, settings = self._ready(), self.settings
         turn, scan = self._turn(batch)
         shape = settings.shapes[choice(stream(settings.seed, "shape", turn), list(settings.shape_weights))]
         number = (turn * self.ranks + self.rank) * settings.batch + place
-        source = self._sources[self._order[number % len(self._order)]]
+        source = sources[self._order[number % len(self._order)]]
         rng = stream(settings.seed, "case", number, device=self.device)
         several = settings.contrasts > 1
         case = scan_of(source, shape, scan, rng=rng) if several else source.case(shape, rng=rng)

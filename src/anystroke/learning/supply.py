@@ -35,6 +35,7 @@ def stream_settings(settings: Recipe) -> StreamSettings:
         normalisation=settings.grid.normalisation,
         cells=task.cells(),
         contrasts=task.contrasts,
+        at_once=settings.optimiser.made_at_once,
     )
 
 

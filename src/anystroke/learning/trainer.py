@@ -383,7 +383,7 @@ def _check_shapes(settings: Recipe, divisor: int) -> None:
 
 def recipe_digest(settings: Recipe) -> str:
     """Return a fingerprint of a recipe, whatever its workers, its time and the time of its checkpoints."""
-    apart = {"workers", "checkpoint_every", "minutes", "warm_up_share"}
+    apart = {"workers", "checkpoint_every", "minutes", "warm_up_share", "made_at_once"}
     data = settings.model_dump(mode="json", exclude={"optimiser": apart})
     if settings.buffer is None:
         del data["buffer"]

@@ -6,6 +6,7 @@ their mean maps: relaxation rates of fluid and tissue differ so much that the la
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from anystroke.anatomy.tissues.deformation import Box, SamplingGrid, boxes_of
 from anystroke.anatomy.tissues.labels import TISSUES, tissue_groups
-from anystroke.anatomy.tissues.mixing import Texture, TissueField, mix, texture_tile
+from anystroke.anatomy.tissues.mixing import TissueField, mix
+from anystroke.anatomy.tissues.texture import Texture, texture_tile
 from anystroke.core.rng import integer, stream, uniform
+from anystroke.qmri.played_parts import Part, play_all, with_fluid
 from anystroke.qmri.tissue_priors import MAPS, TissueDraw
 
 _LARGEST_TILE = 64
@@ -238,16 +241,18 @@ class PatientMaps(Mapping[str, Tensor]):
             raise ValueError(f"expected protocols that need the same maps, got {names} and {other[0]}")
         values, texture, winners = self._mix(names, fluid=True, classes=classes)
         share = values[-1]
-        images = self._signals_of_parts(protocols, values[:-1], share, b1_plus)
+        border, parts = self._healthy_parts(names, values[:-1], share, b1_plus)
+        parts += self._included_parts(names, texture, b1_plus)
+        played = [play_all(partial(self._play, protocol), parts) for protocol in protocols]
+        images = [with_fluid(found, border, share) for found in played]
         for protocol, image in zip(protocols, images, strict=True):
             for exchange in exchanges:
                 fluid = share if set(exchange.tissues) == set(_FLUIDS) else None
                 self._exchange(image, exchange, protocol, fluid, b1_plus)
-        mean, sd = self._properties(names)
         watched = any(each.watched for each in self._inclusions)
         changes = [torch.zeros_like(image) for image in images] if watched else []
+        included = [iter(found[2:]) for found in played]
         for inclusion in self._inclusions:
-            part = None if b1_plus is None else b1_plus[inclusion.box]
             insides = [image[inclusion.box] for image in images]
             if inclusion.watched:
                 for change, inside in zip(changes, insides, strict=True):
@@ -255,15 +260,9 @@ class PatientMaps(Mapping[str, Tensor]):
             total = torch.stack(list(inclusion.shares.values())).sum(0)
             for inside in insides:
                 inside *= 1 - total
-            noises = [texture.read(column, inclusion.box) for column in range(len(names))]
-            for tissue, amount in inclusion.shares.items():
-                row = self._draw.names.index(tissue)
-                own = {
-                    name: (float(mean[row, k]) + float(sd[row, k]) * noises[k]).clamp_(min=0)
-                    for k, name in enumerate(names)
-                }
-                for inside, protocol in zip(insides, protocols, strict=True):
-                    inside += amount * self._play(protocol, own, part)
+            for amount in inclusion.shares.values():
+                for inside, signals in zip(insides, included, strict=True):
+                    inside += amount * next(signals)
             if inclusion.watched:
                 for change, inside in zip(changes, insides, strict=True):
                     change[inclusion.box] += inside.abs()
@@ -332,11 +331,13 @@ class PatientMaps(Mapping[str, Tensor]):
             change = image.abs() - protocol.signal(healthy, b1_plus=b1_plus).abs()
         return Played(image, winners, change)
 
-    def _signals_of_parts(
-        self, protocols: Sequence[SignalModel], maps: Tensor, share: Tensor, b1_plus: Tensor | None
-    ) -> list[Tensor]:
-        """Add the signals of fluid and of the rest where a voxel has both; ``maps`` are changed."""
-        names = protocols[0].needs
+    def _healthy_parts(
+        self, names: Sequence[str], maps: Tensor, share: Tensor, b1_plus: Tensor | None
+    ) -> tuple[Tensor, list[Part]]:
+        """Return the voxels that have fluid and other tissue, and both parts; ``maps`` are changed.
+
+        The first part is the whole grid without the fluid of these voxels, the second that fluid.
+        """
         flat, amount = maps.reshape(len(names), -1), share.reshape(-1)
         border = torch.nonzero((amount > 1e-4) & (amount < 1 - 1e-4))[:, 0]
         rows = [self._draw.names.index(tissue) for tissue in _FLUIDS]
@@ -344,18 +345,22 @@ class PatientMaps(Mapping[str, Tensor]):
         amount = amount[border]
         rest = flat[:, border].addcmul_(fluid[:, None], amount, value=-1).div_(1 - amount).clamp_(min=0)
         flat[:, border] = rest
-        of_rest = dict(zip(names, maps, strict=True))
-        own = {name: value.expand(len(border)).contiguous() for name, value in zip(names, fluid, strict=True)}
+        of_fluid = fluid[:, None].expand(-1, len(border)).contiguous()
         part = None if b1_plus is None else b1_plus.reshape(-1)[border]
-        images = []
-        for protocol in protocols:
-            image = self._play(protocol, of_rest, b1_plus)
-            if len(border):
-                of_fluid = self._play(protocol, own, part)
-                voxels = image.view(-1)
-                voxels[border] = torch.lerp(voxels[border], of_fluid, amount)
-            images.append(image)
-        return images
+        return border, [Part(names, maps, b1_plus), Part(names, of_fluid, part)]
+
+    def _included_parts(self, names: Sequence[str], texture: Texture, b1_plus: Tensor | None) -> list[Part]:
+        """Return the tissues of all inclusions, in their order."""
+        mean, sd = self._properties(names)
+        found = []
+        for inclusion in self._inclusions:
+            part = None if b1_plus is None else b1_plus[inclusion.box]
+            noise = texture.read(inclusion.box)[: len(names)]
+            for tissue in inclusion.shares:
+                row = self._draw.names.index(tissue)
+                own_mean, own_sd = (each[row].to(noise)[:, None, None, None] for each in (mean, sd))
+                found.append(Part(names, (own_mean + own_sd * noise).clamp_(min=0), part))
+        return found
 
     def _exchange(
         self,
@@ -446,10 +451,10 @@ class PatientMaps(Mapping[str, Tensor]):
         tiles = []
         for name in names:
             if name not in self._tiles:
-                rng = stream(self._key, "texture", name, device=device)
+                rng = stream(self._key, "texture", name)
                 drawn = uniform(rng, 0.0, _LARGEST_SMOOTHING)
                 smoothing = drawn if self._smoothing is None else self._smoothing
-                self._tiles[name] = texture_tile(1, side, smoothing, rng=rng)
+                self._tiles[name] = texture_tile(1, side, smoothing, rng=rng, device=device)
             tiles.append(self._tiles[name])
         # A column without spread needs some tile too.
         tiles += [tiles[0]] * (sd.shape[1] - len(names))
@@ -464,9 +469,8 @@ class PatientMaps(Mapping[str, Tensor]):
         rows = [self._draw.names.index(name) for name in inclusion.shares]
         shares = torch.stack(list(inclusion.shares.values()))
         rest = 1 - shares.sum(0)
-        for column in range(len(values)):
+        for column, noise in zip(range(len(values)), texture.read(inclusion.box), strict=False):
             inside = values[column, x, y, z]
-            noise = texture.read(column, inclusion.box)
             added = torch.tensordot(mean[rows, column].to(shares), shares, dims=1)
             spread = torch.tensordot(sd[rows, column].to(shares), shares, dims=1)
             inside.mul_(rest).add_(added).addcmul_(spread, noise).clamp_(min=0)

@@ -24,7 +24,8 @@ from anystroke.anatomy.tissues.classes import CLASSES as CLASSES
 from anystroke.anatomy.tissues.classes import LESION, class_shares
 from anystroke.anatomy.tissues.deformation import Box, SamplingGrid, grid_affine, sampling_grid
 from anystroke.anatomy.tissues.labels import TISSUES
-from anystroke.anatomy.tissues.mixing import TissueField, read_once, spread_left
+from anystroke.anatomy.tissues.mixing import TissueField, read_once
+from anystroke.anatomy.tissues.texture import spread_left
 from anystroke.core.fields import GridShape, refine
 from anystroke.core.rng import chance, choice, integer, stream, uniform
 from anystroke.corruption.bias_field import transmit_field
@@ -206,9 +207,7 @@ class Generator:
             device: Where to compute.
         """
         if shown_on is None:
-            shown_on = self.weighting_of(
-                key, scan=scan, weighting=weighting, field_strength=field_strength, device=device
-            )
+            shown_on = self.weighting_of(key, scan=scan, weighting=weighting, field_strength=field_strength)
         patient = self.patient(anatomy, lesions, key=key, stage=stage, shown_on=shown_on, device=device)
         return self.scan(patient, scan=scan, weighting=weighting, field_strength=field_strength)
 
@@ -219,10 +218,9 @@ class Generator:
         scan: int = 0,
         weighting: str | None = None,
         field_strength: float | None = None,
-        device: torch.device | str = "cpu",
     ) -> str:
         """Return the weighting that a scan of the patient of a key will have; arguments as for `generate`."""
-        rng = stream(key, "protocol", *([scan] if scan else []), device=device)
+        rng = stream(key, "protocol", *([scan] if scan else []))
         wanted = weighting or self.settings.weighting
         return self.preset.sample(rng, weighting=wanted, field_strength=field_strength).weighting
 
@@ -249,7 +247,7 @@ class Generator:
         settings, drawn = self.settings, lesions is None
 
         def rng(name: str) -> torch.Generator:
-            return stream(key, name, device=device)
+            return stream(key, name)
 
         shape = settings.shapes[choice(rng("shape"), list(settings.shape_weights))]
         if lesions is None:
@@ -263,6 +261,7 @@ class Generator:
             centre=centre,
             settings=settings.deformation,
             rng=rng("deformation"),
+            device=device,
         )
         tissues = anatomy.tissues.to(device)
         placed, box, grid = self.place(
@@ -298,15 +297,15 @@ class Generator:
             weighting: Restricts the protocol; that of the settings if None.
             field_strength: Of the scanner [T], where the preset has it; None draws it.
         """
-        settings, key, device = self.settings, patient.key, patient.device
+        settings, key = self.settings, patient.key
         weighting = weighting or settings.weighting
         anatomy, tissues, grid, placed = patient.anatomy, patient.tissues, patient.grid, patient.placed
 
         def rng(name: str) -> torch.Generator:
-            return stream(key, name, device=device)
+            return stream(key, name)
 
         def scan_rng(name: str) -> torch.Generator:
-            return stream(key, name, *([scan] if scan else []), device=device)
+            return stream(key, name, *([scan] if scan else []))
 
         protocol = self.preset.sample(
             scan_rng("protocol"), weighting=weighting, field_strength=field_strength
@@ -329,7 +328,10 @@ class Generator:
         b1_plus = None
         if settings.transmit_field:
             b1_plus = transmit_field(
-                patient.shape, field_strength=protocol.field_strength, rng=scan_rng("transmit")
+                patient.shape,
+                field_strength=protocol.field_strength,
+                rng=scan_rng("transmit"),
+                device=patient.device,
             )
         measured = self._measured(protocol)
         if len(measured) > 1:
@@ -429,7 +431,7 @@ class Generator:
             raise TypeError(
                 f"expected a sample of a generator, but its maps are {type(sample.maps).__name__}"
             )
-        rng = stream(sample.record["key"], "tissue", device=sample.image.device)
+        rng = stream(sample.record["key"], "tissue")
         draw = self.priors.sample(
             rng, _DRAWN, field_strength=field_strength, spread=self.settings.prior_spread
         )
@@ -551,6 +553,15 @@ class Generator:
         return draw, 1.0
 
 
+def _same_draws(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether records tell of the same draws; what was measured in the image may differ by rounding."""
+    apart = "visibility"
+    if {**record, apart: None} != {**other, apart: None}:
+        return False
+    volumes = [sum(float(lesion["ml"]) for lesion in each.get(apart, ())) for each in (record, other)]
+    return math.isclose(volumes[0], volumes[1], rel_tol=0.01, abs_tol=0.05)
+
+
 def regenerate(
     record: Mapping[str, Any],
     anatomies: Iterable[Anatomy],
@@ -558,7 +569,7 @@ def regenerate(
     *,
     device: torch.device | str = "cpu",
 ) -> Sample:
-    """Make a sample again from its record, to the bit on the same kind of device.
+    """Make a sample again from its record: to the bit on the CPU, but for rounding on a GPU.
 
     Args:
         record: ``Sample.record``, or what was read back from JSON.
@@ -592,6 +603,7 @@ def regenerate(
         device=device,
     )
     # A record from before a setting was there means the setting's default.
-    if sample.record != {**record, "settings": settings.model_dump(mode="json")}:
+    drawn = {**record, "settings": settings.model_dump(mode="json")}
+    if not _same_draws(sample.record, drawn):
         raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
     return sample

@@ -1,8 +1,7 @@
 """What healthy scans show and networks take for lesions: moving fluid, bright structures, fat and vessels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 
 import torch
 from pydantic import Field
@@ -103,23 +102,29 @@ class Where:
     grid: SamplingGrid
     spacing: float
     factor: int
+    _known: dict[str, Tensor] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @property
     def coarse(self) -> int:
         """How many voxels make one in which what depends on the place alone is computed."""
         return 2 * self.factor
 
-    @cached_property
+    @property
     def points(self) -> Tensor:
         """(3, x, y, z), the MNI position of each of these large voxels."""
-        return mni_points(self.anatomy, self.grid.coarse(self.coarse))
+        # Not a cached property, whose lock in Python 3.11 all patients share.
+        if "points" not in self._known:
+            self._known["points"] = mni_points(self.anatomy, self.grid.coarse(self.coarse))
+        return self._known["points"]
 
-    @cached_property
+    @property
     def shares(self) -> Tensor:
         """(4, x, y, z), shares of cortex, white matter, deep nuclei and ventricles, for small structures."""
-        deep = ("thalamus", "caudate", "putamen", "pallidum")
-        groups = tissue_groups(("cortical_grey_matter",), ("white_matter",), deep, ("ventricular_csf",))
-        return mix(self.tissues, self.grid.coarse(self.factor), groups)[0]
+        if "shares" not in self._known:
+            deep = ("thalamus", "caudate", "putamen", "pallidum")
+            groups = tissue_groups(("cortical_grey_matter",), ("white_matter",), deep, ("ventricular_csf",))
+            self._known["shares"] = mix(self.tissues, self.grid.coarse(self.factor), groups)[0]
+        return self._known["shares"]
 
     def near(self, low: tuple[float, float, float], high: tuple[float, float, float]) -> Box | None:
         """Find the voxels of the scan between two corners in MNI space; None if there are none."""
@@ -147,10 +152,9 @@ def draw_inclusions(
         microbleeds: Probability of microbleeds.
         key: Of the patient.
     """
-    device = where.grid.control.device
-    found = draw_structures(where, settings, stream(key, "bright structures", device=device))
-    found += draw_pouch(where, settings, stream(key, "pouch", device=device))
-    rng = stream(key, "confounders", device=device)
+    found = draw_structures(where, settings, stream(key, "bright structures"))
+    found += draw_pouch(where, settings, stream(key, "pouch"))
+    rng = stream(key, "confounders")
     present = [float(chance(rng, each)) for each in (leukoaraiosis, lacunes, microbleeds)]
     if any(present):
         drawn = draw_confounders(
@@ -329,7 +333,7 @@ def _missed_fat(points: Tensor, spacing: float, rng: torch.Generator) -> Tensor:
     """Draw the part of the fat that suppression misses, (x, y, z) in [0, 1]."""
     amounts = [uniform(rng, 0.4, 1.3) * chance(rng, 0.5) for _ in _POOR_SHIM]
     total = place_weights(points, _POOR_SHIM, amounts)
-    noise = uneven((total.shape[0], total.shape[1], total.shape[2]), spacing=spacing, grain=50.0, rng=rng)
+    noise = uneven(total, spacing=spacing, grain=50.0, rng=rng)
     return total.add_(noise, alpha=0.25).clamp_(0, 1)
 
 

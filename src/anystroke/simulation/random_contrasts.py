@@ -29,7 +29,7 @@ from anystroke.anatomy.tissues.deformation import (
     random_affine,
 )
 from anystroke.anatomy.tissues.labels import TISSUES
-from anystroke.anatomy.tissues.mixing import spread_left
+from anystroke.anatomy.tissues.texture import spread_left
 from anystroke.core.config import StrictModel
 from anystroke.core.fields import GridShape, smooth, spline_matrix
 from anystroke.core.rng import chance, integer, stream, uniform

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from anystroke.core.compiled import compiled
 from anystroke.core.threads import in_threads
 
 # Small enough for the cache, and for torch to stay on the calling thread.
@@ -34,7 +35,7 @@ def in_blocks(function: Callable[[dict[str, Tensor]], Tensor], maps: Mapping[str
     alike = all(
         one.shape == first.shape
         and one.dtype == first.dtype
-        and one.device.type == "cpu"
+        and compiled(one.device)
         and not (gradients and one.requires_grad)
         for one in maps.values()
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from anystroke.acquisition.fast import tabulated_loops
+from anystroke.core.compiled import compiled
 from anystroke.core.threads import in_threads
 
 WORTHWHILE = 300_000
@@ -41,7 +42,7 @@ def can_tabulate(maps: Mapping[str, Tensor]) -> bool:
     return first.numel() >= WORTHWHILE and all(
         one.shape == first.shape
         and one.dtype == torch.float32
-        and one.device.type == "cpu"
+        and compiled(one.device)
         and not (gradients and one.requires_grad)
         for one in maps.values()
     )

@@ -327,7 +327,9 @@ def _elastic(points: Tensor, largest: float, rng: torch.Generator) -> Tensor:
     shape = (points.shape[1], points.shape[2], points.shape[3])
     spacing = _spacing(points)
     x, y, z = (max(4, min(16, round(n * spacing / 20) + 3)) for n in shape)
-    return uniform(rng, 0.0, largest) * smooth_noise(shape, (x, y, z), rng=rng, channels=3)
+    return uniform(rng, 0.0, largest) * smooth_noise(
+        shape, (x, y, z), rng=rng, channels=3, device=points.device
+    )
 
 
 def _spacing(points: Tensor) -> float:

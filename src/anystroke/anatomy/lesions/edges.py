@@ -96,7 +96,7 @@ def fade(membership: Tensor, *, mode: Fading = "smooth", lowest: float = 0.3, rn
         raise ValueError(f"expected a lowest factor from 0 to 1, got {lowest}")
     shape = (membership.shape[0], membership.shape[1], membership.shape[2])
     if mode == "smooth":
-        field = smooth_noise(shape, (7, 7, 7), rng=rng)[0].sigmoid_()
+        field = smooth_noise(shape, (7, 7, 7), rng=rng, device=membership.device)[0].sigmoid_()
         least = uniform(rng, lowest, 1.0)
         return membership * field.mul_(1 - least).add_(least)
     if mode != "reference":

@@ -101,7 +101,7 @@ def _noise(field: Tensor, spacing: float, grain: float, rng: torch.Generator) ->
     """Draw smooth noise on a field's grid whose control points are ``grain`` mm apart."""
     shape: GridShape = (field.shape[0], field.shape[1], field.shape[2])
     x, y, z = (max(4, round(n * spacing / grain) + 3) for n in shape)
-    return smooth_noise(shape, (x, y, z), rng=rng)[0]
+    return smooth_noise(shape, (x, y, z), rng=rng, device=field.device)[0]
 
 
 def balls(

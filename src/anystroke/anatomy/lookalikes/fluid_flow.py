@@ -79,8 +79,7 @@ def void_share(points: Tensor, *, spacing: float, rng: torch.Generator) -> Tenso
 
 def _shares(points: Tensor, drawn: list[float], spacing: float, rng: torch.Generator) -> Tensor:
     total = place_weights(points, FLOW_PLACES, drawn)
-    shape = (total.shape[0], total.shape[1], total.shape[2])
     # Jets and eddies, not clouds.
-    eddies = uneven(shape, spacing=spacing, grain=uniform(rng, 7.0, 16.0), rng=rng)
+    eddies = uneven(total, spacing=spacing, grain=uniform(rng, 7.0, 16.0), rng=rng)
     total *= eddies.mul_(0.6).add_(0.8).clamp_(0, 2)
     return total.mul_(sides_differ(points, 0.2, rng)).clamp_(0, 0.95)

@@ -71,7 +71,6 @@ def bright_shares(points: Tensor, *, spacing: float, rng: torch.Generator) -> tu
         ``(cortex, white)``: (X, Y, Z) in [0, 0.8] each, about the same on both sides; they say nothing of
         where these tissues are.
     """
-    shape = (points.shape[1], points.shape[2], points.shape[3])
     overall = uniform(rng, 0.3, 1.0)
     found = []
     for places in (BRIGHT_CORTEX, BRIGHT_WHITE_MATTER):
@@ -80,7 +79,7 @@ def bright_shares(points: Tensor, *, spacing: float, rng: torch.Generator) -> tu
             for place in places
         ]
         total = place_weights(points, places, amounts)
-        noise = uneven(shape, spacing=spacing, grain=25.0, rng=rng).mul_(0.15).add_(1)
+        noise = uneven(points, spacing=spacing, grain=25.0, rng=rng).mul_(0.15).add_(1)
         found.append(total.mul_(noise).mul_(sides_differ(points, 0.1, rng)).clamp_(0, 0.8))
     return found[0], found[1]
 

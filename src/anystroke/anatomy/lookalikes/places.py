@@ -79,11 +79,11 @@ def sides_differ(points: Tensor, spread: float, rng: torch.Generator) -> Tensor:
     return (points[0] / 5.0).tanh_().mul_(half).add_(1)
 
 
-def uneven(shape: GridShape, *, spacing: float, grain: float, rng: torch.Generator) -> Tensor:
+def uneven(points: Tensor, *, spacing: float, grain: float, rng: torch.Generator) -> Tensor:
     """Draw smooth noise of about unit variance on a grid, with control points ``grain`` mm apart.
 
     Args:
-        shape: Of the grid.
+        points: (..., X, Y, Z), of the grid.
         spacing: Voxel size in mm.
         grain: Distance of the control points in mm.
         rng: Random stream.
@@ -91,5 +91,6 @@ def uneven(shape: GridShape, *, spacing: float, grain: float, rng: torch.Generat
     Returns:
         (X, Y, Z) float32.
     """
+    shape: GridShape = (points.shape[-3], points.shape[-2], points.shape[-1])
     x, y, z = (max(4, round(n * spacing / grain) + 3) for n in shape)
-    return smooth_noise(shape, (x, y, z), rng=rng)[0]
+    return smooth_noise(shape, (x, y, z), rng=rng, device=points.device)[0]

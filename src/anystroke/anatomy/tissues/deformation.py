@@ -7,7 +7,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from anystroke.anatomy.tissues.grid_batches import of_like_size, stacked_points
+from anystroke.core.compiled import compiled
 from anystroke.core.fields import GridShape, apply_separable, spline_matrix
+from anystroke.core.gathering import gathered
 from anystroke.core.rng import chance, integer, uniform
 
 
@@ -33,6 +36,7 @@ class DeformationSettings(BaseModel):
 
 
 Box = tuple[slice, slice, slice]
+_MOST_POINTS = 2**25
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class SamplingGrid:
     def points(self) -> Tensor:
         """Return (3, X, Y, Z), each voxel's position in the patient's RAS+ mm."""
         device = self.control.device
+        if not compiled(device):
+            return _points(self)
         axes = [torch.arange(n, device=device, dtype=torch.float32) for n in self.shape]
         nx, ny, nz = (spline.to(device) for spline in self.splines)
         points = apply_separable(self.control, (nx, ny, nz))
@@ -114,6 +120,22 @@ class SamplingGrid:
             return None
         x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
         return x, y, z
+
+
+@gathered
+def _points(grids: list[SamplingGrid]) -> list[Tensor]:
+    """Return where the voxels of each grid are; equal or nearly equal grids at once."""
+    answers: dict[int, Tensor] = {}
+    for group in of_like_size([grid.shape for grid in grids], _MOST_POINTS):
+        chosen = [grids[k] for k in group]
+        stacked = stacked_points(
+            [each.control for each in chosen],
+            [each.splines for each in chosen],
+            [each.linear for each in chosen],
+        )
+        for k, (x, y, z), points in zip(group, (each.shape for each in chosen), stacked, strict=True):
+            answers[k] = points[:, :x, :y, :z].contiguous()
+    return [answers[k] for k in range(len(grids))]
 
 
 def _pool_rows(matrix: Tensor, factor: int) -> Tensor:
@@ -189,6 +211,7 @@ def sampling_grid(
     centre: Tensor,
     settings: DeformationSettings,
     rng: torch.Generator,
+    device: torch.device | str | None = None,
 ) -> SamplingGrid:
     """Draw a random deformation and evaluate it on an output grid.
 
@@ -198,9 +221,10 @@ def sampling_grid(
         centre: (3,) point of the patient, RAS+ mm, that falls on the middle of the grid before the shift.
         settings: Ranges.
         rng: Random stream.
+        device: Where the displacement is; that of the stream if None.
 
     Returns:
-        The grid, its displacement on the device of ``rng``.
+        The grid.
     """
     to_world = grid_affine(shape, spacing)
     total = random_affine(settings, rng) @ to_world
@@ -208,6 +232,7 @@ def sampling_grid(
     sd = uniform(rng, 0.0, settings.elastic)
     control = integer(rng, 5, 9)
     displacement = sd * torch.randn((3, control, control, control), generator=rng, device=rng.device)
+    displacement = displacement.to(device or rng.device)
     x, y, z = (spline_matrix(n, control) for n in shape)
     return SamplingGrid(shape, total, displacement, (x, y, z), to_world)
 

@@ -8,9 +8,8 @@ ever made. Soft labels are weighted with the table first and interpolated afterw
 On the CPU the loop over hard labels is compiled; elsewhere torch operations do the same arithmetic.
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -20,8 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anystroke.anatomy.tissues.deformation import SamplingGrid, sample_at
+from anystroke.anatomy.tissues.mixing_batches import Mixing, Reading, mixed, part_steps, read_parts
 from anystroke.anatomy.tissues.mixing_loops import PAD, mix_planes, read_planes
+from anystroke.anatomy.tissues.texture import Texture
 from anystroke.core.arrays import Array
+from anystroke.core.compiled import compiled
 from anystroke.core.threads import in_threads
 
 _PARTS = 8
@@ -42,6 +44,9 @@ class LabelField:
 
     labels: Tensor
     affine: Tensor
+    _copies: dict[torch.device, "LabelField"] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
         if self.labels.dtype != torch.uint8 or int(self.labels.max()) > 127:
@@ -63,9 +68,12 @@ class LabelField:
 
     def to(self, device: torch.device | str) -> "LabelField":
         """Return the field on a device."""
-        if self.labels.device == torch.device(device):
+        device = torch.device(device)
+        if self.labels.device == device:
             return self
-        return LabelField(self.labels.to(device), self.affine)
+        if device not in self._copies:
+            self._copies[device] = LabelField(self.labels.to(device), self.affine)
+        return self._copies[device]
 
     def amount(self, rows: Sequence[int]) -> float:
         """Return the volume of some labels together, in voxels."""
@@ -101,8 +109,9 @@ class ReadField:
     Attributes:
         field: The label map, which other grids are read from.
         grid: The grid.
-        hits: (X, Y, Z) uint8, the label of each voxel, its highest bit set where all eight parts have it.
-        parts: (X, Y, Z, 8) uint8, the labels of the parts of the other voxels.
+        hits: (X, Y, Z) uint8, the label of each voxel, its highest bit set where all eight parts have it;
+            empty where no compiled loop reads it.
+        parts: (X, Y, Z, 8) uint8, the labels of the parts of the other voxels, or of all.
     """
 
     field: LabelField
@@ -126,8 +135,8 @@ class ReadField:
         return self.field.affine
 
     def to(self, device: torch.device | str) -> "LabelField | ReadField":
-        """Return the field on a device; on others than the CPU it has to be read again."""
-        return self if torch.device(device).type == "cpu" else self.field.to(device)
+        """Return the field on a device; on another than its own it has to be read again."""
+        return self if torch.device(device) == self.labels.device else self.field.to(device)
 
     def amount(self, rows: Sequence[int]) -> float:
         """Return the volume of some labels together, in voxels."""
@@ -136,29 +145,6 @@ class ReadField:
 
 TissueField = LabelField | ShareField | ReadField
 """What an anatomy is made of; labels are indices into ``anystroke.anatomy.tissues.labels.TISSUES``."""
-
-
-@dataclass(frozen=True)
-class Texture:
-    """Noise within tissues, read from a periodic tile by the position of the output voxel.
-
-    Attributes:
-        sd: (T, C) standard deviation of each table column in each tissue.
-        tiles: (C, n, n, n), zero mean and unit variance; neighbouring tiles fit seamlessly.
-        start: Index of the tile's voxel at the grid's first voxel.
-    """
-
-    sd: Tensor
-    tiles: Tensor
-    start: tuple[int, int, int] = (0, 0, 0)
-
-    def read(self, column: int, box: tuple[slice, slice, slice]) -> Tensor:
-        """Return the noise of one column in a box of the grid, with slices of whole numbers."""
-        tile = self.tiles[column]
-        for axis, (part, first) in enumerate(zip(box, self.start, strict=True)):
-            index = torch.arange(part.start + first, part.stop + first, device=tile.device)
-            tile = tile.index_select(axis, index % tile.shape[axis])
-        return tile
 
 
 def mix(
@@ -206,9 +192,9 @@ def mix(
         return _mix_shares(field, grid, table, texture, floor, classes)
     if isinstance(field, ReadField) and field.grid is not grid:
         field = field.field
+    if not compiled(field.labels.device):
+        return mixed(Mixing(field, grid, table, texture, floor, classes))
     if isinstance(field, LabelField):
-        if field.labels.device.type != "cpu":
-            return _mix_torch(field, grid, table, texture, floor, classes)
         field = _read(field, grid)
     values = torch.empty((table.shape[1], *grid.shape))
     winners = torch.empty(grid.shape, dtype=torch.uint8)
@@ -225,59 +211,16 @@ def read_once(field: TissueField, grid: SamplingGrid) -> TissueField:
     """Read hard labels on a grid where `mix` will be called more than once; what it returns is the same.
 
     Args:
-        field: Hard or soft labels; soft ones, and those on another device than the CPU, stay as they are.
+        field: Hard or soft labels; soft ones stay as they are.
         grid: The grid; it is recognised by being the same object.
     """
     if isinstance(field, ReadField):
         field = field.field
-    if isinstance(field, LabelField) and field.labels.device.type == "cpu":
+    if isinstance(field, ShareField):
+        return field
+    if compiled(field.labels.device):
         return _read(field, grid)
-    return field
-
-
-def texture_tile(columns: int, side: int, smoothness: float, *, rng: torch.Generator) -> Tensor:
-    """Make periodic Gaussian noise of zero mean and unit variance.
-
-    Args:
-        columns: Number of independent tiles.
-        side: Voxels along each axis.
-        smoothness: Standard deviation of the smoothing in voxels; zero for white noise.
-        rng: Random stream.
-
-    Returns:
-        (columns, side, side, side) float32.
-    """
-    tile = torch.randn((columns, side, side, side), generator=rng, device=rng.device)
-    if smoothness > 0.05:
-        distance = torch.arange(side, dtype=torch.float64)
-        distance = torch.minimum(distance, side - distance)
-        kernel = torch.exp(-0.5 * (distance / smoothness) ** 2)
-        # The variance of a sum of independent numbers is the sum of the squared weights.
-        kernel /= kernel.square().sum().sqrt()
-        index = (torch.arange(side)[:, None] - torch.arange(side)[None, :]) % side
-        circulant = kernel[index].float().to(tile.device)
-        tile = tile @ circulant
-        tile = torch.matmul(circulant, tile)
-        tile = torch.matmul(circulant, tile.reshape(columns, side, -1)).reshape(tile.shape)
-    return tile
-
-
-def spread_left(fwhm: int) -> float:
-    """Return the share of white noise's SD that smoothing with a Gaussian leaves, in three dimensions.
-
-    Args:
-        fwhm: Full width at half maximum of the Gaussian, whole voxels; 0 smoothes nothing.
-
-    Example:
-        >>> round(spread_left(2), 2)
-        0.19
-    """
-    if fwhm == 0:
-        return 1.0
-    offset = torch.arange(-4 * fwhm, 4 * fwhm + 1, dtype=torch.float64)
-    kernel = torch.exp(-4 * math.log(2) * (offset / fwhm) ** 2)
-    kernel /= kernel.sum()
-    return math.pow(float(kernel.square().sum()), 1.5)
+    return ReadField(field, grid, field.labels[:0], read_parts(Reading(field, grid)))
 
 
 def _keep_alike(array: Array, alike: NDArray[np.bool_], axis: int) -> None:
@@ -351,57 +294,13 @@ def _geometry(affine: Tensor, grid: SamplingGrid) -> tuple[Array, ...]:
         total[:3, :3],
         # Half a voxel is added, so that cutting off decimals gives the nearest voxel.
         total[:3, 3] + 0.5,
-        _part_steps() @ total[:3, :3].T,
+        part_steps() @ total[:3, :3].T,
         control,
         grid.splines[0],
         grid.splines[1],
         grid.splines[2].T,
     )
     return tuple(one.float().contiguous().cpu().numpy() for one in tensors)
-
-
-def _part_steps() -> Tensor:
-    """Return (8, 3), the parts' centres relative to the voxel's, in voxels."""
-    return torch.cartesian_prod(*(torch.tensor([-0.25, 0.25], dtype=torch.float64),) * 3)
-
-
-def _labels_of_parts(field: LabelField, grid: SamplingGrid) -> list[Tensor]:
-    inverse = torch.linalg.inv(field.affine.double())
-    to_voxel = inverse[:3, :3]
-    points = grid.points().reshape(3, -1)
-    position = to_voxel.to(points) @ points + (inverse[:3, 3:] + 0.5).to(points)
-    steps = _part_steps() @ (to_voxel @ grid.linear[:3, :3]).T
-    size = torch.tensor(field.labels.shape, device=points.device)[:, None]
-    flat = field.labels.reshape(-1)
-    found = []
-    for step in steps:
-        index = (position + step[:, None].to(points)).floor().long()
-        inside = ((index >= 0) & (index < size)).all(0)
-        place = (index[0] * size[1] + index[1]) * size[2] + index[2]
-        found.append(torch.where(inside, flat[place * inside], 0).long())
-    return found
-
-
-def _mix_torch(
-    field: LabelField,
-    grid: SamplingGrid,
-    table: Tensor,
-    texture: Texture | None,
-    floor: float | None,
-    classes: Tensor,
-) -> tuple[Tensor, Tensor]:
-    device = field.labels.device
-    lookup = classes.to(device).long()
-    sums = table if texture is None else torch.cat([table, texture.sd.to(table)], dim=1)
-    rows = sums.T.to(device).contiguous() / _PARTS
-    size = grid.shape[0] * grid.shape[1] * grid.shape[2]
-    total = torch.zeros((len(rows), size), device=device)
-    counts = torch.zeros((8, size), dtype=torch.int8, device=device)
-    for label in _labels_of_parts(field, grid):
-        total += rows[:, label]
-        counts.scatter_add_(0, lookup[label][None], torch.ones_like(counts[:1]))
-    winners = counts.argmax(0).reshape(grid.shape).to(torch.uint8)
-    return _finish(total.reshape(-1, *grid.shape), texture, floor), winners
 
 
 def _mix_shares(
@@ -427,8 +326,7 @@ def _finish(values: Tensor, texture: Texture | None, floor: float | None) -> Ten
     if texture is not None:
         columns = len(values) // 2
         x, y, z = values.shape[1:]
-        for c in range(columns):
-            noise = texture.read(c, (slice(0, x), slice(0, y), slice(0, z)))
-            values[c].addcmul_(values[columns + c], noise.to(values))
+        noise = texture.read((slice(0, x), slice(0, y), slice(0, z)))
+        values[:columns].addcmul_(values[columns:], noise.to(values))
         values = values[:columns]
     return values if floor is None else values.clamp_(min=floor)

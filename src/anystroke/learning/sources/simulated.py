@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import local
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from anystroke.anatomy.lesions.bank import LesionMask, load_bank
 from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
 from anystroke.anatomy.tissues.mixing import LabelField
 from anystroke.core.fields import GridShape
-from anystroke.core.rng import integer, stream
+from anystroke.core.rng import integer, on_cpu, stream
 from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme, make_target, needs_shares
 from anystroke.simulation import generator as synthesis
@@ -77,6 +78,13 @@ def read_ahead(folder: Path) -> None:
                 _ = anatomy.tissues.marked
 
 
+class _Last(local):
+    """The patient that was made last, of each of the jobs that run at once."""
+
+    generator: Generator | None = None
+    patient: Patient | None = None
+
+
 class SimulatedSource:
     """Cases of simulated patients; a `CaseSource`.
 
@@ -120,7 +128,7 @@ class SimulatedSource:
         shares = settings.soft_target or needs_shares(scheme, soft=self.soft)
         self.settings = settings.model_copy(update={"soft_target": shares})
         self._pack = pack
-        self._last: tuple[Generator, Patient] | None = None
+        self._last = _Last()
         self._generators: dict[GridShape, Generator | RandomContrastGenerator] = {}
 
     @property
@@ -138,9 +146,9 @@ class SimulatedSource:
         Raises:
             RuntimeError: If 100 draws in a row gave constant images.
         """
-        anatomies, generator = self.pack.anatomies, self._generator(shape)
+        generator, draws = self._generator(shape), on_cpu(rng)
         sample = first_that_shows_something(
-            lambda: generator(anatomies[integer(rng, 0, len(anatomies) - 1)], rng=rng),
+            lambda: self._sample(generator, draws, rng.device),
             shape,
             f"make the grid larger than that of {self.settings.spacing:g} mm, or move it less",
         )
@@ -162,22 +170,36 @@ class SimulatedSource:
         """
         generator = self._generator(shape)
         if not isinstance(generator, Generator):
-            return self.case(shape, rng=rng if number == 0 else stream(rng.initial_seed(), "scan", number))
+            of_scan = stream(rng.initial_seed(), "scan", number, device=rng.device)
+            return self.case(shape, rng=of_scan if number else rng)
+        draws = on_cpu(rng)
         sample = first_that_shows_something(
-            lambda: self._scan(generator, number, rng),
+            lambda: self._scan(generator, number, draws, rng.device),
             shape,
             f"make the grid larger than that of {self.settings.spacing:g} mm, or move it less",
         )
         return self._case(sample)
 
-    def _scan(self, generator: Generator, number: int, rng: torch.Generator) -> Sample:
+    def _drawn(self, draws: torch.Generator) -> tuple[Anatomy, int]:
+        """Draw a patient and the key of all that is random about it."""
         anatomies = self.pack.anatomies
-        anatomy = anatomies[integer(rng, 0, len(anatomies) - 1)]
-        key = integer(rng, 0, 2**62)
-        if self._last is None or self._last[0] is not generator or self._last[1].key != key:
+        return anatomies[integer(draws, 0, len(anatomies) - 1)], integer(draws, 0, 2**62)
+
+    def _sample(
+        self, generator: Generator | RandomContrastGenerator, draws: torch.Generator, device: torch.device
+    ) -> Sample:
+        anatomy, key = self._drawn(draws)
+        return generator.generate(anatomy, key=key, device=device)
+
+    def _scan(
+        self, generator: Generator, number: int, draws: torch.Generator, device: torch.device
+    ) -> Sample:
+        anatomy, key = self._drawn(draws)
+        patient = self._last.patient
+        if patient is None or self._last.generator is not generator or patient.key != key:
             shown_on = generator.weighting_of(key)
-            self._last = generator, generator.patient(anatomy, key=key, shown_on=shown_on, device=rng.device)
-        patient = self._last[1]
+            patient = generator.patient(anatomy, key=key, shown_on=shown_on, device=device)
+            self._last.generator, self._last.patient = generator, patient
         weighting = generator.further_weighting(patient, number) if number else None
         return generator.scan(patient, scan=number, weighting=weighting)
 
