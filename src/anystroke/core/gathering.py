@@ -42,7 +42,7 @@ class _Job(Generic[Result]):
         try:
             with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
                 self.result.append(self._work())
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - whoever waits for the jobs raises it
             self.error = error
         self._stopped.release()
 

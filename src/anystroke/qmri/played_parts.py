@@ -43,7 +43,10 @@ def play_all(
     fields = [part.b1_plus.reshape(-1) for part in parts if part.b1_plus is not None]
     whole = play(dict(zip(parts[0].names, flat, strict=True)), torch.cat(fields) if fields else None)
     sizes = [part.maps[0].numel() for part in parts]
-    return [signal.view(part.maps.shape[1:]) for signal, part in zip(whole.split(sizes), parts, strict=True)]
+    return [
+        signal.view(part.maps.shape[1:])
+        for signal, part in zip(torch.split(whole, sizes), parts, strict=True)
+    ]
 
 
 def with_fluid(signals: Sequence[Tensor], border: Tensor, share: Tensor) -> Tensor:
