@@ -4,11 +4,28 @@ Both give a label map a random deformation, one Gaussian per label, bias field, 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from anystroke.core.fields import GridShape
 from anystroke.core.volume import Volume
+from anystroke.learning.sources.simulated import load_pack
+
+
+def label_map(data: Path, spacing: float) -> Volume:
+    """Return the labels of the first anatomy of packed data on voxels of about the size of the cases'."""
+    field = load_pack(data).anatomies[0].tissues
+    if hasattr(field, "labels"):
+        labels = field.labels
+    else:
+        labels = (field.shares.argmax(0) + 1) * (field.shares.sum(0) > 0.5)
+    voxel = abs(float(torch.linalg.det(field.affine[:3, :3]))) ** (1 / 3)
+    step = max(round(spacing / voxel), 1)
+    return Volume(
+        labels[::step, ::step, ::step].int()[None],
+        field.affine @ torch.diag(torch.tensor([step] * 3 + [1.0])).double(),
+    )
 
 
 def torchio_pipeline(labels: Volume, shape: GridShape) -> Callable[[int], None]:

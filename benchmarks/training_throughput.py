@@ -23,20 +23,22 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from other_generators import monai_pipeline, torchio_pipeline
+from operations import operations_per_case
+from other_generators import label_map, monai_pipeline, torchio_pipeline
 from peak_memory import give_back, own, rise
+from throughput_table import Row, shown
 
+from anystroke.core.compiled import as_on_a_card
 from anystroke.core.fields import GridShape
 from anystroke.core.memory import keep_pages
 from anystroke.core.rng import integer, stream
-from anystroke.core.volume import Volume
 from anystroke.learning.recipe import DataSettings, Precision
 from anystroke.learning.sources.packing import pack, sources_of
 from anystroke.learning.sources.simulated import load_pack
@@ -52,6 +54,8 @@ from anystroke.tasks.segmentation.recipe import TrainingSettings
 SPACING = 2.0
 CONTRASTS = 4
 REUSE = 5
+AT_ONCE = 16
+_AS_CARD = " card, "
 _ROUNDS = 3
 _FIRST = 8
 # Two patients with four scans each are made in one go.
@@ -74,6 +78,7 @@ class Setup:
         makers: Processes where they do nothing else than make cases.
         batch: Cases of a step.
         steps: Of a round of training.
+        as_card: Whether to make cases on the CPU as on a card, too.
     """
 
     device: torch.device
@@ -83,6 +88,7 @@ class Setup:
     makers: int
     batch: int
     steps: int
+    as_card: bool = False
 
     def recipe(
         self,
@@ -97,7 +103,14 @@ class Setup:
         made_on: str = "cpu",
     ) -> TrainingSettings:
         """Return a recipe, with a buffer if cases are seen more than once."""
-        options = {"batch": batch, "precision": precision, "workers": workers, "made_on": made_on}
+        options: dict[str, Any] = {
+            "batch": batch,
+            "precision": precision,
+            "workers": workers,
+            "made_on": made_on,
+        }
+        if made_on == "device" and self.device.type == "cuda":
+            options["made_at_once"] = AT_ONCE
         return TrainingSettings.model_validate(
             {
                 "name": "throughput",
@@ -120,39 +133,6 @@ class Setup:
             torch.cuda.synchronize()
 
 
-@dataclass
-class Row:
-    """One line of a table.
-
-    Attributes:
-        name: What was measured.
-        cases: Cases a second.
-        steps: Steps a second.
-        ratio: Of ``cases`` to those that the table's title says.
-        waiting: Share of the time that training waits for cases [%].
-        memory: Of this process or a worker [GiB].
-        cuda: Of the card [GiB].
-    """
-
-    name: str
-    cases: float | None = None
-    steps: float | None = None
-    ratio: float | None = None
-    waiting: float | None = None
-    memory: float | None = None
-    cuda: float | None = None
-
-
-_HEADINGS = {
-    "cases": "cases/s",
-    "steps": "steps/s",
-    "ratio": "ratio",
-    "waiting": "waiting %",
-    "memory": "GiB",
-    "cuda": "GiB on card",
-}
-
-
 def seconds_of(work: Callable[[], object]) -> float:
     """Return how long something takes."""
     started = time.perf_counter()
@@ -165,6 +145,21 @@ def stream_of_cases(setup: Setup, contrasts: int) -> Work:
     recipe = setup.recipe(contrasts=contrasts)
     cases = CaseStream(sources_of(recipe, setup.data), stream_settings(recipe))
     return lambda number: sum(len(batch.image) for batch in cases.group(number))
+
+
+def cases_at_once(setup: Setup, at_once: int) -> Work:
+    """Return what makes several patients at once on the device, on the CPU with a card's operations."""
+    recipe = setup.recipe()
+    settings = dataclasses.replace(stream_settings(recipe), at_once=at_once)
+    cases = CaseStream(sources_of(recipe, setup.data), settings, device=setup.device)
+
+    def work(number: int) -> int:
+        with as_on_a_card():
+            made = sum(len(batch.image) for batch in cases.group(number))
+        setup.wait()
+        return made
+
+    return work
 
 
 def cases_on_device(setup: Setup, contrasts: int) -> Work:
@@ -186,30 +181,17 @@ def cases_on_device(setup: Setup, contrasts: int) -> Work:
     return work
 
 
-def label_map(setup: Setup) -> Volume:
-    """Return the labels of an anatomy on voxels of about the size of the cases'."""
-    field = load_pack(setup.data).anatomies[0].tissues
-    if hasattr(field, "labels"):
-        labels = field.labels
-    else:
-        labels = (field.shares.argmax(0) + 1) * (field.shares.sum(0) > 0.5)
-    voxel = abs(float(torch.linalg.det(field.affine[:3, :3]))) ** (1 / 3)
-    step = max(round(SPACING / voxel), 1)
-    return Volume(
-        labels[::step, ::step, ::step].int()[None],
-        field.affine @ torch.diag(torch.tensor([step] * 3 + [1.0])).double(),
-    )
-
-
 def ways_of_making(setup: Setup) -> dict[str, Work]:
     """Return all that makes cases in this process; print why a package is left out."""
     ways = {described(0, contrasts, 1): stream_of_cases(setup, contrasts) for contrasts in (1, CONTRASTS)}
     if setup.device.type == "cuda":
-        ways["on the card, 1 contrast"] = cases_on_device(setup, 1)
         ways[f"on the card, {CONTRASTS} contrasts"] = cases_on_device(setup, CONTRASTS)
+    where = "on the card" if setup.device.type == "cuda" else "the CPU as a card"
+    for at_once in (1, AT_ONCE) if setup.device.type == "cuda" or setup.as_card else ():
+        ways[f"{where}, {at_once} at once"] = cases_at_once(setup, at_once)
     for name, pipeline in (("TorchIO", torchio_pipeline), ("MONAI", monai_pipeline)):
         try:
-            other = pipeline(label_map(setup), setup.shape)
+            other = pipeline(label_map(setup.data, SPACING), setup.shape)
         except ImportError as error:
             print(f"{name} is left out: {error}")
             continue
@@ -235,7 +217,11 @@ def made_here(ways: Mapping[str, Work]) -> list[Row]:
             started = time.perf_counter()
             made = a_round(name)
             rates[name].append(made / (time.perf_counter() - started))
-    return [Row(name, cases=statistics.median(rates[name]), memory=rises[name]) for name in ways]
+    counts = {name: operations_per_case(lambda name=name: a_round(name)) for name in ways if _AS_CARD in name}
+    return [
+        Row(name, cases=statistics.median(rates[name]), memory=rises[name], operations=counts.get(name))
+        for name in ways
+    ]
 
 
 def open_supply(setup: Setup, recipe: TrainingSettings) -> Supply:
@@ -262,7 +248,7 @@ def largest_worker() -> float | None:
 def described(workers: int, contrasts: int, reuse: int, made_on: str = "cpu") -> str:
     """Name a way of making cases."""
     where = f"{workers} worker{'s' * (workers > 1)}" if workers else "this process"
-    where += " on the device" * (made_on == "device")
+    where += " on the device, several at once" * (made_on == "device")
     buffer = f", buffer with reuse = {reuse}" if reuse > 1 else ""
     return f"{where}, {contrasts} contrast{'s' * (contrasts > 1)}{buffer}"
 
@@ -429,25 +415,6 @@ def all_tables(setup: Setup, side: int, parts: Sequence[str]) -> dict[str, list[
     return tables
 
 
-def shown(title: str, rows: Iterable[Row], base: float | None = None) -> list[Row]:
-    """Print a table in Markdown row by row; return its rows.
-
-    Args:
-        title: Stands above it.
-        rows: Measured as they are asked for.
-        base: Cases per second that ratios are to; those of the first row by default.
-    """
-    print(f"\n{title}\n\n| | {' | '.join(_HEADINGS.values())} |\n|---|{'---|' * len(_HEADINGS)}", flush=True)
-    kept = []
-    for row in rows:
-        base = base or row.cases
-        row.ratio = row.cases / base if row.cases and base else None
-        values = [getattr(row, name) for name in _HEADINGS]
-        print(f"| {row.name} | {' | '.join('' if v is None else f'{v:.2f}' for v in values)} |", flush=True)
-        kept.append(row)
-    return kept
-
-
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -464,6 +431,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="of training; 1 on a CPU, 16 on a card")
     parser.add_argument("--steps", type=int, help="of a round of training; 8 on a CPU, 40 on a card")
     parser.add_argument("--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure")
+    parser.add_argument("--as-a-card", action="store_true", help="make cases on the CPU as on a GPU, too")
     parser.add_argument("--output", type=Path, help="JSON file")
     return parser.parse_args()
 
@@ -483,6 +451,7 @@ def main() -> None:
             makers=options.makers,
             batch=options.batch or (16 if cuda else 1),
             steps=options.steps or (40 if cuda else 8),
+            as_card=options.as_a_card,
         )
         if options.data is None:
             recipe = setup.recipe()

@@ -82,3 +82,42 @@ def test_a_scan_that_cannot_be_made_is_reported() -> None:
     wrong = Order(mni_anatomy(), 1, weighting="T9w")
     with pytest.raises(ValueError, match="T9w"):
         generate_batch(generator, [*_orders(2), wrong])
+
+
+@pytest.mark.slow
+def test_moments_of_batches_are_those_of_single_scans() -> None:
+    """Two streams of 240 cases: mean, SD and share of each class by contrast."""
+    generator, anatomy = Generator(SETTINGS, MASKS), mni_anatomy()
+    weightings = ("T1w", "FLAIR", "DWI", "T2w")
+
+    def orders(first: int) -> list[Order]:
+        return [Order(anatomy, first + key, weighting=weightings[key % 4]) for key in range(240)]
+
+    single = [generate_batch(generator, [order])[0] for order in orders(10_000)]
+    with as_on_a_card():
+        batches = [
+            sample
+            for first in range(0, 240, 8)
+            for sample in generate_batch(generator, orders(20_000)[first : first + 8])
+        ]
+    scores = []
+    for offset in range(4):
+        ours, theirs = (
+            torch.stack([_moments(each) for each in part[offset::4]]) for part in (single, batches)
+        )
+        error = ((ours.var(0) + theirs.var(0)) / len(ours)).sqrt()
+        scores.append((ours.mean(0) - theirs.mean(0)) / error.clamp(min=1e-9))
+    found = torch.cat(scores)
+    assert float(found.square().mean().sqrt()) < 1.6
+    assert float(found.abs().max()) < 4.5
+
+
+def _moments(sample: Sample) -> torch.Tensor:
+    """Return mean and SD of the standardised image, and the share, of grey and white matter and fluid."""
+    image = sample.image / sample.image[sample.image > 0].mean()
+    rows = []
+    for label in (1, 2, 3):
+        inside = sample.target == label
+        values = image[inside]
+        rows.append(torch.stack([values.mean(), values.std(), inside.float().mean()]))
+    return torch.cat(rows)
