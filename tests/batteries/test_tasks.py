@@ -1,6 +1,7 @@
 """What every task that trains a network must do; a new task is a line in `TASKS`."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,14 @@ from anystroke.learning.stream import CaseStream
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import Trainer
 from anystroke.models.checkpoints import open_network
+from anystroke.tasks.classification.recipe import ClassificationSettings
+from anystroke.tasks.denoising.recipe import DenoisingSettings
+from anystroke.tasks.pretraining.recipe import PretrainingSettings
 from anystroke.tasks.qmri.recipe import EstimatorSettings
 from anystroke.tasks.registry import AnyRecipe
 from anystroke.tasks.segmentation.recipe import TrainingSettings
+from anystroke.tasks.tissues.recipe import TissueSettings
+from participants import write_participants
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = [32, 32, 32]
@@ -47,7 +53,62 @@ def _qmri(batch: int = 1) -> AnyRecipe:
     return EstimatorSettings.model_validate(content)
 
 
-TASKS: dict[str, Callable[..., AnyRecipe]] = {"segmentation": _segmentation, "qmri": _qmri}
+def _pretraining(batch: int = 1) -> AnyRecipe:
+    content = _common(batch) | {
+        "task": "pretraining",
+        "architecture": "tiny_unet",
+        "sources": [{"kind": "simulated"}],
+        "loss": {"kind": "none"},
+    }
+    return PretrainingSettings.model_validate(content)
+
+
+def _tissues(batch: int = 1) -> AnyRecipe:
+    content = _common(batch) | {
+        "task": "tissues",
+        "architecture": "tiny_unet",
+        "sources": [{"kind": "simulated"}],
+    }
+    return TissueSettings.model_validate(content)
+
+
+def _denoising(batch: int = 1) -> AnyRecipe:
+    content = _common(batch) | {
+        "task": "denoising",
+        "architecture": "tiny_unet",
+        "grid": {"spacing": 8.0, "shapes": [SHAPE], "normalisation": "whole"},
+        "sources": [{"kind": "simulated"}],
+    }
+    return DenoisingSettings.model_validate(content)
+
+
+def _classification(batch: int = 1) -> AnyRecipe:
+    folder = Path(tempfile.gettempdir()) / "anystroke participants"
+    write_participants(folder)
+    content = _common(batch) | {
+        "task": "classification",
+        "architecture": "tiny_unet",
+        "sources": [
+            {
+                "kind": "participants",
+                "scans": [folder],
+                "table": folder / "participants.tsv",
+                "column": "sex",
+                "test": 0.4,
+            }
+        ],
+    }
+    return ClassificationSettings.model_validate(content)
+
+
+TASKS: dict[str, Callable[..., AnyRecipe]] = {
+    "segmentation": _segmentation,
+    "qmri": _qmri,
+    "pretraining": _pretraining,
+    "tissues": _tissues,
+    "denoising": _denoising,
+    "classification": _classification,
+}
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from anystroke.commands import (
     finetune,
     fit_priors,
     models,
+    pretrain,
+    probe,
     pseudo_label,
     segment,
     simulate,
@@ -63,6 +65,8 @@ app.command()(doctor.doctor)
 app.command("estimate-qmri")(estimate_qmri.estimate_qmri)
 app.command()(train.train)
 app.command()(finetune.finetune)
+app.command()(pretrain.pretrain)
+app.command()(probe.probe)
 app.command()(calibrate.calibrate)
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(evaluate.evaluate)

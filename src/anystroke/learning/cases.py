@@ -23,16 +23,18 @@ class Case:
     """One training case.
 
     Attributes:
-        image: (X, Y, Z) float32, not normalised.
+        image: (X, Y, Z) float32, not normalised; or (V, X, Y, Z), several views of a patient.
         target: (X, Y, Z) uint8, the number of each voxel's class, ``HEALTHY`` or ``IGNORED``; or (K, X, Y, Z)
             float32, the share of each class in each voxel, all of them zero where it is ignored, or for
             estimators the maps and the weight of each voxel.
         record: Plain values that say what the case was made of.
+        standardised: Whether the image is as the network wants it already.
     """
 
     image: Tensor
     target: Tensor
     record: dict[str, Any]
+    standardised: bool = False
 
 
 class Imaged(Protocol):

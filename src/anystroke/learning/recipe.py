@@ -9,9 +9,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from anystroke.core.config import ConfigError, StrictModel, read_toml, validate
 from anystroke.core.fields import GridShape
 from anystroke.learning.augmentation.apply import AUGMENTATIONS, AugmentationSettings
+from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.scans import ScanSettings
-from anystroke.models.architectures.catalogue import ARCHITECTURES
+from anystroke.models.architectures.catalogue import ARCHITECTURES, ENCODERS
 from anystroke.models.model_space import Normalisation
 from anystroke.simulation.random_contrasts import RandomContrastSettings
 from anystroke.simulation.settings import SynthesisSettings
@@ -30,6 +31,8 @@ class DataSettings(StrictModel):
         held_out_anatomies: Stems of label maps that training never sees.
         held_out_lesions: Share of lesion masks, by a hash of the stem, that training never sees.
         split: Name that the hash begins with; another name holds out other masks.
+        share: Of the patients that are left, the share that is trained on, of label maps and of lesion masks,
+            at least one of each: those whose hash of ``split`` and stem comes first.
         largest_lesion_ml: Masks above this volume are taken for errors and left out.
     """
 
@@ -39,6 +42,7 @@ class DataSettings(StrictModel):
     held_out_anatomies: tuple[str, ...] = ()
     held_out_lesions: float = Field(default=0.15, ge=0, lt=1)
     split: str = ""
+    share: float = Field(default=1.0, gt=0, le=1)
     largest_lesion_ml: float = Field(default=400.0, gt=0)
 
 
@@ -206,6 +210,64 @@ def _known_architecture(name: str) -> str:
 
 Architecture = Annotated[str, AfterValidator(_known_architecture)]
 """A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``."""
+
+
+def _has_encoder(name: str) -> str:
+    if name not in ENCODERS:
+        raise ValueError(f"expected an architecture with an encoder, one of {', '.join(ENCODERS)}")
+    return name
+
+
+EncoderArchitecture = Annotated[str, AfterValidator(_has_encoder)]
+"""A name of ``anystroke.models.architectures.catalogue.ENCODERS``."""
+
+
+class Validation(StrictModel):
+    """What a run is judged on while it goes on.
+
+    Attributes:
+        every: Steps between validations.
+        patients: How many that training has not seen.
+    """
+
+    every: int = Field(default=1000, gt=0)
+    patients: int = Field(default=0, ge=0)
+
+
+class DownstreamSettings(StrictModel):
+    """What recipes of tasks have in common whose networks start from a pre-trained encoder.
+
+    Attributes:
+        name: Name of the model.
+        seed: Seed of weights and cases.
+        start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: False.
+        freeze_encoder: Whether the encoder stays as `start_from` has it.
+        architecture: A name of ``anystroke.models.architectures.catalogue.ENCODERS``.
+        grid: The voxels that the network sees.
+        data: Label maps and lesion masks, and the share of them that is trained on.
+        optimiser: How it is fitted.
+        buffer: Cases that are kept on the device and seen several times; none without it.
+        validation: What the run is judged on.
+    """
+
+    name: str
+    seed: int = 1
+    start_from: str | None = None
+    start_from_wider: Literal[False] = False
+    freeze_encoder: bool = False
+    architecture: EncoderArchitecture = "compact_unet"
+    grid: GridSettings = GridSettings()
+    data: DataSettings = DataSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    buffer: BufferSettings | None = None
+    validation: Validation = Validation()
+
+    @model_validator(mode="after")
+    def _made_on_cpu(self) -> "DownstreamSettings":
+        if self.optimiser.made_on != "cpu":
+            raise ValueError("expected optimiser.made_on = 'cpu': cases of this task are made there")
+        return self
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import errno
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_fabric import Fabric
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import write_json
 from anystroke.learning.clock import Clock
 from anystroke.learning.loop import Loop
@@ -15,10 +17,15 @@ from anystroke.learning.sources.packing import pack_showing_progress
 from anystroke.learning.supply import Supply
 from anystroke.learning.task import Recipe
 from anystroke.learning.trainer import Trainer, TrainingError, make_fabric
+from anystroke.models.checkpoints import model_facts
 
 log = logging.getLogger(__name__)
 # Slurm jobs in which a person types: one process, whatever the allocation.
 _BY_HAND = ("bash", "interactive")
+
+
+class HeldOutError(AnystrokeError):
+    """A run would be judged on patients that it has learnt from."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,7 @@ def _run(settings: Recipe, folder: Path, fabric: Fabric, *, resume: bool, clock:
     if fabric.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
         split = pack_showing_progress(settings, folder / "data")
+        check_held_out(settings, split)
         write_json(folder / "split.json", split)
     fabric.barrier()
     trainer = Trainer(settings, folder, fabric)
@@ -116,6 +124,29 @@ def _run(settings: Recipe, folder: Path, fabric: Fabric, *, resume: bool, clock:
         write_json(folder / "recipe.json", settings.model_dump(mode="json"))
     _loop(trainer, clock)
     fabric.barrier()
+
+
+def check_held_out(settings: Recipe, split: Mapping[str, Sequence[str]]) -> None:
+    """Refuse to judge a run on patients that the model which it starts from has learnt from.
+
+    What the run learns from itself is held out of nothing, such as where there is one anatomy alone.
+
+    Args:
+        settings: The recipe.
+        split: Names of the anatomies and of those that are held out.
+
+    Raises:
+        HeldOutError: There is one, as far as the model's configuration says.
+    """
+    if settings.start_from is None:
+        return
+    learnt = set(model_facts(settings.start_from)["training"].get("anatomies", []))
+    unseen = set(split.get("held_out_anatomies", [])) - set(split.get("anatomies", []))
+    if shared := sorted(learnt & unseen):
+        raise HeldOutError(
+            f"expected to hold out patients that {settings.start_from} has not learnt from, but "
+            f"{shared[0]} is one of them; name the held_out_anatomies of its recipe"
+        )
 
 
 def _loop(trainer: Trainer, clock: Clock | None) -> None:

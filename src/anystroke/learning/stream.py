@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """What one step learns from.
 
     Attributes:
-        image: (B, 1, X, Y, Z) float32, normalised.
+        image: (B, 1, X, Y, Z) float32, normalised; or (B, V, X, Y, Z), V views of each patient.
         target: (B, X, Y, Z) uint8 or (B, K, X, Y, Z) float32.
         cells: (B, X, Y, Z) uint8, see `anystroke.learning.cells.lesion_cells`; None where the loss
             needs none. Whatever flips, turns or crops the target must do the same with it.
@@ -187,10 +187,16 @@ class CaseStream(IterableDataset[Batch]):
         return {(batch, place): self._case(batch, place) for batch in batches}
 
     def _batch(self, cases: Sequence[Case]) -> Batch:
-        over = self.settings.normalisation
-        images = torch.stack([normalise_intensity(case.image, over)[None] for case in cases]).cpu()
+        images = torch.stack([self._standardised(case) for case in cases]).cpu()
         cases = [replace(case, target=case.target.cpu()) for case in cases]
         return Batch(images, stack_targets([case.target for case in cases]), self._cells(cases))
+
+    def _standardised(self, case: Case) -> Tensor:
+        """Return (V, X, Y, Z), each view by itself."""
+        views = case.image if case.image.ndim == 4 else case.image[None]
+        if case.standardised:
+            return views
+        return torch.stack([normalise_intensity(view, self.settings.normalisation) for view in views])
 
     def _turn(self, batch: int) -> tuple[int, int]:
         """Return the number of a batch's patients, as streams of one scan each count, and of the scan."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.cells import CellSettings
-from anystroke.learning.recipe import DataSettings, GridSettings, OptimiserSettings, SourcePart
+from anystroke.learning.recipe import DataSettings, GridSettings, OptimiserSettings
+from anystroke.models.architectures.catalogue import DivisibleUNet
 from anystroke.models.checkpoints import NetworkConfig
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Task(Protocol):
     @property
     def outputs(self) -> int:
         """Channels of the network's output."""
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether the encoder stays as the model that training starts from has it."""
+
+    def network(self) -> DivisibleUNet:
+        """Build the network, whose initial weights the recipe's seed decides."""
 
     def prepare(self, network: nn.Module) -> None:
         """Change the initial weights of a network that starts from nothing."""
@@ -99,6 +107,32 @@ class Task(Protocol):
         """Return the configuration of the model, with what all models have in common."""
 
 
+class PlainTask:
+    """What most tasks answer to most of what is asked of a `Task`: one scan a patient, nothing frozen."""
+
+    @property
+    def contrasts(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def watches_images(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """False."""
+        return False
+
+    def prepare(self, network: nn.Module) -> None:
+        """Leave a new network as it is."""
+
+    def cells(self) -> CellSettings | None:
+        """Return None: the loss counts no lesions."""
+        return None
+
+
 class Validated(Protocol):
     """When a run is judged, and on how many patients."""
 
@@ -109,6 +143,18 @@ class Validated(Protocol):
     @property
     def patients(self) -> int:
         """Simulated patients that are held out."""
+
+
+class AnyPart(Protocol):
+    """The part of a recipe that is a source of cases."""
+
+    @property
+    def kind(self) -> str:
+        """Which."""
+
+    @property
+    def share(self) -> int:
+        """Cases of this source in every round."""
 
 
 class Recipe(Protocol):
@@ -143,7 +189,7 @@ class Recipe(Protocol):
         """Label maps and lesion masks."""
 
     @property
-    def sources(self) -> Sequence[SourcePart]:
+    def sources(self) -> Sequence[AnyPart]:
         """What it is trained on."""
 
     @property

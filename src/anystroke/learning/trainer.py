@@ -19,8 +19,8 @@ from anystroke.learning.recipe import OptimiserSettings, Precision
 from anystroke.learning.run_log import RunLog, append_rows
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import Recipe, Task
-from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
-from anystroke.models.architectures.interpolating_unet import DetailedUNet, InterpolatingUNet
+from anystroke.models.architectures.catalogue import DivisibleUNet
+from anystroke.models.architectures.twins import encoder_parts
 from anystroke.models.checkpoints import (
     NetworkConfig,
     find_model,
@@ -31,6 +31,7 @@ from anystroke.models.checkpoints import (
     state_to_tensors,
     write_atomically,
 )
+from anystroke.models.encoders import EncoderError, check_encoder, encoder_tensors
 from anystroke.models.passes import fast_bfloat16
 
 log = logging.getLogger(__name__)
@@ -142,20 +143,20 @@ class Trainer:
         self.folder = folder
         self.fabric = fabric or make_fabric(settings.optimiser.precision)
         self.task = settings.open_task()
-        self.module = build_network(settings.architecture, self.task.outputs, seed=settings.seed)
+        self.module = self.task.network()
         _check_shapes(settings, self.module.divisor)
         self.task.prepare(self.module)
         if settings.start_from is not None:
             _start(self.module, settings, self.task)
         elif settings.start_from_wider:
             raise TrainingError("start_from_wider needs start_from, the model to take channels of; name one")
+        if self.task.freezes_encoder:
+            _freeze(self.module, settings)
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
         self.module.to(self.fabric.device)
-        # PyTorch's instance norm gives wrong gradients where they come channels-last, as GELU passes them on.
-        plain = isinstance(self.module.network, InterpolatingUNet | DetailedUNet)
-        self.layout = torch.contiguous_format if plain else torch.channels_last_3d
-        if not plain:
+        self.layout = torch.channels_last_3d if self.module.channels_last else torch.contiguous_format
+        if self.module.channels_last:
             _channels_last(self.module)
         if settings.optimiser.compile:
             self.module.network.compile()
@@ -265,7 +266,7 @@ class Trainer:
 
     def averaged(self) -> DivisibleUNet:
         """Return a network with the averaged weights, ready for inference, on the CPU."""
-        network = build_network(self.settings.architecture, self.task.outputs, seed=self.settings.seed)
+        network = self.task.network()
         network.load_state_dict(self.average)
         return network.eval().requires_grad_(False)
 
@@ -289,6 +290,7 @@ class Trainer:
                 "seed": self.settings.seed,
                 "parameters": parameter_count(self.module),
                 "start_from": self.settings.start_from,
+                **self._learnt_from(),
                 "pack_sha256": {
                     path.stem: sha256(path) for path in packs if not path.stem.startswith("held_out")
                 },
@@ -296,6 +298,12 @@ class Trainer:
             },
         }
         return self.task.config(common)
+
+    def _learnt_from(self) -> dict[str, list[str]]:
+        """Return the names of the anatomies that were learnt from, where they are known."""
+        path = self.folder / "split.json"
+        split = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {"anatomies": split["anatomies"]} if "anatomies" in split else {}
 
     def export(self, folder: Path, **facts: Any) -> None:
         """Write the averaged network as a model folder.
@@ -387,9 +395,25 @@ def recipe_digest(settings: Recipe) -> str:
     data = settings.model_dump(mode="json", exclude={"optimiser": apart})
     if settings.buffer is None:
         del data["buffer"]
+    if settings.data.share == 1:
+        del data["data"]["share"]
+    if data.get("freeze_encoder") is False:
+        del data["freeze_encoder"]
     if settings.optimiser.made_on == "cpu":
         del data["optimiser"]["made_on"]
     return hashlib.sha256(repr(data).encode()).hexdigest()
+
+
+def _freeze(network: DivisibleUNet, settings: Recipe) -> None:
+    """Let the encoder stay as it is."""
+    parts = encoder_parts(network.network)
+    if not parts or settings.start_from is None:
+        lacks = (
+            "an architecture with an encoder" if not parts else "start_from, the model whose encoder it is"
+        )
+        raise EncoderError(f"freeze_encoder needs {lacks}; name one or leave freeze_encoder out")
+    for part in parts:
+        part.requires_grad_(False)
 
 
 def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
@@ -410,7 +434,8 @@ def _start(network: torch.nn.Module, settings: Recipe, task: Task) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)
-    tensors, _ = read_tensors(source / "model.safetensors")
+    check_encoder(source, settings.architecture)
+    tensors = encoder_tensors(source)
     own = network.state_dict()
     if settings.start_from_wider:
         has = load_config(source, task.config_kind).output_names

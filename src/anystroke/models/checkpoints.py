@@ -52,6 +52,14 @@ class NetworkConfig(StrictModel):
         """Names of the network's output channels."""
         raise NotImplementedError
 
+    def build(self) -> nn.Module:
+        """Build the network, with weights that are to be replaced.
+
+        Raises:
+            ValueError: The architecture is unknown.
+        """
+        return build_network(self.architecture, len(self.output_names), seed=0)
+
 
 Config = TypeVar("Config", bound=NetworkConfig)
 
@@ -204,7 +212,7 @@ def open_network(name: str | Path, kind: type[Config]) -> TrainedNetwork[Config]
     """
     folder = find_model(name)
     config = load_config(folder, kind)
-    network = _load_network(folder, config.architecture, len(config.output_names))
+    network = _load_network(folder, config)
     return TrainedNetwork(network, config, sha256(folder / "model.safetensors"))
 
 
@@ -229,9 +237,9 @@ def _task(data: Mapping[str, Any]) -> str:
     return str(data.get("task", "segmentation"))
 
 
-def _load_network(folder: Path, architecture: str, outputs: int) -> nn.Module:
+def _load_network(folder: Path, config: NetworkConfig) -> nn.Module:
     try:
-        network = build_network(architecture, outputs, seed=0)
+        network = config.build()
     except ValueError as error:
         raise CheckpointError(f"the model in {folder} cannot be used: {error}") from None
     tensors, _ = read_tensors(folder / "model.safetensors")
@@ -240,7 +248,7 @@ def _load_network(folder: Path, architecture: str, outputs: int) -> nn.Module:
     if expected != found:
         differing = sorted(key for key in expected | found if expected.get(key) != found.get(key))
         raise CheckpointError(
-            f"the weights in {folder} do not fit the architecture {architecture!r}: "
+            f"the weights in {folder} do not fit the architecture {config.architecture!r}: "
             f"{len(differing)} tensors differ, the first is {differing[0]!r}"
         )
     network.load_state_dict({key: value.float() for key, value in tensors.items()})

@@ -19,6 +19,12 @@ VALIDATION_HEADINGS = {
     "score": "score",
     "median_volume_error_ml": "median volume error (ml)",
     "mean_accuracy": "1 - relative error",
+    "retrieved": "found again by another contrast",
+    "same_patient": "cosine, same patient",
+    "other_patient": "cosine, other patients",
+    "noisy_psnr": "PSNR of noisy scans (dB)",
+    "psnr": "PSNR (dB)",
+    "balanced_accuracy": "balanced accuracy",
 }
 """What a page calls the columns of a validation."""
 
@@ -108,5 +114,59 @@ def map_sheet(
             panel(axis, shown, Cut(2, z), mirrored=False)
             axis.set_title(name, fontsize=7)
     axes[0][0].set_title(title, fontsize=7, loc="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+def view_sheet(views: Tensor, clean: Tensor | None, remade: Tensor | None, path: Path, *, title: str) -> None:
+    """Draw the middle slice of two views of patients, of what they should be, and of what was made of them.
+
+    Args:
+        views: (B, 2, X, Y, Z).
+        clean: Likewise; None to leave it out.
+        remade: Likewise.
+        path: PNG to write; its folder is made.
+        title: Caption.
+    """
+    named = [("view", views), ("without artefacts", clean), ("made again", remade)]
+    shown = [(name, images) for name, images in named if images is not None]
+    columns = 2 * len(shown)
+    figure = Figure(figsize=(1.8 * columns, 1.9 * len(views)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(views), columns, squeeze=False)
+    middle = views.shape[-1] // 2
+    for patient, row in enumerate(axes):
+        for number in range(2):
+            for place, (name, images) in enumerate(shown):
+                axis = row[number * len(shown) + place]
+                axis.imshow(images[patient, number, :, :, middle].T.numpy(), cmap="gray", origin="lower")
+                axis.set_axis_off()
+                if patient == 0:
+                    axis.set_title(f"{name} {number + 1}", fontsize=7)
+    figure.suptitle(title, fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=80)
+
+
+def picture_sheet(columns: Mapping[str, Tensor], path: Path, *, title: str) -> None:
+    """Draw the middle slice of each case, a column for each kind of picture.
+
+    Args:
+        columns: Name of a column -> (B, X, Y, Z).
+        path: PNG to write; its folder is made.
+        title: Caption.
+    """
+    count = len(next(iter(columns.values())))
+    figure = Figure(figsize=(2.0 * len(columns), 2.2 * count), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(count, len(columns), squeeze=False)
+    for case, row in enumerate(axes):
+        for axis, (name, images) in zip(row, columns.items(), strict=True):
+            middle = images.shape[-1] // 2
+            axis.imshow(images[case, :, :, middle].T.numpy(), cmap="gray", origin="lower")
+            axis.set_axis_off()
+            if case == 0:
+                axis.set_title(name, fontsize=7)
+    figure.suptitle(title, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)

@@ -188,17 +188,35 @@ class MapCases:
             "make the grid larger or check the maps",
         )
 
-    def generate(self, shape: GridShape, *, key: int) -> Case:
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        """Make one of several scans of a subject: the same voxels, by another protocol.
+
+        Args:
+            shape: Voxels of the case.
+            number: Of the scan; 0 is what `case` gives.
+            rng: Random stream of the subject, the same for all of the scans.
+
+        Raises:
+            RuntimeError: If 100 draws in a row gave constant images.
+        """
+        return first_that_shows_something(
+            lambda: self.generate(shape, key=integer(rng, 0, 2**62), number=number),
+            shape,
+            "make the grid larger or check the maps",
+        )
+
+    def generate(self, shape: GridShape, *, key: int, number: int = 0) -> Case:
         """Make the case that belongs to a key; the same pack, settings and key give the same case to the bit.
 
         Args:
             shape: Voxels.
             key: Decides all that is random; the case's record holds it.
+            number: Of the scan of that subject.
 
         Raises:
             ValueError: If the augmentation changes the shape.
         """
-        scan = self.simulate(shape, key=key)
+        scan = self.simulate(shape, key=key, number=number)
         image = scan.image
         target = torch.full(image.shape, HEALTHY, dtype=torch.uint8)
         target[scan.lesion > 0.5] = self.lesion
@@ -211,16 +229,20 @@ class MapCases:
                 )
         return Case(image.contiguous(), target.contiguous(), scan.facts)
 
-    def simulate(self, shape: GridShape, *, key: int) -> SimulatedScan:
+    def simulate(self, shape: GridShape, *, key: int, number: int = 0) -> SimulatedScan:
         """Simulate the scan that belongs to a key, before any augmentation.
 
         Args:
             shape: Voxels.
             key: Decides all that is random.
+            number: Of the scan; protocol, transmit field and scanner depend on it.
         """
 
         def rng(name: str) -> torch.Generator:
             return stream(key, "maps", name)
+
+        def scan_rng(name: str) -> torch.Generator:
+            return stream(key, "maps", name, *([number] if number else []))
 
         settings = self.settings
         subject = self.subjects[integer(rng("subject"), 0, len(self.subjects) - 1)]
@@ -236,8 +258,8 @@ class MapCases:
         facts["brain_only"] = subject.has_brain and chance(rng("brain"), settings.brain_only)
         seen = brain if facts["brain_only"] else head
         maps[0] *= seen
-        protocol = self._protocol(subject, rng("protocol"))
-        image = self._signal(subject, maps, protocol, rng("transmit"))
+        protocol = self._protocol(subject, scan_rng("protocol"))
+        image = self._signal(subject, maps, protocol, scan_rng("transmit"))
         if settings.scanner is not None:
             scan = acquire_scan(
                 image.abs_(),
@@ -245,7 +267,7 @@ class MapCases:
                 spacing=settings.spacing,
                 weighting=protocol.weighting,
                 settings=settings.scanner,
-                key=integer(rng("scanner"), 0, 2**62),
+                key=integer(scan_rng("scanner"), 0, 2**62),
             )
             image, facts["scanner"] = scan.image, scan.facts
         facts |= {

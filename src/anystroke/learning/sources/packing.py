@@ -10,13 +10,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.cases import CaseSource
-from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart, SourcePart
+from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.maps import pack_data as pack_map_data
 from anystroke.learning.sources.patient_packs import OnPatient, pack_patients
 from anystroke.learning.sources.scans import pack_scans
 from anystroke.learning.sources.simulated import read_ahead
-from anystroke.learning.task import Recipe
+from anystroke.learning.task import AnyPart, Recipe
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ def pack(
     names: dict[str, list[str]] = {}
     simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
     validation = settings.validation
-    if simulates or validation.patients or getattr(validation, "healthy", 0):
+    known = all(part.kind == "participants" for part in settings.sources)
+    if simulates or (not known and (validation.patients or getattr(validation, "healthy", 0))):
         names |= pack_patients(settings.data, folder, on_patient)
         on_item("label maps and lesion masks")
     for number, part in enumerate(settings.sources):
@@ -71,7 +72,7 @@ def maps_at_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
     return maps.model_copy(update={"spacing": settings.grid.spacing})
 
 
-def folder_of(number: int, part: SourcePart) -> str:
+def folder_of(number: int, part: AnyPart) -> str:
     """Return the name of the folder in which a source's data are packed."""
     return f"source_{number}_{part.kind}"
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -35,6 +35,14 @@ _VERSION = "1"
 _MOST_THREADS = 8
 
 Item = TypeVar("Item")
+
+
+class _HasName(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Named = TypeVar("Named", bound=_HasName)
 
 
 def pack_patients(
@@ -110,11 +118,29 @@ def _split(
     masks = [m for m in masks if unpack_mask(m).volume_ml <= data.largest_lesion_ml]
     held = [is_held_out(m.name, data.held_out_lesions, data.split) for m in masks]
     return {
-        "anatomies": seen,
+        "anatomies": first_of(seen, data),
         "held_out_anatomies": unseen,
-        "lesions": [m for m, out in zip(masks, held, strict=True) if not out],
+        "lesions": first_of([m for m, out in zip(masks, held, strict=True) if not out], data),
         "held_out_lesions": [m for m, out in zip(masks, held, strict=True) if out],
     }
+
+
+def first_of(entries: Sequence[Named], data: DataSettings) -> list[Named]:
+    """Return the share of entries that is trained on, at least one, in the order that they had.
+
+    Args:
+        entries: Patients, each with a name.
+        data: Says which share; its split names the order in which they are chosen.
+    """
+    if data.share == 1:
+        return list(entries)
+
+    def place(entry: Named) -> bytes:
+        return hashlib.sha256(f"{data.split}\n{entry.name}".encode()).digest()
+
+    count = max(round(data.share * len(entries)), 1)
+    chosen = {entry.name for entry in sorted(entries, key=place)[:count]}
+    return [entry for entry in entries if entry.name in chosen]
 
 
 def _anatomies(data: DataSettings, known: Mapping[str, PackEntry], on_patient: OnPatient) -> list[PackEntry]:

@@ -96,6 +96,8 @@ class SimulatedSource:
         settings: What scans look like; their type says with or without physics. The grid is that of the case.
         scheme: Classes of the target.
         target: ``"hard"``, the number of a class; or ``"soft"``, the share of each.
+        weightings_follow_age: Whether further scans of a patient are of weightings that show lesions as old
+            as the patient's; otherwise each scan is drawn as if it were the only one.
 
     Raises:
         ValueError: If there is no anatomy, or no such scheme or kind of target.
@@ -116,6 +118,7 @@ class SimulatedSource:
         *,
         scheme: Scheme = "tissues",
         target: TargetKind = "hard",
+        weightings_follow_age: bool = True,
     ) -> None:
         if scheme not in TARGET_SCHEMES:
             raise ValueError(f"expected a scheme among {', '.join(TARGET_SCHEMES)}, got {scheme!r}")
@@ -125,6 +128,7 @@ class SimulatedSource:
             raise ValueError("expected at least one anatomy to simulate cases of, got none")
         self.scheme: Scheme = scheme
         self.soft = target == "soft"
+        self._follow_age = weightings_follow_age
         shares = settings.soft_target or needs_shares(scheme, soft=self.soft)
         self.settings = settings.model_copy(update={"soft_target": shares})
         self._pack = pack
@@ -200,7 +204,8 @@ class SimulatedSource:
             shown_on = generator.weighting_of(key)
             patient = generator.patient(anatomy, key=key, shown_on=shown_on, device=device)
             self._last.generator, self._last.patient = generator, patient
-        weighting = generator.further_weighting(patient, number) if number else None
+        drawn = number > 0 and self._follow_age
+        weighting = generator.further_weighting(patient, number) if drawn else None
         return generator.scan(patient, scan=number, weighting=weighting)
 
     def _case(self, sample: Sample) -> Case:

@@ -9,7 +9,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from anystroke.models.architectures.residual_unet import ResidualUNet
+from anystroke.models.architectures.residual_unet import ResidualEncoder, ResidualUNet
+from anystroke.models.architectures.twins import PooledClassifier, TwinNetwork
+
+_COMPACT, _SMALL, _TINY = (24, 48, 96, 192, 192), (16, 32, 64, 128, 128), (8, 16, 32, 32)
+_PUBLISHED = (32, 64, 128, 256, 320, 320)
 
 
 class DivisibleUNet(nn.Module):
@@ -18,12 +22,15 @@ class DivisibleUNet(nn.Module):
     Args:
         network: The network.
         divisor: Sides of the image are multiples of this.
+        channels_last: Whether training may lay images out so. PyTorch's instance norm gives wrong gradients
+            where they come channels-last, as GELU passes them on.
     """
 
-    def __init__(self, network: nn.Module, divisor: int) -> None:
+    def __init__(self, network: nn.Module, divisor: int, *, channels_last: bool = True) -> None:
         super().__init__()
         self.network = network
         self.divisor = divisor
+        self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, classes, X, Y, Z) for x (B, 1, X, Y, Z).
@@ -61,17 +68,17 @@ def _residual_unet(classes: int, channels: tuple[int, ...], dropout: float) -> D
 
 def compact_unet(classes: int) -> DivisibleUNet:
     """Build the default network, made for CPUs: MONAI's residual U-Net with channels 24-48-96-192-192."""
-    return _residual_unet(classes, (24, 48, 96, 192, 192), dropout=0.0)
+    return _residual_unet(classes, _COMPACT, dropout=0.0)
 
 
 def small_unet(classes: int) -> DivisibleUNet:
     """Build a network for old computers and browsers: as `compact_unet`, with channels 16-32-64-128-128."""
-    return _residual_unet(classes, (16, 32, 64, 128, 128), dropout=0.0)
+    return _residual_unet(classes, _SMALL, dropout=0.0)
 
 
 def tiny_unet(classes: int) -> DivisibleUNet:
     """Build a network to try things with in minutes: as `compact_unet`, with channels 8-16-32-32."""
-    return _residual_unet(classes, (8, 16, 32, 32), dropout=0.0)
+    return _residual_unet(classes, _TINY, dropout=0.0)
 
 
 def residual_unet(classes: int) -> DivisibleUNet:
@@ -81,7 +88,7 @@ def residual_unet(classes: int) -> DivisibleUNet:
     32-64-128-256-320-320, five strides of two, one residual unit per block, instance norm, PReLU and dropout
     0.2.
     """
-    return _residual_unet(classes, (32, 64, 128, 256, 320, 320), dropout=0.2)
+    return _residual_unet(classes, _PUBLISHED, dropout=0.2)
 
 
 def plain_unet(classes: int) -> DivisibleUNet:
@@ -149,7 +156,9 @@ def estimator_unet(outputs: int) -> DivisibleUNet:
     """
     from anystroke.models.architectures.interpolating_unet import InterpolatingUNet
 
-    return DivisibleUNet(InterpolatingUNet(outputs, channels=(24, 48, 96, 192, 384), dropout=0.1), 16)
+    return DivisibleUNet(
+        InterpolatingUNet(outputs, channels=(24, 48, 96, 192, 384), dropout=0.1), 16, channels_last=False
+    )
 
 
 def small_estimator_unet(outputs: int) -> DivisibleUNet:
@@ -159,14 +168,32 @@ def small_estimator_unet(outputs: int) -> DivisibleUNet:
     """
     from anystroke.models.architectures.interpolating_unet import InterpolatingUNet
 
-    return DivisibleUNet(InterpolatingUNet(outputs, channels=(16, 32, 64, 128), detail=8), 8)
+    return DivisibleUNet(
+        InterpolatingUNet(outputs, channels=(16, 32, 64, 128), detail=8), 8, channels_last=False
+    )
 
 
 def compact_estimator_unet(outputs: int) -> DivisibleUNet:
     """Build an estimator that can start from a model with a `compact_unet`: the same, and a part as above."""
     from anystroke.models.architectures.interpolating_unet import DetailedUNet
 
-    return DivisibleUNet(DetailedUNet(outputs, channels=(24, 48, 96, 192, 192), features=8), 16)
+    return DivisibleUNet(
+        DetailedUNet(outputs, channels=(24, 48, 96, 192, 192), features=8), 16, channels_last=False
+    )
+
+
+def five_level_unet(outputs: int) -> DivisibleUNet:
+    """Build the convolutional network of sequence-invariant pre-training: 70,689,602 parameters for two."""
+    from anystroke.models.architectures.five_level_unet import FiveLevelUNet
+
+    return DivisibleUNet(FiveLevelUNet(outputs), 16, channels_last=False)
+
+
+def transformer_unet(outputs: int) -> DivisibleUNet:
+    """Build its network with a vision transformer (UNETR): 92.8 million parameters."""
+    from anystroke.models.architectures.vision_transformer import TransformerUNet
+
+    return DivisibleUNet(TransformerUNet(outputs), 16, channels_last=False)
 
 
 ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
@@ -181,7 +208,35 @@ ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "estimator_unet": estimator_unet,
     "small_estimator_unet": small_estimator_unet,
     "compact_estimator_unet": compact_estimator_unet,
+    "five_level_unet": five_level_unet,
+    "transformer_unet": transformer_unet,
 }
+
+
+def _five_level_encoder() -> nn.Module:
+    from anystroke.models.architectures.five_level_unet import FiveLevelEncoder
+
+    return FiveLevelEncoder()
+
+
+def _transformer_encoder() -> nn.Module:
+    from anystroke.models.architectures.vision_transformer import TransformerEncoder
+
+    return TransformerEncoder()
+
+
+ENCODERS: dict[str, tuple[Callable[[], nn.Module], int, bool]] = {
+    "compact_unet": (lambda: ResidualEncoder(channels=_COMPACT), 4, True),
+    "small_unet": (lambda: ResidualEncoder(channels=_SMALL), 4, True),
+    "tiny_unet": (lambda: ResidualEncoder(channels=_TINY), 3, True),
+    "residual_unet": (lambda: ResidualEncoder(channels=_PUBLISHED, dropout=0.2), 5, True),
+    "five_level_unet": (_five_level_encoder, 4, False),
+    "transformer_unet": (_transformer_encoder, 4, False),
+}
+"""Architecture -> what builds its encoder, how often it halves the grid, and whether channels may come last.
+
+The names of an encoder's parameters are those in the architecture.
+"""
 
 
 def build_network(architecture: str, classes: int, *, seed: int | None = None) -> DivisibleUNet:
@@ -202,3 +257,59 @@ def build_network(architecture: str, classes: int, *, seed: int | None = None) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ARCHITECTURES[architecture](classes)
+
+
+def build_encoder(architecture: str) -> nn.Module:
+    """Build the encoder of an architecture.
+
+    Args:
+        architecture: One of ``ENCODERS``.
+
+    Raises:
+        ValueError: If the architecture is unknown or has no encoder of its own.
+    """
+    return _encoder_of(architecture)[0]()
+
+
+def build_twins(architecture: str, *, reconstructs: bool, seed: int) -> DivisibleUNet:
+    """Build a network for views of a patient around the encoder of an architecture.
+
+    Args:
+        architecture: One of ``ENCODERS``.
+        reconstructs: Whether views are made again from the features.
+        seed: Makes the initial weights reproducible.
+
+    Raises:
+        ValueError: If the architecture is unknown or has no encoder of its own.
+    """
+    build, halvings, channels_last = _encoder_of(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = TwinNetwork(build(), halvings=halvings, reconstructs=reconstructs)
+    return DivisibleUNet(network, 2**halvings, channels_last=channels_last)
+
+
+def build_classifier(architecture: str, classes: int, *, seed: int) -> DivisibleUNet:
+    """Build a linear classifier of the pooled features of an architecture's encoder.
+
+    Args:
+        architecture: One of ``ENCODERS``.
+        classes: Number of them.
+        seed: Makes the initial weights reproducible.
+
+    Raises:
+        ValueError: If the architecture is unknown or has no encoder of its own.
+    """
+    build, halvings, channels_last = _encoder_of(architecture)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = PooledClassifier(build(), classes)
+    return DivisibleUNet(network, 2**halvings, channels_last=channels_last)
+
+
+def _encoder_of(architecture: str) -> tuple[Callable[[], nn.Module], int, bool]:
+    if architecture not in ENCODERS:
+        raise ValueError(
+            f"expected an architecture with an encoder, {', '.join(ENCODERS)}, got {architecture!r}"
+        )
+    return ENCODERS[architecture]

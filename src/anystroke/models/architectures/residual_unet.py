@@ -162,3 +162,45 @@ def _level(before: int, after: int, channels: Sequence[int], dropout: float, *, 
         ResidualUnit(after, after, dropout=dropout, last_alone=top),
     )
     return nn.Sequential(down, _Beside(inner), up)
+
+
+class ResidualEncoder(nn.Module):
+    """The way down of a `ResidualUNet`, with the names of its parameters.
+
+    Args:
+        channels: Of each level, the finest first; all but the last halve the grid.
+        dropout: Probability.
+
+    Attributes:
+        width: Channels of the deepest level.
+
+    Example:
+        >>> levels = ResidualEncoder(channels=(4, 8))(torch.zeros(1, 1, 8, 8, 8))
+        >>> [tuple(level.shape) for level in levels]
+        [(1, 4, 4, 4, 4), (1, 8, 4, 4, 4)]
+    """
+
+    def __init__(self, *, channels: Sequence[int], dropout: float = 0.0) -> None:
+        super().__init__()
+        self.width = channels[-1]
+        self.model = _way_down(1, channels, dropout)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the features of each level, the finest first."""
+        levels: list[Tensor] = []
+        part: nn.Module = self.model
+        while isinstance(part, nn.Sequential):
+            down, beside = part[0], part[1]
+            assert isinstance(beside, _Beside)
+            x = down(x)
+            levels.append(x)
+            part = beside.submodule
+        return [*levels, part(x)]
+
+
+def _way_down(before: int, channels: Sequence[int], dropout: float) -> nn.Module:
+    width, below = channels[0], channels[1:]
+    if not below:
+        return ResidualUnit(before, width, dropout=dropout)
+    down = ResidualUnit(before, width, stride=2, dropout=dropout)
+    return nn.Sequential(down, _Beside(_way_down(width, below, dropout)))

@@ -15,6 +15,7 @@ from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
+from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.perceptual import PerceptualDistance, open_perceptual
 from anystroke.qmri.estimated_maps import activate, describe_outputs, start_at_typical
 from anystroke.reports.training import map_sheet
@@ -53,6 +54,15 @@ class EstimationTask:
     def outputs(self) -> int:
         """Channels of the network's output."""
         return len(self.settings.maps)
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """False."""
+        return False
+
+    def network(self) -> DivisibleUNet:
+        """Build the network."""
+        return build_network(self.settings.architecture, self.outputs, seed=self.settings.seed)
 
     @property
     def criterion(self) -> str:

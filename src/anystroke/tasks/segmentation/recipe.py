@@ -54,6 +54,7 @@ class TrainingSettings(StrictModel):
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
         start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
             must be of the same kind, with the same outputs.
+        freeze_encoder: Whether the encoder stays as `start_from` has it, and only the decoder learns.
         architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
         classes: What the network tells apart: ``"tissues"``, ``"lesion"`` or ``"published"``.
         grid: The voxels that it sees.
@@ -72,6 +73,7 @@ class TrainingSettings(StrictModel):
     seed: int = 1
     start_from: str | None = None
     start_from_wider: bool = False
+    freeze_encoder: bool = False
     architecture: Architecture = "compact_unet"
     classes: Scheme = "tissues"
     grid: GridSettings = GridSettings()

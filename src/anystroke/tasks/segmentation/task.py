@@ -17,6 +17,7 @@ from anystroke.learning.stream import Batch
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
+from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.checkpoints import load_config, task_of_model
 from anystroke.reports.training import sample_sheet
 from anystroke.tasks.segmentation.config import SegmentationConfig
@@ -54,6 +55,15 @@ class SegmentationTask:
     def outputs(self) -> int:
         """Channels of the network's output."""
         return len(self.classes)
+
+    @property
+    def freezes_encoder(self) -> bool:
+        """Whether the encoder stays as `start_from` has it."""
+        return self.settings.freeze_encoder
+
+    def network(self) -> DivisibleUNet:
+        """Build the network."""
+        return build_network(self.settings.architecture, self.outputs, seed=self.settings.seed)
 
     @property
     def criterion(self) -> str:

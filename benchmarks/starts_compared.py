@@ -1,0 +1,195 @@
+r"""Train one recipe in several variants and with several seeds for equal steps, and compare what comes of it.
+
+    python benchmarks/starts_compared.py recipes/downstream/lesions.toml --seeds 1 2 3 \
+        --variant "random" --variant "encoder start_from=runs/encoder/model" \
+        --runs runs/starts --output starts
+
+    python benchmarks/starts_compared.py recipes/downstream/lesions.toml --seeds 1 \
+        --variant "compact_unet" --variant "residual_unet architecture=residual_unet" \
+        --variant "plain_unet architecture=plain_unet" --variant "mde architecture=mde" \
+        --variant "mded architecture=mded" --runs runs/networks --output networks
+
+A variant is a name and changes of the recipe. Variants of one seed see the same cases. Each run's last
+validation, seconds a step, peak memory and parameters are tabulated, means with the standard error over
+seeds. Lesion segmentations are also measured on simulated patients of anatomies and masks that no training
+saw, case by case as ``anystroke evaluate`` does, and compared by the tables and paired tests of ``anystroke
+compare``.
+"""
+
+import argparse
+import csv
+import json
+import math
+import resource
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from recipes_compared import share_data
+
+from anystroke.core.memory import keep_pages
+from anystroke.core.volume import Volume
+from anystroke.evaluation.cases import Case, Cases
+from anystroke.evaluation.evaluate import evaluate_cases, write_results
+from anystroke.evaluation.metrics.measure import load_settings
+from anystroke.evaluation.results import load_results
+from anystroke.learning.run import train
+from anystroke.learning.run_log import read_log, read_validation
+from anystroke.learning.sources.simulated import held_out_pack
+from anystroke.models.checkpoints import model_facts
+from anystroke.reports.comparison import CompareSettings, compare_results
+from anystroke.tasks.registry import AnyRecipe, load_any_recipe
+from anystroke.tasks.segmentation.predict import Model, segment
+from anystroke.tasks.segmentation.recipe import TrainingSettings
+from anystroke.tasks.segmentation.validate import Patient, simulated_patients
+
+SEED = 20251127
+_FACTS = ("weighting", "stage", "skull")
+
+
+def runs(options: argparse.Namespace) -> Iterator[tuple[str, int, AnyRecipe, Path]]:
+    """Name the runs: variant, seed, recipe and folder."""
+    for variant in options.variant:
+        name, *changes = variant.split()
+        for seed in options.seeds:
+            settings = load_any_recipe(options.recipe, [*options.override, *changes, f"seed={seed}"])
+            yield name, seed, settings, options.runs / f"{name}-{seed}"
+
+
+def finish(settings: AnyRecipe, folder: Path, packed: Path | None) -> None:
+    """Train to the last step; a run that was cut short goes on, and one that is done stays."""
+    if packed is not None:
+        share_data(packed, folder / "data")
+    done = (folder / "state.safetensors").exists()
+    steps = model_facts(folder / "model")["training"]["steps"] if done else 0
+    if steps < settings.optimiser.steps:
+        train(settings, folder, resume=done)
+
+
+def row(name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Say what a run cost, and how its last validation was."""
+    log = read_log(folder)
+    seconds = sorted(float(one["seconds"]) - float(one["seconds_waiting"]) for one in log)
+    facts = model_facts(folder / "model")["training"]
+    found = [each for each in read_validation(folder) if each["group"] == "all"]
+    last = {key: float(value) for key, value in found[-1].items() if _is_number(value)} if found else {}
+    return {
+        "variant": name,
+        "seed": seed,
+        "steps": facts["steps"],
+        "parameters": facts["parameters"],
+        "seconds_a_step": round(statistics.median(seconds), 3),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **last,
+    }
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return a row for each variant: mean and standard error of the mean over seeds."""
+    table = []
+    for name in dict.fromkeys(each["variant"] for each in rows):
+        chosen = [each for each in rows if each["variant"] == name]
+        line = {"variant": name, "seeds": str(len(chosen))}
+        for key in chosen[0]:
+            if key in ("variant", "seed", "step"):
+                continue
+            values = [float(each[key]) for each in chosen if key in each]
+            error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+            line[key] = f"{statistics.fmean(values):.4g}" + ("" if math.isnan(error) else f" ({error:.2g})")
+        table.append(line)
+    return table
+
+
+def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[Patient]) -> None:
+    """Segment patients, and write masks and metrics as ``anystroke evaluate`` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = Model.open(model)
+    cases = []
+    for number, patient in enumerate(patients):
+        stem = folder / f"patient{number:03d}"
+        scan, truth, mask = (Path(f"{stem}_{what}.nii.gz") for what in ("scan", "truth", "mask"))
+        patient.scan.save(scan, overwrite=True)
+        Volume(patient.truth[None].to(torch.uint8), patient.scan.affine).save(truth, overwrite=True)
+        segment(patient.scan, opened).mask.save(mask, overwrite=True)
+        facts = {"patient": stem.name, **{key: patient.groups[key] for key in _FACTS}}
+        cases.append(Case(stem.name, mask, truth, None, scan, facts))
+    settings = load_settings()
+    write_results(
+        folder,
+        list(evaluate_cases(cases, settings=settings)),
+        Cases(tuple(cases)),
+        settings=settings,
+        name=name,
+    )
+
+
+def write_tables(rows: Sequence[dict[str, Any]], output: Path) -> None:
+    """Write all runs, and the means over seeds."""
+    output.mkdir(parents=True, exist_ok=True)
+    table = means(rows)
+    (output / "runs.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    with (output / "means.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+    for line in table:
+        print("  ".join(f"{key} {value}" for key, value in line.items()))
+
+
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--variant", action="append", required=True, metavar='"NAME KEY=VALUE ..."')
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--packed", type=Path, help="folder of packed data to share")
+    parser.add_argument("--patients", type=int, default=24, help="on which lesions are measured")
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    options = parser.parse_args()
+    keep_pages()
+    rows, measured, patients = [], [], None
+    for name, seed, settings, folder in runs(options):
+        started = time.perf_counter()
+        finish(settings, folder, options.packed)
+        rows.append(row(name, seed, folder) | {"minutes": round((time.perf_counter() - started) / 60, 1)})
+        write_tables(rows, options.output)
+        if not isinstance(settings, TrainingSettings) or not options.patients:
+            continue
+        if patients is None:
+            held_out = held_out_pack(folder / "data")
+            patients = list(
+                simulated_patients(
+                    held_out.anatomies,
+                    held_out.masks,
+                    count=options.patients,
+                    healthy=0,
+                    seed=SEED,
+                    weightings=("T1w", "T2w", "FLAIR", "DWI"),
+                    spacing=settings.grid.spacing,
+                )
+            )
+        scores = options.output / "scores" / f"{name}-{seed}"
+        measure_lesions(scores, folder / "model", name, patients)
+        measured.append(load_results(scores))
+        if len(measured) > 1:
+            compare_results(
+                measured, options.output / "comparison", CompareSettings(by=_FACTS, centre="mean")
+            )
+
+
+if __name__ == "__main__":
+    main()

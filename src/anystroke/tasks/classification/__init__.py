@@ -1,0 +1,1 @@
+"""To tell patients apart by the pooled features of a scan."""

@@ -1,0 +1,46 @@
+"""The class of one scan's patient."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anystroke.core.volume import Volume
+from anystroke.models.checkpoints import open_network
+from anystroke.models.model_space import normalise_intensity, to_model_space
+from anystroke.tasks.classification.config import ClassConfig
+
+
+@dataclass(frozen=True)
+class ClassModel:
+    """A classifier with its configuration."""
+
+    network: nn.Module
+    config: ClassConfig
+
+    @classmethod
+    def load(cls, name: str | Path) -> "ClassModel":
+        """Load a model folder.
+
+        Raises:
+            CheckpointError: If it cannot be used.
+        """
+        opened = open_network(name, ClassConfig)
+        return cls(opened.network, opened.config)
+
+    @torch.no_grad()
+    def of_image(self, image: Tensor) -> Tensor:
+        """Return the probability of each class for an image (X, Y, Z) on the network's own grid."""
+        logits: Tensor = self.network(normalise_intensity(image, self.config.normalisation)[None, None])
+        return logits[0].softmax(0)
+
+    def of_scan(self, scan: Volume) -> dict[str, float]:
+        """Return the probability of each class for a scan.
+
+        Raises:
+            VolumeError: The head has fewer than three different intensities at the network's voxel size.
+        """
+        config = self.config
+        space = to_model_space(scan, spacing=config.spacing, divisor=config.divisor, normalise=None)
+        return dict(zip(config.classes, self.of_image(space.image[0]).tolist(), strict=True))

@@ -1,0 +1,1 @@
+"""To find the noise in a scan."""

@@ -1,0 +1,17 @@
+"""What denoising minimises: the mean squared error of the noise."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+
+def noise_loss(heads: Sequence[Tensor], noise: Tensor) -> Tensor:
+    """Return the mean squared error of the noise that the finest head finds.
+
+    Args:
+        heads: (B, 1, ...), the finest first.
+        noise: (B, 1, X, Y, Z).
+    """
+    found = heads[0]
+    return mse_loss(found.to(noise.dtype) if noise.dtype == found.dtype else found.float(), noise)

@@ -1,0 +1,62 @@
+"""One scan without its noise."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anystroke.core.volume import Volume
+from anystroke.models.checkpoints import open_network
+from anystroke.models.model_space import to_model_space
+from anystroke.models.passes import Processing, average_output
+from anystroke.tasks.denoising.config import NoiseConfig
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """A network that finds noise, with its configuration."""
+
+    network: nn.Module
+    config: NoiseConfig
+
+    @classmethod
+    def load(cls, name: str | Path) -> "NoiseModel":
+        """Load a model folder.
+
+        Raises:
+            CheckpointError: If it cannot be used.
+        """
+        opened = open_network(name, NoiseConfig)
+        return cls(opened.network, opened.config)
+
+    @torch.no_grad()
+    def without_noise(self, image: Tensor) -> Tensor:
+        """Return a standardised image (X, Y, Z) on the network's own grid without what is noise."""
+        noise: Tensor = self.network(image[None, None])
+        return image - noise[0, 0]
+
+
+def denoise(scan: Volume, model: NoiseModel) -> Volume:
+    """Return a scan without its noise, on the network's grid cut to the head, in the scan's own unit.
+
+    Args:
+        scan: One channel that `anystroke.models.model_space.check_scan` accepts.
+        model: Finds noise.
+
+    Raises:
+        VolumeError: The head has fewer than three different intensities at the network's voxel size.
+    """
+    config = model.config
+    space = to_model_space(scan, spacing=config.spacing, divisor=config.divisor, normalise=None)
+    mean, sd = space.image.mean(), space.image.std(correction=0)
+    standard = (space.image - mean) / sd
+    noise, _ = average_output(
+        standard,
+        model.network,
+        lambda found: found,
+        divisor=config.divisor,
+        processing=Processing(),
+        device=torch.device("cpu"),
+    )
+    return Volume((standard - noise) * sd + mean, space.affine, scan.space_code)

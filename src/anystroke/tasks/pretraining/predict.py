@@ -1,0 +1,55 @@
+"""Features of one scan."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anystroke.core.volume import Volume
+from anystroke.models.architectures.twins import pooled
+from anystroke.models.checkpoints import load_config
+from anystroke.models.encoders import load_encoder
+from anystroke.models.model_space import equalise_histogram, normalise_intensity, to_model_space
+from anystroke.tasks.pretraining.config import EncoderConfig
+
+
+class FeatureModel:
+    """An encoder with its configuration.
+
+    Args:
+        encoder: On the CPU, ready for inference.
+        config: Its configuration.
+    """
+
+    def __init__(self, encoder: nn.Module, config: EncoderConfig) -> None:
+        self.encoder, self.config = encoder, config
+
+    @classmethod
+    def load(cls, name: str | Path) -> "FeatureModel":
+        """Load a shipped encoder by its name, or one from a folder.
+
+        Raises:
+            CheckpointError: If it cannot be used.
+        """
+        return cls(load_encoder(name), load_config(name, EncoderConfig))
+
+    @torch.no_grad()
+    def of_image(self, image: Tensor) -> Tensor:
+        """Return the features (width,) of an image (X, Y, Z) on the encoder's grid, not normalised."""
+        if self.config.equalised:
+            image = equalise_histogram(image)
+        standard = normalise_intensity(image, self.config.normalisation)
+        return pooled(self.encoder, standard[None, None])[0]
+
+    def of_scan(self, scan: Volume) -> Tensor:
+        """Return the features (width,) of a scan.
+
+        Args:
+            scan: One channel that `anystroke.models.model_space.check_scan` accepts.
+
+        Raises:
+            VolumeError: The head has fewer than three different intensities at the encoder's voxel size.
+        """
+        config = self.config
+        space = to_model_space(scan, spacing=config.spacing, divisor=config.divisor, normalise=None)
+        return self.of_image(space.image[0])

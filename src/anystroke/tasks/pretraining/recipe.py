@@ -1,0 +1,105 @@
+"""Recipes of encoders: everything that decides such a training run, read from TOML."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from anystroke.core.config import StrictModel
+from anystroke.learning.buffer import BufferSettings
+from anystroke.learning.recipe import (
+    DataSettings,
+    EncoderArchitecture,
+    GridSettings,
+    MapsPart,
+    OptimiserSettings,
+    SimulatedPart,
+)
+from anystroke.tasks.pretraining.losses import PretrainingLossSettings
+from anystroke.tasks.pretraining.views import ViewSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.pretraining.task import PretrainingTask
+
+ViewPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
+
+
+class PretrainingValidationSettings(StrictModel):
+    """What a run is judged on while it goes on.
+
+    Attributes:
+        every: Steps between validations.
+        patients: Simulated patients of the anatomies and masks that are held out, each with two scans of
+            different weightings.
+        weightings: The contrasts; each patient has two that follow each other.
+        preset: Protocols of the scans.
+    """
+
+    every: int = Field(default=1000, gt=0)
+    patients: int = Field(default=0, ge=0)
+    weightings: tuple[str, ...] = Field(default=("T1w", "T2w", "FLAIR", "DWI"), min_length=2)
+    preset: str = "realistic"
+
+
+class PretrainingSettings(StrictModel):
+    """A whole recipe of an encoder.
+
+    Attributes:
+        task: ``"pretraining"``; tells it from a recipe that segments.
+        name: Name of the model.
+        seed: Seed of weights and cases.
+        start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: False.
+        architecture: Whose encoder, a name of ``anystroke.models.architectures.catalogue.ENCODERS``.
+        grid: The voxels that a view has.
+        data: Label maps and lesion masks.
+        sources: What views are of: maps drawn for simulated patients, measured maps, estimated ones.
+        views: How they are made.
+        loss: What is minimised.
+        optimiser: How.
+        buffer: Pairs of views that are kept on the device and seen several times; none without it.
+        validation: What the run is judged on.
+    """
+
+    task: Literal["pretraining"]
+    name: str
+    seed: int = 1
+    start_from: str | None = None
+    start_from_wider: Literal[False] = False
+    architecture: EncoderArchitecture = "compact_unet"
+    grid: GridSettings = GridSettings(shapes=((96, 96, 96),), normalisation="whole")
+    data: DataSettings = DataSettings()
+    sources: tuple[ViewPart, ...]
+    views: ViewSettings = ViewSettings()
+    loss: PretrainingLossSettings = PretrainingLossSettings()
+    optimiser: OptimiserSettings = OptimiserSettings(batch=8)
+    buffer: BufferSettings | None = None
+    validation: PretrainingValidationSettings = PretrainingValidationSettings()
+
+    def open_task(self) -> "PretrainingTask":
+        """Return what the recipe trains a network to do."""
+        from anystroke.tasks.pretraining.task import PretrainingTask
+
+        return PretrainingTask(self)
+
+    @field_validator("sources")
+    @classmethod
+    def _fit(cls, sources: tuple[ViewPart, ...]) -> tuple[ViewPart, ...]:
+        if not sources:
+            raise ValueError("expected at least one source of scans")
+        for part in sources:
+            if part.augmentation is not None or getattr(part, "target", "hard") != "hard":
+                raise ValueError(
+                    "the sources of an encoder have neither 'augmentation' nor 'target': set what happens to "
+                    "scans under 'views'"
+                )
+        return sources
+
+    @model_validator(mode="after")
+    def _learns(self) -> "PretrainingSettings":
+        if self.optimiser.made_on != "cpu":
+            raise ValueError("expected optimiser.made_on = 'cpu': views are made there")
+        if self.loss.kind == "none" and self.loss.reconstruction == 0:
+            raise ValueError("expected something to learn: loss.kind is 'none' and loss.reconstruction is 0")
+        if self.loss.kind != "none" and self.optimiser.batch < 2:
+            raise ValueError("expected optimiser.batch of 2 or more: patients are told from each other")
+        return self

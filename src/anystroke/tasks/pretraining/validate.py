@@ -1,0 +1,101 @@
+"""What an encoder is judged on: whether it finds a patient again by a scan of another contrast."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from anystroke.core.fields import GridShape
+from anystroke.core.rng import stream
+from anystroke.evaluation.representations import retrieve
+from anystroke.learning.sources.simulated import Pack
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.pretraining.predict import FeatureModel
+from anystroke.tasks.pretraining.recipe import PretrainingValidationSettings
+
+CRITERION = "retrieved"
+"""What the best model has most of."""
+
+
+@dataclass(frozen=True)
+class TwoScans:
+    """Two scans of a simulated patient, of different weightings.
+
+    Attributes:
+        images: (X, Y, Z) of each, not normalised.
+        weightings: Of each.
+        anatomy: Name of the patient's anatomy.
+    """
+
+    images: tuple[Tensor, Tensor]
+    weightings: tuple[str, str]
+    anatomy: str
+
+
+def scanned_twice(
+    pack: Pack,
+    looks: SynthesisSettings,
+    wanted: PretrainingValidationSettings,
+    *,
+    spacing: float,
+    shape: GridShape,
+    seed: int,
+) -> Iterator[TwoScans]:
+    """Simulate a fixed set of patients, each with scans of two weightings.
+
+    Args:
+        pack: Anatomies and lesion masks, none of them seen in training.
+        looks: What patients are like.
+        wanted: How many, and of which weightings.
+        spacing: Voxel size in mm.
+        shape: Voxels of the scans.
+        seed: Decides all that is random.
+    """
+    settings = looks.model_copy(
+        update={
+            "preset": wanted.preset,
+            "weighting": None,
+            "spacing": spacing,
+            "shapes": (shape,),
+            "shape_weights": (1.0,),
+            "lesion_centred": 0.0,
+            "corrupted": True,
+            "cut": 0.0,
+        }
+    )
+    generator = Generator(settings, pack.masks)
+    for number in range(wanted.patients):
+        anatomy = pack.anatomies[number % len(pack.anatomies)]
+        first = wanted.weightings[number % len(wanted.weightings)]
+        second = wanted.weightings[(number + 1) % len(wanted.weightings)]
+        rng = stream(seed, "scanned twice", number)
+        one, two = generator.session(anatomy, weightings=[first, second], rng=rng)
+        yield TwoScans((one.image, two.image), (first, second), anatomy.name)
+
+
+@torch.no_grad()
+def judge_encoder(model: FeatureModel, patients: Sequence[TwoScans]) -> list[dict[str, str | int | float]]:
+    """Return one row: how well each patient is found again.
+
+    Args:
+        model: The encoder.
+        patients: At least two.
+    """
+    features = [[model.of_image(image).numpy() for image in patient.images] for patient in patients]
+    one, two = (np.stack([each[k] for each in features]) for k in range(2))
+    found = retrieve(one, two)
+    return [
+        {
+            "set": "simulated",
+            "group": "all",
+            "scans": 2 * len(patients),
+            CRITERION: found.first,
+            "reciprocal_rank": found.reciprocal_rank,
+            "same_patient": found.same,
+            "other_patient": found.other,
+            "chance": found.chance,
+        }
+    ]

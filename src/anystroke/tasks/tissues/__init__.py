@@ -1,0 +1,1 @@
+"""To tell the healthy tissues of a brain apart."""
