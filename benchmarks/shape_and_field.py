@@ -18,7 +18,7 @@ from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.rng import stream
 from anystroke.evaluation.cue_conflict import shape_bias, swap_looks
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import find_model, model_facts
+from anystroke.models.checkpoints import find_model
 from anystroke.models.model_space import normalise_intensity
 from anystroke.models.receptive_field import centre_gradient, field_width
 from anystroke.simulation.generator import Generator
@@ -69,9 +69,7 @@ def main() -> None:
         print(f"{name}: {field_line(build_network(name, 5, seed=1).eval(), options.side)}")
     for name in options.model:
         model = Model.open(name)
-        print(
-            f"{find_model(name)} ({model_facts(name)['architecture']}): {field_line(model.network, options.side)}"
-        )
+        print(f"{find_model(name)}: {field_line(model.network, options.side)}")
         if {"grey_matter", "white_matter"} <= set(model.config.classes):
             print(f"  {bias_line(model, options.heads)}")
 

@@ -23,7 +23,7 @@ from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.commands.main import main
 from anystroke.core.config import ConfigError
 from anystroke.core.volume import Volume
-from anystroke.learning.run import Devices, train
+from anystroke.learning.run import Devices, HeldOutError, check_held_out, train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import CaseStream
@@ -297,3 +297,16 @@ def test_features_of_a_patient_come_nearer(run: Path) -> None:
     for step in range(100):
         trainer.train_step(seen[step % len(seen)])
     assert margin() > before + 0.05
+
+
+def test_a_run_is_not_judged_on_what_its_encoder_has_seen(run: Path) -> None:
+    model = train(_settings(steps=2), run)
+    seen = load_config(model, EncoderConfig).training["anatomies"]
+    assert "bare" in seen
+    recipe = TrainingSettings.model_validate(
+        {"name": "after", "start_from": str(model), "sources": [{"kind": "simulated"}]}
+    )
+    check_held_out(recipe, {"anatomies": ["other"], "held_out_anatomies": ["unseen"]})
+    check_held_out(recipe, {"anatomies": ["bare"], "held_out_anatomies": ["bare"]})
+    with pytest.raises(HeldOutError, match="bare is one of them"):
+        check_held_out(recipe, {"anatomies": ["other"], "held_out_anatomies": ["bare"]})
