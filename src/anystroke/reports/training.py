@@ -60,8 +60,11 @@ def draw_curves(
         right.plot(*zip(*points, strict=True), marker="o", label=f"{of} patients")
     if totals:
         right.legend()
+    shares = all(0 <= float(row[criterion]) <= 1 for row in totals)
     right.set(
-        xlabel="step", ylabel=f"{VALIDATION_HEADINGS.get(criterion, criterion)} of validation", ylim=(0, 1)
+        xlabel="step",
+        ylabel=f"{VALIDATION_HEADINGS.get(criterion, criterion)} of validation",
+        ylim=(0, 1) if shares else None,
     )
     with atomic_path(path, overwrite=True) as part:
         figure.savefig(part, dpi=110)

@@ -275,6 +275,7 @@ def load_preset(name_or_path: str | Path) -> Preset:
     ``"estimator"`` the MPRAGE that estimators of maps are trained on. ``"paper"``, ``"paper_code"`` and
     ``"qatlas"`` repeat what was published, impossible timing included: the equations and distributions that
     the qSynth paper prints, those that its program ran, and the MPRAGE of the qATLAS estimator.
+    ``"six_sequences"`` has those of sequence-invariant pre-training, with playable timing.
 
     Args:
         name_or_path: One of these names, or the path of a file that ends in ``.toml``.

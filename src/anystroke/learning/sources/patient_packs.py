@@ -75,6 +75,8 @@ def pack_patients(
     if len(there) == len(files) and (gone or not named):
         if gone:
             log.warning("%s is not there, so what was packed before is used as it is", ", ".join(gone))
+            if data.share < 1:
+                log.warning("data.share = %g chooses nothing among what was packed before", data.share)
         return {name: [entry.name for entry in entries] for name, entries in there.items()}
     known = {entry.source: entry for entries in there.values() for entry in entries}
     with _one_torch_thread():
