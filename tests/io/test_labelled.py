@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from anystroke.core.errors import AnystrokeError
+from anystroke.core.tables import TableError
 from anystroke.core.volume import Grid, Volume
 from anystroke.io.labelled import (
     LabelledScan,
@@ -203,7 +205,7 @@ def test_all_that_is_wrong_with_a_table_is_listed(tmp_path: Path) -> None:
 def test_tables_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
     write(tmp_path / "a.nii", 1.0)
     (tmp_path / "t.tsv").write_text(text)
-    with pytest.raises(LabelledScanError, match=message):
+    with pytest.raises(AnystrokeError, match=message):
         find_labelled_scans(tmp_path / "t.tsv")
 
 
@@ -216,7 +218,7 @@ def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(LabelledScanError, match="there are none"):
         find_labelled_scans(tmp_path)
     (tmp_path / "t.tsv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LabelledScanError, match="not a table of text"):
+    with pytest.raises(TableError, match="not a table of text"):
         find_labelled_scans(tmp_path / "t.tsv")
 
 

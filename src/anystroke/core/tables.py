@@ -1,5 +1,6 @@
 """Tables of text, tab-separated as BIDS has them or with commas: a header, and n/a for what is not known."""
 
+import codecs
 import csv
 import io
 import math
@@ -8,13 +9,18 @@ from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import write_text
-from anystroke.core.table_text import TableTextError, table_text
 
 Cell = str | float | int | bool | None
 Row = dict[str, str]
 
 TABLE_ENDINGS = (".tsv", ".csv")
 MISSING = "n/a"
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_SEPARATORS = ("\t", ";", ",")
 
 
 class TableError(AnystrokeError):
@@ -48,7 +54,8 @@ def read_rows(path: Path, *, needed: Sequence[str] = ()) -> list[Row]:
     r"""Read a table.
 
     Args:
-        path: The file; its cells are separated by tabs, commas or semicolons, whichever its header has.
+        path: The file: UTF-8, UTF-16 or the code page of Western Windows; its cells are separated by what the
+            header has most of: tabs, semicolons or commas.
         needed: Columns that it must have.
 
     Returns:
@@ -66,20 +73,59 @@ def read_rows(path: Path, *, needed: Sequence[str] = ()) -> list[Row]:
         [{'image': 'a.nii', 'site': 'Basel, CH'}]
     """
     header, lines = _parse(path)
-    if missing := [name for name in needed if name not in header]:
+    check_columns(path, header, needed)
+    for number, cells in lines:
+        if len(cells) != len(header):
+            raise TableError(
+                f"{path}: line {number} has {len(cells)} cells, expected {len(header)} as in the header; "
+                "separate them as there"
+            )
+    return [dict(zip(header, cells, strict=True)) for _, cells in lines]
+
+
+def read_cells(path: Path) -> tuple[list[str], list[tuple[int, Row]]]:
+    r"""Read a table that people wrote: short rows are filled with nothing, what is beyond the header is left.
+
+    Args:
+        path: As for `read_rows`.
+
+    Returns:
+        The columns; and of each row the number of its line and its cells.
+
+    Raises:
+        TableError: It is no table, or two columns have one name.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "a.tsv"
+        >>> _ = file.write_text("id\timage\n\n1\n")
+        >>> read_cells(file)
+        (['id', 'image'], [(3, {'id': '1', 'image': ''})])
+    """
+    header, lines = _parse(path)
+    rows = []
+    for number, cells in lines:
+        filled = [*cells, *[""] * (len(header) - len(cells))]
+        rows.append((number, {name: cell for name, cell in zip(header, filled, strict=False) if name}))
+    return header, rows
+
+
+def check_columns(path: Path, columns: Sequence[str], needed: Sequence[str]) -> None:
+    """Make sure that a table has some columns.
+
+    Raises:
+        TableError: It lacks one.
+    """
+    if missing := [name for name in needed if name not in columns]:
         raise TableError(
-            f"{path} has no column {' and no column '.join(missing)}, its columns are {', '.join(header)}; "
-            "name them in the first line"
+            f"{path} has no column {' and no column '.join(missing)}, its columns are "
+            f"{', '.join(columns) or 'none'}; name them in the first line"
         )
-    return [dict(zip(header, cells, strict=True)) for cells in lines]
 
 
-def _parse(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the cells of each row."""
-    try:
-        text, separator = table_text(path)
-    except TableTextError as error:
-        raise TableError(str(error)) from error
+def _parse(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Return the header, and the number and the cells of each line below it."""
+    text, separator = _table_text(path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     try:
         lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if any(cells)]
@@ -87,17 +133,50 @@ def _parse(path: Path) -> tuple[list[str], list[list[str]]]:
         raise TableError(f"{path} is damaged ({error}); save it again") from error
     if not lines:
         raise TableError(f"{path} is empty, expected a header and rows separated by tabs")
-    header = lines[0][1]
-    if len(set(header)) < len(header):
+    (_, header), *rows = lines
+    named = [name for name in header if name]
+    if len(set(named)) < len(named):
         raise TableError(f"{path} has two columns of one name ({', '.join(header)}); rename one")
-    between = {"\t": "tabs", ",": "commas", ";": "semicolons"}.get(separator, repr(separator))
-    for number, cells in lines[1:]:
-        if len(cells) != len(header):
-            raise TableError(
-                f"{path}: line {number} has {len(cells)} cells, expected {len(header)} as in the header; "
-                f"separate them by {between}"
-            )
-    return header, [cells for _, cells in lines[1:]]
+    return header, rows
+
+
+def _table_text(path: Path) -> tuple[str, str]:
+    """Return the text of a table and what separates its cells.
+
+    UTF-8, UTF-16 with its mark, and the code page of Western Windows are read; the cells are separated by
+    what the header has most of: tabs, semicolons or commas.
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise TableError(f"expected a table at {path}, but there is none; check the path") from None
+    except OSError as error:
+        raise TableError(f"{path} cannot be read as a table ({error.strerror}); check it") from error
+    if raw.startswith(b"PK\x03\x04"):
+        raise TableError(f"{path} is a workbook, expected a table of text; save it as CSV")
+    text = _decoded(raw, path)
+    first, rest = text.partition("\n")[::2]
+    if first.strip().lower().startswith("sep=") and len(first.strip()) <= 5:
+        return rest, first.strip()[4:] or ","
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    counts = {separator: len(next(csv.reader([header], delimiter=separator))) for separator in _SEPARATORS}
+    best = max(_SEPARATORS, key=lambda separator: counts[separator])
+    return text, best if counts[best] > 1 else ("\t" if path.suffix.lower() == ".tsv" else ",")
+
+
+def _decoded(raw: bytes, path: Path) -> str:
+    for mark, encoding in _MARKS:
+        if raw.startswith(mark):
+            try:
+                return raw.decode(encoding)
+            except UnicodeDecodeError as error:
+                raise TableError(f"{path} is not a table of text ({error}); save it again") from error
+    if b"\0" in raw:
+        raise TableError(f"{path} is not a table of text; give a TSV or CSV file")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace")
 
 
 class GrowingTable:
@@ -134,7 +213,7 @@ class GrowingTable:
         header, lines = _parse(self.path)
         if tuple(header) != self.columns:
             raise TableError(f"{self.path} is not a table of anystroke (its columns differ); move it away")
-        return [dict(zip(header, cells, strict=True)) for cells in lines]
+        return [dict(zip(header, cells, strict=True)) for _, cells in lines]
 
     def put(self, rows: Sequence[Mapping[str, Cell]], *, key: str | Callable[[Row], bool]) -> None:
         """Add rows at the end, in place of earlier ones.

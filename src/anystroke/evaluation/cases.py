@@ -1,6 +1,5 @@
 """Which prediction belongs to which truth: folders, BIDS trees, tables of pairs."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +9,14 @@ from anystroke.core.tables import TABLE_ENDINGS, TableError, read_rows
 from anystroke.core.volume import SUFFIXES
 from anystroke.evaluation.metrics.measure import METRICS
 from anystroke.io.folders import walk
-from anystroke.io.names import image_stem
+from anystroke.io.names import DERIVED, Name, image_stem
 
-_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
-# What says how a derivative was made, not of what.
-_DERIVED = ("space", "res", "den", "label", "seg")
+# What says how a derivative was made, not of what; desc- may name the contrast.
+_DERIVED = tuple(key for key in DERIVED if key != "desc")
 _MASK_SUFFIXES = ("mask", "roi", "lesion")
 _LABEL_SUFFIXES = ("dseg", "seg", "labels")
 _PROBABILITY_SUFFIX = "probseg"
+_KINDS = (*_MASK_SUFFIXES, *_LABEL_SUFFIXES, _PROBABILITY_SUFFIX)
 _RESULT_COLUMNS = ("status", "undefined", "message")
 _RESERVED = ("id", "prediction", "truth", "probability", "scan")
 
@@ -73,17 +72,14 @@ class _Name:
 
     @classmethod
     def of(cls, path: Path) -> "_Name":
-        tokens = image_stem(path).split("_")
-        if tokens[-1] in (*_MASK_SUFFIXES, *_LABEL_SUFFIXES, _PROBABILITY_SUFFIX) and len(tokens) > 1:
-            tokens.pop()
-        tokens = [token for token in tokens if token.split("-")[0] not in _DERIVED or "-" not in token]
-        described = [token.removeprefix("desc-") for token in tokens if token.startswith("desc-")]
-        tokens = [token for token in tokens if not token.startswith("desc-")]
-        if tokens and _ENTITY.fullmatch(tokens[0]):
-            entities = frozenset(token for token in tokens if _ENTITY.fullmatch(token))
-            bare = [token for token in tokens if not _ENTITY.fullmatch(token)]
-            return cls(path, entities, (), "_".join([*bare, *described]))
-        return cls(path, frozenset(), tuple(tokens), "_".join(described))
+        parts = _telling_parts(path)
+        described = [part.removeprefix("desc-") for part in parts if part.startswith("desc-")]
+        parts = [part for part in parts if not part.startswith("desc-")]
+        words = Name.parse(path).words
+        if parts and parts[0] not in words:
+            bare = [part for part in parts if part in words]
+            return cls(path, frozenset(parts) - {*bare}, (), "_".join([*bare, *described]))
+        return cls(path, frozenset(), tuple(parts), "_".join(described))
 
     def covers(self, other: "_Name") -> bool:
         """Say whether ``other`` can be an image of what this is the truth of."""
@@ -157,15 +153,16 @@ def _from_table(path: Path) -> Cases:
 
 
 def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
-    predicted, passed = _mask_files(predictions)
-    true, passed_too = _mask_files(truths)
+    problems: list[str] = []
+    predicted, passed = _mask_files(predictions, problems)
+    true, passed_too = _mask_files(truths, problems)
     for folder, files in ((predictions, predicted), (truths, true)):
         if not files:
             raise CaseError(f"expected {', '.join(SUFFIXES)} files in {folder}, but there are none")
     names = [_Name.of(path) for path in true]
     at_place = {path.relative_to(truths): path for path in true}
     pictured = _scans_by_name(folder for folder in (truths, predictions, scans) if folder is not None)
-    cases, problems, used = [], [], set()
+    cases, used = [], set()
     for path in predicted:
         partner = at_place.get(path.relative_to(predictions))
         own = _Name.of(path)
@@ -196,25 +193,28 @@ def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
 
 def _scans_by_name(folders: Iterable[Path]) -> dict[str, Path]:
     """Find the images that are neither masks nor label maps nor probabilities."""
-    others = (*_MASK_SUFFIXES, *_LABEL_SUFFIXES, _PROBABILITY_SUFFIX)
-    return {
-        image_stem(path): path
-        for folder in folders
-        for path in walk(folder)
-        if path.name.lower().endswith(SUFFIXES) and image_stem(path).split("_")[-1] not in others
-    }
+    names = (Name.parse(path) for folder in folders for path in _images_below(folder, []))
+    return {name.stem: name.path for name in names if name.parts[-1] not in _KINDS}
+
+
+def _images_below(folder: Path, problems: list[str]) -> list[Path]:
+    """Find the images of a folder, and note which of its folders cannot be read."""
+
+    def note(error: OSError) -> None:
+        problems.append(f"{error.filename} cannot be read ({error.strerror}); check its permissions")
+
+    return [path for path in walk(folder, on_error=note) if path.name.lower().endswith(SUFFIXES)]
 
 
 def _case_id(path: Path) -> str:
     """Name a case by its file, without what every mask's name has."""
-    tokens = [
-        token
-        for token in image_stem(path).split("_")
-        if not any(token.startswith(f"{key}-") for key in _DERIVED)
-    ]
-    if len(tokens) > 1 and tokens[-1] in (*_MASK_SUFFIXES, *_LABEL_SUFFIXES):
-        tokens.pop()
-    return "_".join(tokens)
+    return "_".join(_telling_parts(path))
+
+
+def _telling_parts(path: Path) -> list[str]:
+    """Return the parts of a mask's name that say of what it is."""
+    parts = [part for part in Name.parse(path).parts if not part.startswith(tuple(f"{k}-" for k in _DERIVED))]
+    return parts[:-1] if len(parts) > 1 and parts[-1] in _KINDS else parts
 
 
 def _patient(truth: Path) -> str:
@@ -233,10 +233,10 @@ def _partners(own: _Name, names: Sequence[_Name]) -> list[Path]:
     return [name.path for name in fitting]
 
 
-def _mask_files(folder: Path) -> tuple[list[Path], int]:
+def _mask_files(folder: Path, problems: list[str]) -> tuple[list[Path], int]:
     """Find the masks below a folder, and count the images that are none."""
-    images = [path for path in walk(folder) if path.name.lower().endswith(SUFFIXES)]
-    suffixes = {path: image_stem(path).split("_")[-1] for path in images}
+    images = _images_below(folder, problems)
+    suffixes = {path: Name.parse(path).parts[-1] for path in images}
     for kinds in (_MASK_SUFFIXES, _LABEL_SUFFIXES):
         chosen = [path for path in images if suffixes[path] in kinds and image_stem(path) not in kinds]
         if chosen:

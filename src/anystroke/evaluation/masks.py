@@ -1,6 +1,5 @@
 """Read a lesion mask whose label is given, never guessed, and bring it to another grid."""
 
-import csv
 import json
 import math
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from anystroke.core.errors import AnystrokeError
+from anystroke.core.tables import read_cells
 from anystroke.core.volume import Volume
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name
 
 _SAME_PLACE = 0.01  # voxels
 _ROUNDED = 1e-3
@@ -180,13 +180,12 @@ def _number_of(label: str, path: Path) -> int:
 
 
 def _label_table(path: Path) -> dict[str, int]:
-    table = path.with_name(f"{image_stem(path)}.tsv")
+    table = Name.parse(path).beside(".tsv")
     if not table.exists():
         table = path.parent / "dseg.tsv"
     if table.exists():
-        with table.open(encoding="utf-8", newline="") as lines:
-            rows = list(csv.DictReader(lines, delimiter="\t"))
-        return {row["name"]: int(row["index"]) for row in rows if row.get("name") and row.get("index")}
+        _, rows = read_cells(table)
+        return {row["name"]: int(row["index"]) for _, row in rows if row.get("name") and row.get("index")}
     for folder in (path.parent, path.parent.parent):
         description = folder / "dataset.json"
         if description.exists():

@@ -7,11 +7,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anystroke.core.text import readable
-from anystroke.core.volume import VolumeError
-from anystroke.io.bids import IMAGE_SUFFIXES, BidsFile
+from anystroke.core.volume import Grid, VolumeError
+from anystroke.io.bids import IMAGE_SUFFIXES
 from anystroke.io.folders import folders_in, is_junk, walk
 from anystroke.io.inputs import Found, IntakeError, ScanSource, is_image_name
 from anystroke.io.kinds import reason_by_name
+from anystroke.io.names import Name
 
 _FOLDERS = ("anat", "dwi", "swi", "ct")
 _OTHER_FOLDERS = ("func", "fmap", "perf", "pet", "eeg", "ieeg", "meg", "beh", "mrs", "micr", "nirs", "motion")
@@ -138,7 +139,7 @@ def _search(
         on_error=lambda error: found.problems.append((readable(str(error.filename)), readable(str(error)))),
     )
     for path in filter(is_image_name, files):
-        file = BidsFile.parse(path)
+        file = Name.parse(path)
         session = file.entities.get("ses", "")
         seen.add(session)
         if (sessions and session not in sessions) or not _passes(file, filters):
@@ -165,7 +166,7 @@ def _wanted(root: Path, entity: str, labels: Sequence[str], present: Sequence[st
     return sorted(set(chosen))
 
 
-def _reason_to_skip(file: BidsFile) -> str | None:
+def _reason_to_skip(file: Name) -> str | None:
     """Say why an image is none to segment, if it is none."""
     place = file.path.parent.name
     if not file.path.name.lower().endswith((".nii", ".nii.gz")):
@@ -179,10 +180,10 @@ def _reason_to_skip(file: BidsFile) -> str | None:
     return None
 
 
-def _take(file: BidsFile, root: Path, found: Found) -> None:
+def _take(file: Name, root: Path, found: Found) -> None:
     relative = PurePosixPath(readable(file.path.relative_to(root).as_posix()))
     try:
-        _ = file.grid
+        Grid.of_file(file.path)
     except VolumeError as error:
         found.problems.append((readable(file.path), readable(str(error))))
         return
@@ -197,13 +198,13 @@ def _take(file: BidsFile, root: Path, found: Found) -> None:
     )
 
 
-def _passes(file: BidsFile, filters: Sequence[Query]) -> bool:
+def _passes(file: Name, filters: Sequence[Query]) -> bool:
     return not filters or any(
         all(_fits(_value(file, key), wanted) for key, wanted in query.items()) for query in filters
     )
 
 
-def _value(file: BidsFile, key: str) -> str | None:
+def _value(file: Name, key: str) -> str | None:
     if key == "datatype":
         return file.path.parent.name
     if key == "suffix":

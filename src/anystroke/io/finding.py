@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from anystroke.core.table_text import TableTextError, read_cells
+from anystroke.core.tables import TableError, read_cells
 from anystroke.core.text import readable
 from anystroke.core.volume import SUFFIXES, Grid, VolumeError
 from anystroke.io.bids_input import find_bids_scans, is_bids
@@ -39,7 +39,7 @@ def find_scans(inputs: Sequence[str | Path], work: Path, *, allow_ct: bool = Fal
     for item in map(Path, inputs):
         try:
             found.add(_find(item, work, allow_ct))
-        except (IntakeError, TableTextError, OSError) as error:
+        except (IntakeError, TableError, OSError) as error:
             found.problems.append((readable(item), readable(str(error))))
     return prepared(found, work)
 
@@ -170,7 +170,7 @@ def _read_table(path: Path) -> list[ScanSource]:
             "first line"
         )
     scans = []
-    for number, cells in enumerate(rows, start=2):
+    for number, cells in rows:
         if cells.get(column, "") in _MISSING:
             raise IntakeError(f"{path}: line {number} names no image, expected a path; fill it in")
         image = path.parent / cells[column]

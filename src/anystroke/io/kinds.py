@@ -1,6 +1,5 @@
 """Tell scans from phase images, label maps, probability maps and quantitative maps."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,8 +9,8 @@ import torch
 from torch import Tensor
 
 from anystroke.core.volume import Volume
-from anystroke.io.formats import SCAN_SUFFIXES
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name, image_stem
+from anystroke.io.results import read_facts
 
 _LABELS = (
     *("dseg", "mask", "roi", "msk", "seg", "segmentation", "label", "labels", "lesion", "lesions", "aseg"),
@@ -43,7 +42,6 @@ _MAPS = (
     *("qT1", "qT2", "qR1", "qR2", "qPD", "T1q", "T2q", "MTR", "R1", "R2", "R2s", "R2star", "PDq"),
 )
 _FUNCTIONAL = ("bold", "sbref", "cbv", "asl", "m0scan", "epi", "pet", "perf", "meg", "eeg", "func")
-_ENDINGS = tuple(sorted(SCAN_SUFFIXES, key=len, reverse=True))
 _SAMPLE = 200_000
 # Share of a label map's voxels that have a neighbour's value; in scans noise makes neighbours differ.
 _FLAT = 0.55
@@ -98,14 +96,7 @@ def sidecar_of(path: Path) -> dict[str, Any]:
         >>> sidecar_of(Path("nowhere.nii"))
         {}
     """
-    name = path.name
-    ending = next((each for each in _ENDINGS if name.lower().endswith(each)), path.suffix)
-    beside = path.with_name(f"{name[: len(name) - len(ending)]}.json")
-    try:
-        content = json.loads(beside.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_facts(Name.parse(path).sidecar)
 
 
 def reason_by_voxels(scan: Volume) -> str | None:

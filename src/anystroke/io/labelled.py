@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.table_text import TableTextError, read_cells
+from anystroke.core.tables import check_columns, read_cells
 from anystroke.core.volume import Grid, Volume, VolumeError
 from anystroke.io.bids import pair_lesions
 from anystroke.io.folders import folders_in
@@ -123,6 +123,7 @@ def find_labelled_scans(source: str | Path) -> list[LabelledScan]:
     Raises:
         LabelledScanError: The data set is none of these or is empty, a file is missing, image and mask are on
             different grids, or two scans have the same name; all that is wrong is listed.
+        TableError: The table is damaged, or lacks a column.
 
     Warns:
         LabelledScanWarning: Lists the images that have no mask.
@@ -221,23 +222,12 @@ def _read_bids(folder: Path) -> _Found:
 
 
 def _read_table(path: Path) -> _Found:
-    try:
-        columns, rows = read_cells(path)
-    except TableTextError as error:
-        raise LabelledScanError(str(error)) from error
-    if missing := [name for name in ("image", "mask") if name not in columns]:
-        raise LabelledScanError(
-            f"{path} has no column {' and no column '.join(missing)}, its columns are "
-            f"{', '.join(columns) or 'none'}; name them in the first line"
-        )
-    return _read_rows(path, rows)
-
-
-def _read_rows(path: Path, rows: list[dict[str, str]]) -> _Found:
+    columns, rows = read_cells(path)
+    check_columns(path, columns, ("image", "mask"))
     scans: list[LabelledScan] = []
     left_out: list[tuple[Path, str]] = []
     problems: list[str] = []
-    for number, cells in enumerate(rows, start=2):
+    for number, cells in rows:
         image, mask, brain, label = (
             None if cells.get(key, "") in _MISSING else cells[key]
             for key in ("image", "mask", "brain", "label")

@@ -1,7 +1,6 @@
 """Estimate a prior table from files: quantitative maps and segmentations of several subjects."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from anystroke.core.config import StrictModel
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES, Volume, VolumeError
 from anystroke.io.folders import walk
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name
 from anystroke.qmri.fitting import (
     PopulationFit,
     Statistic,
@@ -31,7 +30,6 @@ TissueNames = Mapping[int, str] | str | Path
 """Tissue of each label (or channel), the name of a label scheme, or a JSON file that says either."""
 
 _SEGMENTATION_SUFFIXES = ("dseg", "probseg")
-_SUBJECT = re.compile(r"sub-[A-Za-z0-9+]+")
 _MINIMUM_SHARE = 0.5
 
 
@@ -127,14 +125,13 @@ def find_subjects(folder: str | Path, *, session: str | None = None) -> tuple[Su
     if not folder.is_dir():
         raise PriorFittingError(f"expected a folder of maps at {folder}, but there is none; check the path")
     groups: dict[str, list[Path]] = {}
-    for path in walk(folder):
-        if not path.name.lower().endswith(SUFFIXES):
+    for path in (path for path in walk(folder) if path.name.lower().endswith(SUFFIXES)):
+        name = Name.parse(path)
+        if session is not None and name.entities.get("ses") != session:
             continue
-        if session is not None and f"ses-{session}" not in path.name.split("_"):
-            continue
-        if map_of(path) or _suffix(path) in _SEGMENTATION_SUFFIXES:
-            match = _SUBJECT.match(path.name)
-            groups.setdefault(match.group() if match else path.parent.name, []).append(path)
+        if map_of(path) or name.suffix in _SEGMENTATION_SUFFIXES:
+            owner = path.parent.name if name.subject is None else f"sub-{name.subject}"
+            groups.setdefault(owner, []).append(path)
     if not any(map_of(path) for paths in groups.values() for path in paths):
         raise PriorFittingError(
             f"{folder} holds no map; expected files such as sub-01_R1map.nii.gz"
@@ -148,7 +145,7 @@ def _group(name: str, paths: Sequence[Path], root: Path) -> SubjectFiles:
         maps = find_maps(paths)
     except UnitError as error:
         return SubjectFiles(name=name, maps={}, problem=str(error))
-    found = [path for path in paths if _suffix(path) in _SEGMENTATION_SUFFIXES]
+    found = [path for path in paths if Name.parse(path).suffix in _SEGMENTATION_SUFFIXES]
     if len(found) > 1:
         listed = ", ".join(str(path) for path in found)
         return SubjectFiles(name=name, maps=maps, problem=f"expected one segmentation, got {listed}")
@@ -161,15 +158,11 @@ def _group(name: str, paths: Sequence[Path], root: Path) -> SubjectFiles:
     )
 
 
-def _suffix(path: Path) -> str:
-    return image_stem(path).rsplit("_", 1)[-1]
-
-
 def _names_file(segmentation: Path, root: Path) -> Path | None:
-    sidecar = segmentation.with_name(f"{image_stem(segmentation)}.json")
+    name = Name.parse(segmentation)
     above = [parent for parent in segmentation.parents if parent.is_relative_to(root)]
-    shared = [parent / f"{_suffix(segmentation)}.json" for parent in above]
-    return next((path for path in [sidecar, *shared] if path.is_file() and _may_name(path)), None)
+    shared = [parent / f"{name.suffix}.json" for parent in above]
+    return next((path for path in [name.sidecar, *shared] if path.is_file() and _may_name(path)), None)
 
 
 def _may_name(path: Path) -> bool:

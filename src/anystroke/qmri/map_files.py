@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import SUFFIXES
 from anystroke.io.folders import walk
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name
 from anystroke.qmri.measured_maps import find_maps, map_of
 from anystroke.qmri.units_check import UnitError
 
@@ -19,8 +18,6 @@ log = logging.getLogger(__name__)
 
 NEEDED = ("proton_density", "r1", "r2star", "mt_saturation")
 """Maps that every subject must have; R2 is taken where it was measured."""
-
-_OWNER = re.compile(r"(?:sub|sim)-[A-Za-z0-9+]+")
 
 
 class MapDataError(AnystrokeError):
@@ -89,14 +86,11 @@ def find_map_subjects(folder: str | Path) -> tuple[MapSubject, ...]:
 def _groups(folder: Path) -> dict[str, list[Path]]:
     """Sort image files by subject and session."""
     owners: dict[str, dict[str, list[Path]]] = {}
-    for path in walk(folder):
-        if not path.name.lower().endswith(SUFFIXES):
-            continue
-        match = _OWNER.match(path.name)
-        session = next((part for part in path.name.split("_") if part.startswith("ses-")), "")
-        owners.setdefault(match.group() if match else path.parent.name, {}).setdefault(session, []).append(
-            path
-        )
+    for name in (Name.parse(path) for path in walk(folder) if path.name.lower().endswith(SUFFIXES)):
+        owner = next((f"{key}-{name.entities[key]}" for key in ("sub", "sim") if key in name.entities), "")
+        session = f"ses-{name.entities['ses']}" if "ses" in name.entities else ""
+        sessions = owners.setdefault(owner or name.path.parent.name, {})
+        sessions.setdefault(session, []).append(name.path)
     groups = {}
     for owner, sessions in owners.items():
         shared = sessions.pop("", [])
@@ -112,27 +106,16 @@ def _subject(name: str, paths: Sequence[Path]) -> MapSubject:
     maps = find_maps(path for path in paths if map_of(path) in wanted)
     if missing := [each for each in NEEDED if each not in maps]:
         raise MapDataError(f"no map of {', '.join(missing)}")
-    lesion = _only([path for path in paths if _is_lesion(path)], "lesion mask")
+    lesion = _only([path for path in paths if Name.parse(path).is_lesion], "lesion mask")
     if lesion is None:
         raise MapDataError("no lesion mask, such as sub-01_label-L_mask.nii.gz")
     return MapSubject(
         name=name,
         maps=maps,
         lesion=lesion,
-        brain=_only([path for path in paths if _is_brain(path)], "brain mask"),
+        brain=_only([path for path in paths if Name.parse(path).is_brain], "brain mask"),
         field_strength=_field_strength(maps["r1"]),
     )
-
-
-def _is_lesion(path: Path) -> bool:
-    *entities, suffix = image_stem(path).split("_")
-    named = {"label-L", "label-lesion", "desc-lesion"} & {*entities}
-    return bool(named) and suffix not in ("probseg", "dseg")
-
-
-def _is_brain(path: Path) -> bool:
-    *entities, suffix = image_stem(path).split("_")
-    return suffix == "mask" and bool({"desc-brain", "label-brain"} & {*entities})
 
 
 def _only(paths: Sequence[Path], what: str) -> Path | None:
@@ -144,7 +127,7 @@ def _only(paths: Sequence[Path], what: str) -> Path | None:
 
 
 def _field_strength(path: Path) -> float:
-    sidecar = path.with_name(f"{image_stem(path)}.json")
+    sidecar = Name.parse(path).sidecar
     if not sidecar.is_file():
         return 3.0
     try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anystroke.core.volume import SUFFIXES, Volume
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name
 from anystroke.qmri.tissue_priors import MAPS
 from anystroke.qmri.units_check import (
     ClampFinding,
@@ -56,7 +56,7 @@ def map_of(path: str | Path) -> str | None:
         >>> map_of("sub-01_R2starmap.nii.gz"), map_of("sub-01_T1w.nii.gz")
         ('r2star', None)
     """
-    suffix = image_stem(path).rsplit("_", 1)[-1]
+    suffix = Name.parse(path).suffix
     return MAP_SUFFIXES.get("ADC" if suffix == "adc" else suffix)
 
 
@@ -128,7 +128,7 @@ def same_grid(first: Volume, second: Volume) -> bool:
 
 
 def _stated_unit(path: Path) -> str | None:
-    sidecar = path.with_name(f"{image_stem(path)}.json")
+    sidecar = Name.parse(path).sidecar
     if not sidecar.is_file():
         return None
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.files import sha256
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name
 
 _NAME_COLUMNS = ("name", "region", "territory", "label")
 _NUMBER_COLUMNS = ("index", "value", "number", "id")
@@ -66,8 +66,7 @@ class Atlas:
                 f"values from {float(volume.data.min()):g} to {float(volume.data.max()):g}; give a label map"
             )
         _check_space(Volume(labels, volume.affine), path)
-        stem = path.with_name(image_stem(path))
-        beside = [Path(f"{stem}{suffix}") for suffix in (".tsv", ".txt")]
+        beside = [Name.parse(path).beside(ending) for ending in (".tsv", ".txt")]
         chosen = Path(names) if names is not None else next((each for each in beside if each.is_file()), None)
         found = read_names(chosen) if chosen else {}
         return cls(Volume(labels, volume.affine, volume.space_code), found, path.name, sha256(path))

@@ -22,7 +22,7 @@ from anystroke.core.threads import in_stages
 from anystroke.core.volume import Volume
 from anystroke.io.inputs import Found, ScanSource
 from anystroke.io.labelled import LabelledScan, find_labelled_scans
-from anystroke.io.names import image_stem
+from anystroke.io.names import Name
 from anystroke.io.results import Outcome, ResultFolder, Status, generated_by, read_facts
 from anystroke.simulation.patient_files import MAP_FILES
 from anystroke.tasks.qmri.picture import draw_estimate, write_estimate_page
@@ -35,10 +35,8 @@ REPORT = "desc-estimated_report.html"
 _MARKER = "desc-resimulated_T1w"
 MAP_COLUMNS = ("name", "scan", "maps", "correlation", "warnings")
 
-_ENTITY = re.compile(r"[a-zA-Z]+-[a-zA-Z0-9+]+")
 # No sidecar tells it.
 _ALWAYS_ASSUMED = {"inversion_efficiency"}
-_OWN = ("desc", "label", "space", "res", "seg")
 
 
 class EstimateError(AnystrokeError):
@@ -71,10 +69,8 @@ def map_stem(source: str | Path) -> str:
         >>> map_stem("sub-01_ses-2_desc-preproc_T1w.nii.gz"), map_stem("patient 7.nii")
         ('sub-01_ses-2', 'patient 7')
     """
-    *entities, _ = image_stem(source).split("_")
-    if entities and entities[0].startswith("sub-") and all(map(_ENTITY.fullmatch, entities)):
-        return "_".join(entity for entity in entities if entity.split("-")[0] not in _OWN)
-    return image_stem(source)
+    name = Name.parse(source)
+    return "_".join(name.of_source()) if name.is_bids else name.stem
 
 
 def scan_protocol(scan: Path, sidecar: Path | None = None, *, needed: bool = False) -> SidecarReading | None:
@@ -92,7 +88,7 @@ def scan_protocol(scan: Path, sidecar: Path | None = None, *, needed: bool = Fal
     Raises:
         EstimateError: If a named or needed file is missing, is not JSON or describes no sequence.
     """
-    path = sidecar or scan.with_name(f"{image_stem(scan)}.json")
+    path = sidecar or Name.parse(scan).sidecar
     if sidecar is None and not path.is_file():
         return None
     try:
@@ -218,7 +214,7 @@ def t1w_alone(found: Found, inputs: Sequence[Path]) -> Found:
 
 
 def _is_t1w(scan: ScanSource) -> bool:
-    return image_stem(scan.path).split("_")[-1] == "T1w"
+    return Name.parse(scan.path).suffix == "T1w"
 
 
 def estimate_files(
@@ -271,7 +267,7 @@ def estimate_dataset(
         OSError: The folder cannot be written.
     """
     scans = find_labelled_scans(source)
-    named = [scan for scan in scans if image_stem(scan.image).endswith("_T1w")]
+    named = [scan for scan in scans if Name.parse(scan.image).suffix == "T1w"]
     chosen = {subject_name(scan.name): scan for scan in named or scans}
     if len(chosen) < len(named or scans):
         raise EstimateError(f"two scans of {source} would be the same subject; give them other names")

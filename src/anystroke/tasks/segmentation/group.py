@@ -9,7 +9,7 @@ from anystroke.core.files import atomic_path
 from anystroke.core.staging import staging_prefix
 from anystroke.core.tables import write_table
 from anystroke.core.volume import Volume
-from anystroke.io.bids import BidsFile
+from anystroke.io.names import Name
 from anystroke.io.results import describe_dataset, read_facts
 from anystroke.reports.glass_brain import glass_brain, overlap
 from anystroke.reports.scan import methods_text, write_group_report
@@ -137,7 +137,7 @@ def _draw_overlap(results: Sequence[tuple[Path, dict[str, Any]]], path: Path) ->
 
 
 def _row(path: Path, facts: dict[str, Any], folder: Path) -> dict[str, str]:
-    entities = BidsFile.parse(path.with_name(path.name.replace(".json", ".nii.gz"))).entities
+    entities = Name.parse(path).entities
     mask = path.relative_to(folder).as_posix().replace(".json", ".nii.gz")
     low, high = facts["LesionVolumeInterval"] or (None, None)
     beside = {

@@ -14,7 +14,7 @@ from anystroke.core.tables import Cell, write_table
 from anystroke.core.threads import in_threads
 from anystroke.core.volume import Volume
 from anystroke.io.inputs import ScanSource
-from anystroke.io.names import derivative_stem, image_stem
+from anystroke.io.names import Name, derivative_stem, image_stem
 from anystroke.io.results import ResultFolder
 from anystroke.tasks.segmentation.findings import (
     LESION_COLUMNS,
@@ -289,12 +289,11 @@ def _registrations(names: Sequence[str], together: "Together") -> list[Mapping[s
 
 def _roi_stem(path: Path) -> str:
     """Name a mask as fMRIPrep looks for it."""
-    stem = image_stem(path)
-    entities = [part for part in stem.split("_") if "-" in part]
-    if not stem.startswith("sub-"):
-        return f"{stem}_label-lesion"
-    suffix = stem.split("_")[-1]
-    more = [] if suffix == "T1w" else [f"desc-{suffix}"]
+    name = Name.parse(path)
+    if name.subject is None:
+        return f"{name.stem}_label-lesion"
+    entities = [f"{key}-{label}" for key, label in name.entities.items()]
+    more = [] if name.suffix == "T1w" else [f"desc-{name.suffix}"]
     return "_".join([*entities, "label-lesion", *more])
 
 
