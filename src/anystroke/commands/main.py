@@ -22,6 +22,7 @@ from anystroke.commands import (
     finetune,
     fit_priors,
     models,
+    outcome,
     pretrain,
     probe,
     pseudo_label,
@@ -72,6 +73,7 @@ app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.command()(benchmark.benchmark)
+app.add_typer(outcome.outcome, name="outcome")
 
 
 @contextmanager

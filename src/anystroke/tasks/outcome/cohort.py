@@ -1,0 +1,149 @@
+"""Patients with everything that is known of them, ready to learn from or to predict."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anystroke.anatomy.registration.atlas import Atlas
+from anystroke.tasks.outcome.features import Measured, measure
+from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion
+from anystroke.tasks.outcome.table import Column, OutcomeError, PatientTable, encode, listed
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_SIDE_COLUMNS = ("lesion_side", "side", "hemisphere", "lesion_hemisphere", "stroke_side")
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """Patients.
+
+    Attributes:
+        ids: Of the patients.
+        columns: float64 (patients, features of the table), NaN where not known.
+        column_names: Of these features.
+        target: float64 (patients,), numbers or classes from 0; NaN where not known.
+        lesions: Of the patients; empty without masks.
+        measured: Of the lesions; None without masks.
+        images: Files of scans, empty without.
+    """
+
+    ids: tuple[str, ...]
+    columns: Array
+    column_names: tuple[str, ...]
+    target: Array
+    lesions: tuple[Lesion, ...] = ()
+    measured: Measured | None = None
+    images: tuple[Path, ...] = ()
+
+    def rows(self, index: Sequence[int] | Array) -> "Cohort":
+        """Return some of the patients."""
+        chosen = np.asarray(index, dtype=np.int64)
+        return replace(
+            self,
+            ids=tuple(self.ids[k] for k in chosen),
+            columns=self.columns[chosen],
+            target=self.target[chosen],
+            lesions=tuple(self.lesions[k] for k in chosen) if self.lesions else (),
+            measured=self.measured.rows(chosen) if self.measured else None,
+            images=tuple(self.images[k] for k in chosen) if self.images else (),
+        )
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where images of patients are.
+
+    Attributes:
+        masks: Folder of lesion masks.
+        images: Folder of scans.
+        atlas: Whose regions are measured too.
+        skip_missing: Leave patients out whose mask or scan is missing, instead of stopping.
+    """
+
+    masks: Path | None = None
+    images: Path | None = None
+    atlas: Atlas | None = None
+    skip_missing: bool = False
+
+
+def gather(
+    table: PatientTable,
+    columns: Sequence[Column],
+    target: Callable[[PatientTable], Array],
+    files: Files,
+    *,
+    notes: list[str],
+    progress: Callable[[], None] = lambda: None,
+) -> Cohort:
+    """Read masks and scans of the patients of a table.
+
+    Args:
+        table: Of patients.
+        columns: To predict from.
+        target: Reads the target of a table.
+        files: Where images are.
+        notes: Sentences about what was left out are added.
+        progress: Called after each mask.
+
+    Raises:
+        OutcomeError: A mask or scan is missing and ``files.skip_missing`` is not set; or one cannot be used.
+    """
+    found_masks = find_files(files.masks, table.ids, masks=True) if files.masks else {}
+    found_images = find_files(files.images, table.ids, masks=False) if files.images else {}
+    missing = [
+        each
+        for each in table.ids
+        if (files.masks and each not in found_masks) or (files.images and each not in found_images)
+    ]
+    if missing:
+        kinds = " or ".join(
+            word for word, folder in (("mask", files.masks), ("image", files.images)) if folder
+        )
+        counted = f"{len(missing)} of {len(table.ids)} patients have no {kinds}: {listed(missing, 12)}"
+        if not files.skip_missing:
+            raise OutcomeError(f"{counted}; add them, or leave these patients out with --skip-missing")
+        if len(missing) == len(table.ids):
+            raise OutcomeError(
+                f"none of the {len(table.ids)} ids of {table.source} has a {kinds}; check the names"
+            )
+        notes.append(f"{counted}; they are left out")
+        table = table.only([each for each in table.ids if each not in set(missing)])
+    encoded = encode(table, columns)
+    lesions: tuple[Lesion, ...] = ()
+    measured = None
+    if files.masks:
+
+        def load(each: str) -> Lesion:
+            lesion = load_lesion(found_masks[each], found_images.get(each))
+            progress()
+            return lesion
+
+        with ThreadPoolExecutor(2) as pool:
+            lesions = tuple(pool.map(load, table.ids))
+        _check_sides(table, lesions)
+        empty = [each for each, lesion in zip(table.ids, lesions, strict=True) if not len(lesion.voxels)]
+        if empty:
+            notes.append(f"{len(empty)} masks are empty ({listed(empty)}), which counts as no lesion")
+        measured = measure(lesions, files.atlas)
+    names = tuple(name for column in columns for name in column.features)
+    images = tuple(found_images[each] for each in table.ids) if files.images else ()
+    return Cohort(table.ids, encoded, names, target(table), lesions, measured, images)
+
+
+def _check_sides(table: PatientTable, lesions: Sequence[Lesion]) -> None:
+    column = next((name for name in table.columns if name.lower() in _SIDE_COLUMNS), None)
+    if column is None:
+        return
+    said = dict(zip(table.ids, table.cells(column), strict=True))
+    wrong = check_sides(dict(zip(table.ids, lesions, strict=True)), said)
+    if wrong:
+        raise OutcomeError(
+            f"the masks of {len(wrong)} patients ({listed(wrong)}) lie on the other side than {column} "
+            "says; check "
+            "whether left and right are exchanged"
+        )

@@ -1,0 +1,204 @@
+"""Models of outcomes on disk: ``config.json``, ``model.safetensors`` and a card, never a pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from anystroke.anatomy.registration.atlas import Atlas
+from anystroke.core.config import ConfigError, StrictModel, validate
+from anystroke.core.files import atomic_path
+from anystroke.models.checkpoints import CheckpointError, find_model, read_tensors, write_atomically
+from anystroke.tasks.outcome.calibrate import Conformal
+from anystroke.tasks.outcome.estimators import Part
+from anystroke.tasks.outcome.features import AtlasRegions
+from anystroke.tasks.outcome.models import FittedMember, FittedModel, Member, ModelSpec, Transform
+from anystroke.tasks.outcome.table import Column, OutcomeError, Target
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class MemberConfig(StrictModel):
+    """What a member sees, and its names, beside its arrays."""
+
+    groups: tuple[str, ...]
+    estimator: str
+    features: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+class NetworkConfig(StrictModel):
+    """What a network is and sees, beside its weights."""
+
+    network: str
+    picture: str
+    heads: int
+    table: int
+    groups: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+    sees_scans: bool = False
+
+
+class OutcomeConfig(StrictModel):
+    """What is needed to use a model of outcomes, beside its arrays.
+
+    Attributes:
+        task: Tells it from other models.
+        name: Short name.
+        version: Of the arrays.
+        model: As in ``--model``.
+        target: What is predicted.
+        columns: Of tables.
+        masks: Whether lesion masks are needed.
+        images: Whether scans are needed.
+        atlas: Regions it was trained with.
+        members: Estimators.
+        network: A network instead.
+        bounds: Smallest and largest number of the training.
+        conformal: Of intervals, where numbers are predicted.
+        temperature: Logits are divided by it.
+        training: Facts for the record.
+    """
+
+    task: Literal["outcome"] = "outcome"
+    name: str
+    version: str = "1"
+    model: str
+    target: Target
+    columns: tuple[Column, ...] = ()
+    masks: bool = False
+    images: bool = False
+    atlas: AtlasRegions | None = None
+    members: tuple[MemberConfig, ...] = ()
+    network: NetworkConfig | None = None
+    bounds: tuple[float, float] = (0.0, 0.0)
+    conformal: Conformal | None = None
+    temperature: float = 1.0
+    training: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class OutcomeModel:
+    """A model with what is needed to use it."""
+
+    fitted: FittedModel
+    config: OutcomeConfig
+
+
+def describe_atlas(atlas: Atlas) -> AtlasRegions:
+    """Return what tells an atlas from another."""
+    numbers = tuple(int(n) for n in np.unique(atlas.labels.data.numpy()) if n)
+    return AtlasRegions(
+        source=atlas.source, sha256=atlas.sha256, numbers=numbers, names=tuple(atlas.name(n) for n in numbers)
+    )
+
+
+def save_outcome(folder: Path, model: OutcomeModel, card: str) -> None:
+    """Write a model.
+
+    Args:
+        folder: Made if missing.
+        model: To write.
+        card: Text of its README.md.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, torch.Tensor] = {}
+    for k, member in enumerate(model.fitted.members):
+        for name in ("median", "mean", "scale", "components", "centre"):
+            tensors[f"member{k}.{name}"] = _tensor(getattr(member.transform, name))
+        for j, part in enumerate(member.parts):
+            tensors |= {f"member{k}.part{j}.{name}": _tensor(array) for name, array in part.arrays.items()}
+    if model.fitted.network is not None:
+        tensors |= model.fitted.network.tensors()
+    write_atomically(folder / "model.safetensors", tensors)
+    with atomic_path(folder / "README.md", overwrite=True) as part_path:
+        part_path.write_text(card, encoding="utf-8")
+    write_json(folder / "config.json", model.config.model_dump())
+
+
+def load_outcome(name: str | Path) -> OutcomeModel:
+    """Read a model.
+
+    Args:
+        name: Its folder, or the name of a shipped one.
+
+    Raises:
+        OutcomeError: There is none, it does something else, or it is damaged.
+    """
+    try:
+        folder = find_model(name)
+    except CheckpointError:
+        raise OutcomeError(
+            f"expected a model of 'outcome train' at {name}, but there is none; check the path"
+        ) from None
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or data.get("task") != "outcome":
+            raise OutcomeError(
+                f"the model in {folder} predicts no outcome; name one that 'outcome train' made"
+            )
+        config = validate(data, OutcomeConfig, source=str(folder / "config.json"))
+        tensors, _ = read_tensors(folder / "model.safetensors")
+        return OutcomeModel(_fitted(config, tensors), config)
+    except (ConfigError, CheckpointError, json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+        raise OutcomeError(f"the model in {folder} cannot be used: {error}") from None
+
+
+def _fitted(config: OutcomeConfig, tensors: Mapping[str, torch.Tensor]) -> FittedModel:
+    kind = config.target.kind
+    if config.network is not None:
+        from anystroke.tasks.outcome.network_training import restore_network
+
+        spec = ModelSpec(config.model, network=config.network.network, picture=config.network.picture)
+        network = restore_network(config.network, tensors, config.model)
+        return FittedModel(spec, kind, bounds=config.bounds, network=network)
+    members = []
+    for k, member in enumerate(config.members):
+        arrays = {
+            name.removeprefix(f"member{k}."): tensor.numpy()
+            for name, tensor in tensors.items()
+            if name.startswith(f"member{k}.")
+        }
+        transform = Transform(
+            member.groups,
+            member.features,
+            *(arrays[name] for name in ("median", "mean", "scale", "components", "centre")),
+        )
+        parts = tuple(
+            Part(
+                part,
+                {n.removeprefix(f"part{j}."): a for n, a in arrays.items() if n.startswith(f"part{j}.")},
+            )
+            for j, part in enumerate(member.parts)
+        )
+        members.append(FittedMember(transform, parts))
+    spec = ModelSpec(config.model, tuple(Member(m.groups, m.estimator) for m in config.members))
+    return FittedModel(spec, kind, tuple(members), config.bounds)
+
+
+def member_configs(fitted: FittedModel) -> tuple[MemberConfig, ...]:
+    """Describe the members of a model."""
+    return tuple(
+        MemberConfig(
+            groups=member.transform.groups,
+            estimator=spec.estimator,
+            features=member.transform.names,
+            parts=tuple(part.kind for part in member.parts),
+        )
+        for member, spec in zip(fitted.members, fitted.spec.members, strict=True)
+    )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON, whole or not at all, in place of an earlier file."""
+    with atomic_path(path, overwrite=True) as part:
+        part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    return torch.from_numpy(np.array(array, order="C"))
