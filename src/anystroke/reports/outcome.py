@@ -4,46 +4,19 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from anystroke.core.files import atomic_path
+from anystroke.reports.theme import write_page
 
 Row = Mapping[str, Any]
 
 _COLOUR = "#34699a"
 _RED = "#c0392b"
-
-
-def render_page(path: Path, template: str, **facts: Any) -> Path:
-    """Write a page from a template of this package.
-
-    Args:
-        path: The page.
-        template: File name in ``templates``.
-        **facts: What the template speaks of.
-
-    Returns:
-        The page.
-    """
-    environment = Environment(
-        loader=PackageLoader("anystroke.reports"),
-        undefined=StrictUndefined,
-        autoescape=select_autoescape(["html"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = figure_text
-    text = environment.get_template(template).render(version=version("anystroke"), **facts)
-    with atomic_path(path, overwrite=True) as part:
-        part.write_text(text, encoding="utf-8")
-    return path
 
 
 def figure_text(value: Any) -> str:
@@ -77,9 +50,16 @@ def write_training_page(path: Path, evaluation: Mapping[str, Any], rows: Sequenc
     )
     groups = evaluation["subgroups"]
     columns = [name for name in (groups[0] if groups else {}) if name not in ("by", "group")]
-    return render_page(
-        path, "outcome_training.html", evaluation=evaluation, picture=picture, groups=groups, columns=columns
+    write_page(
+        path,
+        "outcome_training.html",
+        evaluation=evaluation,
+        picture=picture,
+        groups=groups,
+        columns=columns,
+        figure=figure_text,
     )
+    return path
 
 
 def write_comparison_page(path: Path, made: Mapping[str, Any]) -> Path:
@@ -97,7 +77,8 @@ def write_comparison_page(path: Path, made: Mapping[str, Any]) -> Path:
     values = [float(row[main]) for row in made["models"]]
     spans = [(float(row["low"]), float(row["high"])) for row in made["models"]]
     picture = bars(names, values, spans=spans, label=main)
-    return render_page(path, "outcome_comparison.html", made=made, picture=picture)
+    write_page(path, "outcome_comparison.html", made=made, picture=picture, figure=figure_text)
+    return path
 
 
 def scatter(predicted: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> str:

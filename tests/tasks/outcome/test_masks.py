@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from anystroke.core.volume import Volume
 from anystroke.tasks.outcome.features import loads_of, measure
 from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion, on_grid
 from anystroke.tasks.outcome.table import OutcomeError
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def _ball(spacing: float, *, flipped: bool = False) -> Volume:
@@ -27,7 +30,7 @@ def _ball(spacing: float, *, flipped: bool = False) -> Volume:
 
 def test_grids_of_any_spacing_agree(tmp_path: Path) -> None:
     wanted = 4 / 3 * np.pi * 15**3 / 1000
-    loads = []
+    loads: list[Array] = []
     for spacing, flipped in ((1.0, False), (1.0, True), (2.0, False), (3.0, False), (1.5, True)):
         path = tmp_path / f"sub-{len(loads)}.nii.gz"
         ball = _ball(spacing, flipped=flipped)

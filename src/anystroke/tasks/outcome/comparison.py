@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.files import write_json
 from anystroke.core.tables import write_table
 from anystroke.evaluation.statistics import holm
 from anystroke.tasks.outcome.cohort import Cohort
@@ -19,7 +20,6 @@ from anystroke.tasks.outcome.evaluate import (
     subgroups,
     summary,
 )
-from anystroke.tasks.outcome.files import write_json
 from anystroke.tasks.outcome.folds import close_box, group_differences, matched_groups, open_box
 from anystroke.tasks.outcome.models import Member, ModelSpec, fit_model
 from anystroke.tasks.outcome.scores import MAIN_SCORE, scores

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.core.config import ConfigError, StrictModel, validate
-from anystroke.core.files import atomic_path
+from anystroke.core.files import write_json, write_text
 from anystroke.models.checkpoints import CheckpointError, find_model, read_tensors, write_atomically
 from anystroke.tasks.outcome.calibrate import Conformal
 from anystroke.tasks.outcome.estimators import Part
@@ -32,7 +32,7 @@ class MemberConfig(StrictModel):
     parts: tuple[str, ...]
 
 
-class NetworkConfig(StrictModel):
+class PictureNetworkConfig(StrictModel):
     """What a network is and sees, beside its weights."""
 
     network: str
@@ -75,7 +75,7 @@ class OutcomeConfig(StrictModel):
     images: bool = False
     atlas: AtlasRegions | None = None
     members: tuple[MemberConfig, ...] = ()
-    network: NetworkConfig | None = None
+    network: PictureNetworkConfig | None = None
     bounds: tuple[float, float] = (0.0, 0.0)
     conformal: Conformal | None = None
     temperature: float = 1.0
@@ -116,8 +116,7 @@ def save_outcome(folder: Path, model: OutcomeModel, card: str) -> None:
     if model.fitted.network is not None:
         tensors |= model.fitted.network.tensors()
     write_atomically(folder / "model.safetensors", tensors)
-    with atomic_path(folder / "README.md", overwrite=True) as part_path:
-        part_path.write_text(card, encoding="utf-8")
+    write_text(folder / "README.md", card)
     write_json(folder / "config.json", model.config.model_dump())
 
 
@@ -192,12 +191,6 @@ def member_configs(fitted: FittedModel) -> tuple[MemberConfig, ...]:
         )
         for member, spec in zip(fitted.members, fitted.spec.members, strict=True)
     )
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write JSON, whole or not at all, in place of an earlier file."""
-    with atomic_path(path, overwrite=True) as part:
-        part.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def _tensor(array: Array) -> torch.Tensor:

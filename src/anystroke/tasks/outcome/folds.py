@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anystroke.core.files import atomic_path
+from anystroke.core.files import write_json
 from anystroke.core.rng import stream
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -143,6 +143,5 @@ def open_box(box: LockBox, record: Path) -> LockBox:
     """
     opened: dict[str, int] = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     opened[box.sha256] = opened.get(box.sha256, 0) + 1
-    with atomic_path(record, overwrite=True) as part:
-        part.write_text(json.dumps(opened, indent=2) + "\n", encoding="utf-8")
+    write_json(record, opened)
     return LockBox(box.ids, box.sha256, opened[box.sha256])

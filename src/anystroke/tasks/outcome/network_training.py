@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from anystroke.core.rng import stream
 from anystroke.tasks.outcome.cohort import Cohort
 from anystroke.tasks.outcome.estimators import ESTIMATORS, Part
-from anystroke.tasks.outcome.files import NetworkConfig
+from anystroke.tasks.outcome.files import PictureNetworkConfig
 from anystroke.tasks.outcome.folds import stratified_folds
 from anystroke.tasks.outcome.models import ModelSpec, Transform, head_targets
 from anystroke.tasks.outcome.networks import build_outcome_network
@@ -105,9 +105,9 @@ class FittedNetwork:
         total: Tensor = sum((features * each).sum() for each in weights)
         return total
 
-    def config(self) -> NetworkConfig:
+    def config(self) -> PictureNetworkConfig:
         """Describe it, without its weights."""
-        return NetworkConfig(
+        return PictureNetworkConfig(
             network=self.spec.network,
             picture=self.spec.picture,
             heads=self.heads,
@@ -130,7 +130,7 @@ class FittedNetwork:
         return stored
 
 
-def restore_network(config: NetworkConfig, tensors: Mapping[str, Tensor], name: str) -> FittedNetwork:
+def restore_network(config: PictureNetworkConfig, tensors: Mapping[str, Tensor], name: str) -> FittedNetwork:
     """Make a stored network again.
 
     Args:

@@ -12,7 +12,8 @@ from anystroke.anatomy.regions.grid import affine
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.volume import Volume
 from anystroke.reports.glass_brain import glass_brain
-from anystroke.reports.outcome import bars, render_page
+from anystroke.reports.outcome import bars, figure_text
+from anystroke.reports.theme import write_page
 from anystroke.tasks.outcome.cohort import Cohort
 from anystroke.tasks.outcome.explain import Explanation, column_effects, one_number, patients_like, region_map
 from anystroke.tasks.outcome.files import OutcomeModel
@@ -75,8 +76,9 @@ def write_explanation(
         _patient_page(folder, model, cohort, explanation, k, rows)
         for k in range(min(patients, len(cohort.ids)))
     ]
-    return render_page(
-        folder / "report.html",
+    page = folder / "report.html"
+    write_page(
+        page,
         "outcome_explanation.html",
         config=model.config.model_dump(),
         count=len(cohort.ids),
@@ -84,7 +86,9 @@ def write_explanation(
         region_chart=region_chart,
         pictures=pictures,
         pages=pages,
+        figure=figure_text,
     )
+    return page
 
 
 def _patient_page(
@@ -120,7 +124,7 @@ def _patient_page(
     )
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     page = folder / f"{safe}.html"
-    render_page(
+    write_page(
         page,
         "outcome_patient.html",
         name=name,
@@ -131,6 +135,7 @@ def _patient_page(
         known=known,
         chart=chart,
         like=like,
+        figure=figure_text,
     )
     return {"name": name, "page": page.name}
 

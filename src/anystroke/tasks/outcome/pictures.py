@@ -7,7 +7,7 @@ import torch
 
 from anystroke.anatomy.regions.grid import SHAPE, affine, tissue
 from anystroke.anatomy.registration.affine import RegistrationError
-from anystroke.anatomy.registration.mni import SMALLEST_OVERLAP, register_scan
+from anystroke.anatomy.registration.mni import SMALLEST_BRAIN_OVERLAP, register_scan
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.tasks.outcome.cohort import Cohort
 from anystroke.tasks.outcome.masks import in_mni_space
@@ -98,7 +98,7 @@ def scan_on_grid(cohort: Cohort, patient: int) -> Array:
         moved = scan
         if not in_mni_space(scan):
             found = register_scan(scan)
-            if found.overlap < SMALLEST_OVERLAP:
+            if found.overlap < SMALLEST_BRAIN_OVERLAP:
                 raise RegistrationError(f"the brains overlap by {found.overlap:.2f}")
             moved = Volume(scan.data, found.affine @ scan.affine)
         x, y, z = SHAPE

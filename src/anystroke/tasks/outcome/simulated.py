@@ -17,7 +17,7 @@ PLANTED = ("superior_temporal", "insula")
 def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> Cohort:
     """Draw patients with left lesions.
 
-    The outcome is 1 for good if ``2 severity + time - 6 (sum of the damage of both planted regions)`` and noise
+    The outcome is 1 for good if ``2 severity + time - 6 (summed damage of the planted regions)`` and noise
     is above its median; severity and time are uniform from 0 to 1, damage is the share of the region.
 
     Args:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from anystroke.core.config import StrictModel
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import read_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -32,7 +33,7 @@ _UNWANTED = re.compile(
 )
 
 
-class OutcomeError(ValueError):
+class OutcomeError(AnystrokeError):
     """A table, mask or model that cannot be used; the message says why and what to do."""
 
 
@@ -114,13 +115,13 @@ class PatientTable:
 
 
 def read_table(path: Path) -> PatientTable:
-    """Read a table of patients, separated by tabs, or by commas in a .csv.
+    """Read a table of patients, separated by tabs, commas or semicolons.
 
     Raises:
         OutcomeError: It has no column of ids, no rows, or an id twice.
         TableError: It is no table.
     """
-    rows = _read_csv(path) if path.suffix.lower() == ".csv" else read_rows(path)
+    rows = read_rows(path)
     if not rows:
         raise OutcomeError(f"{path} has a header and no patients; add a row for each")
     lower = {name.lower(): name for name in rows[0]}
@@ -392,16 +393,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _read_csv(path: Path) -> list[dict[str, str]]:
-    import csv
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise OutcomeError(f"expected a table at {path}, but it cannot be read ({error}); check it") from None
-    if any(None in row or None in row.values() for row in rows):
-        raise OutcomeError(f"{path} has rows of another length than its header; mend it")
-    return rows

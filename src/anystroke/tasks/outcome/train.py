@@ -40,7 +40,6 @@ class TrainOptions:
         kind: Of the target; found out if None.
         above: Makes two classes of numbers: above this or not.
         at_least: Likewise: from this on.
-        rate: Share of patients that intervals hold.
     """
 
     target: str
@@ -48,7 +47,6 @@ class TrainOptions:
     kind: Kind | None = None
     above: float | None = None
     at_least: float | None = None
-    rate: float = 0.9
 
 
 @dataclass(frozen=True, eq=False)
