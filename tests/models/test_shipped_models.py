@@ -1,6 +1,7 @@
 """All models of the package: their size, their cards, and that segmenting ones find what is plain to see."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -11,25 +12,25 @@ from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.measure import dice
-from anystroke.models.checkpoints import WEIGHTS, load_config, shipped_models
+from anystroke.models.checkpoints import WEIGHTS, load_config, shipped_models, task_of_model
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.outcome.files import OutcomeConfig
 from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.predict import Model, segment
 
-LARGEST_MB = {"default": 40.0, "small": 8.0, "estimator": 25.0}
+LARGEST_MB = {"default": 40.0, "small": 8.0, "estimator": 25.0, "nihss": 4.0}
 
 
 @pytest.mark.parametrize("name", shipped_models(None))
 def test_a_model_is_small_and_has_a_card_of_its_version(name: str) -> None:
     folder = WEIGHTS / name
     assert sum(path.stat().st_size for path in folder.rglob("*")) < 1e6 * LARGEST_MB[name]
-    config = (
-        load_config(name, SegmentationConfig)
-        if name in shipped_models()
-        else load_config(name, EstimatorConfig)
-    )
+    kinds: dict[str, type[Any]] = {
+        "segmentation": SegmentationConfig, "qmri": EstimatorConfig, "outcome": OutcomeConfig
+    }  # fmt: skip
+    config = load_config(name, kinds[task_of_model(name)])
     card = (folder / "README.md").read_text(encoding="utf-8")
     title = re.search(r"^# (.*)", card, re.MULTILINE)
     assert title is not None

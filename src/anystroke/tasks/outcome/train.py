@@ -10,7 +10,7 @@ from anystroke.tasks.outcome.calibrate import Conformal, fit_temperature
 from anystroke.tasks.outcome.cohort import Cohort, Files, gather
 from anystroke.tasks.outcome.evaluate import OutOfFold, Validation, cross_validate, subgroups, summary
 from anystroke.tasks.outcome.files import OutcomeConfig, OutcomeModel, describe_atlas, member_configs
-from anystroke.tasks.outcome.models import ModelSpec, find_model_spec, fit_model, uses_lesions
+from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, fit_model, uses_lesions
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
 from anystroke.tasks.outcome.table import (
     Column,
@@ -199,9 +199,21 @@ def train_outcome(
         bounds=fitted.bounds,
         conformal=conformal,
         temperature=temperature,
-        training={"patients": len(cohort.ids), "scores": evaluation["scores"]},
+        training={
+            "patients": len(cohort.ids),
+            "parameters": _parameters(fitted),
+            "scores": evaluation["scores"],
+        },
     )
     return Trained(OutcomeModel(fitted, config), found, evaluation)
+
+
+def _parameters(fitted: FittedModel) -> int:
+    """Count the numbers that a model holds."""
+    if fitted.network is not None:
+        return int(sum(tensor.numel() for tensor in fitted.network.tensors().values()))
+    arrays = [array for member in fitted.members for part in member.parts for array in part.arrays.values()]
+    return int(sum(array.size for array in arrays))
 
 
 def _logits(raw: Array, target: Array) -> tuple[Array, Array]:
@@ -262,13 +274,14 @@ def model_card(trained: Trained, columns: Sequence[Column], source: str) -> str:
     low, high = evaluation["scores"][f"{main}_interval"]
     named = ", ".join(column.name for column in columns) or "no columns"
     lines = [
-        f"# {config.name}",
+        f"# {config.name}, version {config.version}",
         "",
         f"Predicts **{config.target.name}** ({config.target.kind.replace('_', ' ')}) from "
         f"{'lesion masks' if config.masks else 'scans' if config.images else 'a table alone'}, with {named}. "
         "Research use only: not a medical device.",
         "",
-        f"* Model: `{config.model}`, trained on {evaluation['patients']} patients of `{source}`.",
+        f"* Model: `{config.model}`, {config.training['parameters']:,} parameters, trained on "
+        f"{evaluation['patients']} patients of `{source}`.",
         f"* Cross-validated ({evaluation['repeats']} x {evaluation['folds']} folds, by patient, all "
         "choices made "
         f"within the training folds): {main} {evaluation['scores'][main]:.3f} (95 % interval {low:.3f} to "
