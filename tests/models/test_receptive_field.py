@@ -31,8 +31,8 @@ def test_large_kernels_look_farther_than_convolutions_at_the_second_level() -> N
     """Without norms over the whole image, through which every voxel sees every other a little."""
     large = _local(MDUNet(1, 2, filters=(4, 8, 8), depths=(1, 1, 1)))
     plain = _local(build_network("plain_unet", 2, seed=1).network)
-    second_of_large = nn.Sequential(large.stem, large.down[0])  # type: ignore[arg-type]
-    second_of_plain = nn.Sequential(plain.input_block, plain.downsamples[0])  # type: ignore[arg-type, index]
+    second_of_large = nn.Sequential(large.get_submodule("stem"), large.get_submodule("down.0"))
+    second_of_plain = nn.Sequential(plain.get_submodule("input_block"), plain.get_submodule("downsamples.0"))
     assert _width(second_of_large, 64) > 2 * _width(second_of_plain, 64)
 
 

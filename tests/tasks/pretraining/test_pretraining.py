@@ -273,6 +273,7 @@ def test_recipes_of_other_tasks_are_not_pretrained(
         load_any_recipe(path)
 
 
+@pytest.mark.slow
 def test_features_of_a_patient_come_nearer(run: Path) -> None:
     """From the first hundred steps on: the margin between own and other patients grows on the same views."""
     settings = _settings(steps=100, batch=6, learning_rate=2e-3, ema=0.9)

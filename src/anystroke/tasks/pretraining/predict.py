@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
 from anystroke.models.architectures.twins import pooled
-from anystroke.models.checkpoints import load_config
-from anystroke.models.encoders import load_encoder
+from anystroke.models.checkpoints import NetworkConfig, load_config, model_facts, task_of_model
+from anystroke.models.encoders import PRETRAINING, load_encoder
 from anystroke.models.model_space import equalise_histogram, normalise_intensity, to_model_space
 from anystroke.tasks.pretraining.config import EncoderConfig
 
@@ -26,12 +26,16 @@ class FeatureModel:
 
     @classmethod
     def load(cls, name: str | Path) -> "FeatureModel":
-        """Load a shipped encoder by its name, or one from a folder.
+        """Load an encoder by a shipped name or a folder; also that of a model of another task.
 
         Raises:
             CheckpointError: If it cannot be used.
         """
-        return cls(load_encoder(name), load_config(name, EncoderConfig))
+        encoder = load_encoder(name)
+        if task_of_model(name) == PRETRAINING:
+            return cls(encoder, load_config(name, EncoderConfig))
+        known = {key: value for key, value in model_facts(name).items() if key in NetworkConfig.model_fields}
+        return cls(encoder, EncoderConfig(**{key: value for key, value in known.items() if key != "task"}))
 
     @torch.no_grad()
     def of_image(self, image: Tensor) -> Tensor:
