@@ -117,7 +117,7 @@ def _reason_to_skip(series: Series) -> str | None:
         return f"its modality is {series.modality or 'not given'}"
     if "LOCALIZER" in kinds or _LOCALISER.search(series.description) or not _are_parallel(series.slices):
         return "it is a localiser"
-    if kinds & _COMPUTED and not kinds & _SCANS_ALL_THE_SAME:
+    if kinds & _COMPUTED:
         return "it is derived from other images"
     if "DERIVED" in kinds and not kinds & {*_SCANS_ALL_THE_SAME, "M", "DIS2D", "DIS3D", "NORM"}:
         return "it is derived from other images"

@@ -32,6 +32,8 @@ class Processing:
         window: Side of the windows [voxels].
         one_pass_voxels: Up to this many voxels there are no windows.
         flips: Axes along which the head is mirrored in each pass; the passes are averaged.
+        averaged: How many of the passes, from the first, count in the average; None for all. The spread is
+            that over all.
     """
 
     spacing: float | None = None
@@ -40,10 +42,20 @@ class Processing:
     window: int = WINDOW
     one_pass_voxels: int = ONE_PASS_VOXELS
     flips: tuple[tuple[int, ...], ...] = ((),)
+    averaged: int | None = None
 
     def mirrored(self) -> "Processing":
         """Add a pass over the head mirrored left to right, where there is none."""
         return self if (0,) in self.flips else replace(self, flips=(*self.flips, (0,)))
+
+    def with_spread(self) -> "Processing":
+        """Add a mirrored pass for the spread alone, where there is one pass: the average stays what it was.
+
+        Example:
+            >>> Processing().with_spread().averaged
+            1
+        """
+        return replace(self.mirrored(), averaged=1) if len(self.flips) < 2 else self
 
 
 ALL_FLIPS = tuple(
@@ -132,8 +144,8 @@ def average_output(
         temperature: Logits are divided by it.
 
     Returns:
-        Mean over the flips (K, X, Y, Z), the sum over the number of them, and the standard deviation of the
-        first channel over them (1, X, Y, Z), both on the CPU.
+        Mean over the flips that count (K, X, Y, Z) and the standard deviation of the first channel over all
+        flips (1, X, Y, Z), both on the CPU.
 
     Raises:
         torch.OutOfMemoryError: The memory is too small on the CPU too.
@@ -183,20 +195,20 @@ def _passes(
     run = _runner(network, read, divisor, processing, device, half)
     head = image[None].to(device)
     total: Tensor | None = None
-    squares: Tensor | None = None
-    for flip in processing.flips:
+    sums: tuple[Tensor, Tensor] | None = None
+    counted = processing.averaged or len(processing.flips)
+    for number, flip in enumerate(processing.flips):
         axes = [axis + 2 for axis in flip]
         values = run(head.flip(axes)).flip(axes) if axes else run(head)
         first = values[:, :1]
-        if total is None or squares is None:
-            total, squares = values, first.square()
-        else:
-            total, squares = total + values, squares + first.square()
-    if total is None or squares is None:
+        sums = (first, first.square()) if sums is None else (sums[0] + first, sums[1] + first.square())
+        if number < counted:
+            total = values if total is None else total + values
+    if total is None or sums is None:
         raise ValueError("expected at least one pass over the head, got none")
-    mean = total / len(processing.flips)
-    variance = squares / len(processing.flips) - mean[:, :1].square()
-    return mean[0].cpu(), variance.clamp(min=0).sqrt()[0].cpu()
+    mean, square = (each / len(processing.flips) for each in sums)
+    spread = (square - mean.square()).clamp(min=0).sqrt()
+    return (total / counted)[0].cpu(), spread[0].cpu()
 
 
 def _runner(

@@ -14,6 +14,7 @@ from anystroke.core.tables import Cell
 from anystroke.core.volume import Volume
 from anystroke.io.names import image_stem
 from anystroke.io.results import generated_by
+from anystroke.models.passes import PRESETS
 from anystroke.tasks.segmentation.lesions_found import FoundLesion, find_lesions
 from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places
 
@@ -145,7 +146,7 @@ def sidecar(
         "Preset": result.options.preset,
         "Threshold": result.threshold,
         "MinimumLesionVolume": result.options.min_volume,
-        "MirrorAveraging": result.options.flip,
+        "MirrorAveraging": result.options.flip or len(PRESETS[result.options.preset].flips) > 1,
         "LesionVolume": round(result.lesion_volume, 6),
         "LesionVolumeUnits": "ml",
         "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,

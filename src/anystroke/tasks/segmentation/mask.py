@@ -103,8 +103,10 @@ def predict(
     tissues = options.tissues
     _check_classes(config, tissues)
     processing = PRESETS[options.preset] if processing is None else processing
-    if options.flip or (options.spread and len(processing.flips) < 2):
+    if options.flip:
         processing = processing.mirrored()
+    if options.spread:
+        processing = processing.with_spread()
     seconds: dict[str, float] = {}
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
@@ -133,7 +135,9 @@ def predict(
             certainty = mean_certainty(values[0], healthy)
             inside = healthy.sum(0) >= 0.5
             brain = Volume(inside[None].to(torch.uint8), space.affine)
-            values[0] *= within_brain(values[0] >= threshold / 2, inside)
+            kept = within_brain(values[0] >= threshold / 2, inside)
+            values[0] *= kept
+            deviation = deviation * kept
     with _timed(seconds, "resampling"):
         first = lesion = space.to_native(values[:1])
     if refiner is not None and options.refinement and is_fine(scan.spacing, config.spacing):
@@ -172,12 +176,13 @@ def _refined(
     if not boxes:
         return lesion
     head = head_from_zero(scan)
-    data = lesion.data
+    total = torch.zeros_like(lesion.data)
     for box in boxes:
-        change = refined_difference(head, coarse, box, refiner)
+        change = refined_difference(head, coarse, box, refiner, threshold)
         if change is not None:
-            data = data + replace(space, affine=box.affine).to_native(change.data).data
-    return replace(lesion, data=data.clamp(0, 1))
+            new = replace(space, affine=box.affine).to_native(change.data).data
+            total = torch.where(new.abs() > total.abs(), new, total)  # boxes overlap
+    return replace(lesion, data=(lesion.data + total).clamp(0, 1))
 
 
 def mask_of(

@@ -27,7 +27,7 @@ class SegmentOptions:
             overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
         refinement: Look again at small lesions in scans finer than the model's grid, if the model can.
         tissues: Classes of the model whose probabilities to return as well.
-        spread: Return the spread over the flips too; the head is mirrored for it.
+        spread: Return the spread over the flips too; the head is mirrored for it, which changes no mask.
         device: Where to compute, a `torch.device` or its name; None for a GPU if there is one.
 
     Raises:

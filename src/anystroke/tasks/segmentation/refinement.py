@@ -22,6 +22,9 @@ LARGEST_ML = 20.0
 MARGIN = 16.0
 """Of a lesion, to each side [mm]."""
 _BORDER = 8.0
+# Distance from a small lesion [mm] up to which the second network counts fully, and from which not at all.
+_FULLY, _REACH = 6.0, 12.0
+_LARGEST_GROWTH, _SMALLEST_GROWTH_ML = 2.0, 1.0
 _SMALLEST_SIDE = 64
 _MOST = 8
 _SHARE = 0.5
@@ -112,24 +115,48 @@ def boxes_around(
     return boxes
 
 
+def sizes_of_lesions(probability: Volume, threshold: float) -> Volume:
+    """Tell the lesions that are looked at again from those that are left as they are.
+
+    Args:
+        probability: Lesion probability.
+        threshold: As for `boxes_around`.
+
+    Returns:
+        uint8: 1 in lesions of at most `LARGEST_ML`, 2 in larger ones.
+    """
+    labels, count = ndimage.label(probability.data[0].numpy() >= threshold, structure=_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1) * probability.voxel_volume
+    kinds = np.where(sizes > LARGEST_ML, 2, 1).astype(np.uint8)
+    kinds[0] = 0
+    return Volume(torch.from_numpy(kinds[labels])[None], probability.affine)
+
+
 def _shows(box: RefinementBox, low: "np.ndarray[tuple[int], np.dtype[np.float64]]", high: object) -> bool:
     first = box.affine[:3, 3].numpy() - box.affine[0, 0].item() / 2
     last = first + box.affine[0, 0].item() * np.array(box.shape)
     return bool((first <= low).all() and (last >= np.asarray(high)).all())
 
 
-def refined_difference(head: Volume, coarse: Volume, box: RefinementBox, refiner: Refiner) -> Volume | None:
-    """Compute what the second network changes in a box.
+def refined_difference(
+    head: Volume, coarse: Volume, box: RefinementBox, refiner: Refiner, threshold: float
+) -> Volume | None:
+    """Compute what the second network changes at the small lesions in a box.
+
+    Away from them, and in larger lesions, it changes nothing. Where it would make the small lesions more than
+    twice as large, and by more than 1 ml, the two networks contradict each other and the first one is
+    believed.
 
     Args:
         head: The scan from zero, in RAS order.
         coarse: Lesion probability of the first network.
         box: Where to look.
         refiner: The second network.
+        threshold: As for `boxes_around`.
 
     Returns:
         What to add to the lesion probability, on the box's grid, zero at its border; None if the scan is
-        constant there.
+        constant there, or the networks contradict each other.
     """
     image = head.resample_to(box.affine, box.shape, antialias=True).data
     config = refiner.config
@@ -140,11 +167,29 @@ def refined_difference(head: Volume, coarse: Volume, box: RefinementBox, refiner
     logits = refiner.network(image[None])[0].float() / config.temperature
     fine = logits.softmax(0)[config.classes.index("lesion")]
     before = coarse.resample_to(box.affine, box.shape).data[0].clamp(0, 1)
-    share = _SHARE * _weights(box)
+    share = _SHARE * _weights(box) * _nearness(sizes_of_lesions(coarse, threshold), box)
     low, high = _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY
     odds = (1 - share) * torch.logit(before.clamp(low, high)) + share * torch.logit(fine.clamp(low, high))
-    change = torch.sigmoid(odds) - before.clamp(low, high)
+    after = torch.sigmoid(odds)
+    grown = int(((after >= threshold) & (share > 0)).sum()) / 1000 * float(box.affine[0, 0]) ** 3
+    was = int(((before >= threshold) & (share > 0)).sum()) / 1000 * float(box.affine[0, 0]) ** 3
+    if grown > _LARGEST_GROWTH * was + _SMALLEST_GROWTH_ML:
+        return None
+    change = torch.where(share > 0, after - before.clamp(low, high), 0.0)
     return Volume(change[None], box.affine)
+
+
+def _nearness(sizes: Volume, box: RefinementBox) -> Tensor:
+    """Return 1 at small lesions, and a fall to 0 away from them and towards larger ones (X, Y, Z)."""
+    kinds = sizes.resample_to(box.affine, box.shape, "nearest").data[0].numpy()
+    spacing = float(box.affine[0, 0])
+    if not (kinds == 1).any():
+        return torch.zeros(box.shape)
+    away = ndimage.distance_transform_edt(kinds != 1, sampling=spacing)
+    near = np.clip((_REACH - away) / (_REACH - _FULLY), 0, 1)
+    if (kinds == 2).any():
+        near[ndimage.distance_transform_edt(kinds != 2, sampling=spacing) <= away] = 0
+    return torch.from_numpy(near.astype(np.float32))
 
 
 def _weights(box: RefinementBox) -> Tensor:

@@ -26,6 +26,7 @@ from anystroke.tasks.segmentation.findings import (
 )
 from anystroke.tasks.segmentation.mni_places import TEMPLATE, MniSpace, coarse_map, find_mni_space
 from anystroke.tasks.segmentation.options import WriteOptions
+from anystroke.tasks.segmentation.tissue_maps import GREY, WHITE, partial_volume, tissues_of_scan
 
 if TYPE_CHECKING:
     from anystroke.tasks.segmentation.predict import Segmentation
@@ -47,6 +48,7 @@ _REGISTRATION_COLUMNS = (
 )
 # Numbers of BIDS' common labels.
 _TISSUE_NUMBERS = {"background": 0, "grey_matter": 1, "white_matter": 2, "csf": 3, "lesion": 7}
+_PARTIAL_VOLUME = 8
 
 
 def write_scan_results(
@@ -204,7 +206,7 @@ def _write_tables(scan: _Scan, found: Findings, facts: dict[str, Any]) -> None:
 
 def _write_extras(scan: _Scan, result: "Segmentation", write: WriteOptions, facts: dict[str, Any]) -> None:
     if write.uncertainty and result.spread is not None:
-        result.spread.save(scan.file("spread.nii.gz"))
+        _in_steps(result.spread).save(scan.file("spread.nii.gz"))
         words = f"Standard deviation of the lesion probability over mirrored passes; {NOTICE}"
         write_json(scan.file("spread.json"), of_probability(facts) | {"Description": words})
     if write.tissues and result.tissues:
@@ -298,23 +300,42 @@ def _roi_stem(path: Path) -> str:
 
 
 def _write_tissues(scan: _Scan, result: "Segmentation", facts: dict[str, Any]) -> None:
-    """Write the most probable class of each voxel, with BIDS' numbers."""
-    stem = derivative_stem(scan.source.path, label="tissue", entity="seg")
-    best = 1 - sum((v.data for v in result.tissues.values()), start=result.probability.data)
-    labels = torch.zeros(best.shape, dtype=torch.uint8)
-    table = {"background": 0}
-    for i, (name, volume) in enumerate([*result.tissues.items(), ("lesion", result.probability)]):
-        number = _TISSUE_NUMBERS.get(name, 100 + i)
-        better = volume.data > best
-        labels[better] = number
-        best = torch.where(better, volume.data, best)
-        table[name] = number
-    labels[result.mask.data > 0] = _TISSUE_NUMBERS["lesion"]
-    Volume(labels, result.mask.affine, result.mask.space_code).save(scan.folder / f"{stem}_dseg.nii.gz")
+    """Write the tissue of each voxel with BIDS' numbers, as classes alone and with partial volume of two."""
+    tissues = tissues_of_scan(result.scan, result.tissues, result.mask)
+    lesion = result.mask.data[0] > 0
+    best = 1 - result.probability.data[0] - sum(volume.data[0] for volume in tissues.values())
+    labels = torch.zeros(lesion.shape, dtype=torch.uint8)
+    table = {"background": 0, "lesion": _TISSUE_NUMBERS["lesion"]}
+    for i, (name, volume) in enumerate(tissues.items()):
+        table[name] = _TISSUE_NUMBERS.get(name, 100 + i)
+        labels[volume.data[0] > best] = table[name]
+        best = torch.maximum(volume.data[0], best)
+    labels[lesion] = _TISSUE_NUMBERS["lesion"]
+    _write_labels(scan, result, facts, "tissue", labels, table)
+    if {GREY, WHITE} <= set(tissues):
+        brain = (labels == _TISSUE_NUMBERS[GREY]) | (labels == _TISSUE_NUMBERS[WHITE])
+        both = partial_volume(brain, tissues[GREY].data[0], tissues[WHITE].data[0])
+        mixed = torch.where(both, _PARTIAL_VOLUME, labels).to(torch.uint8)
+        _write_labels(
+            scan, result, facts, "tissuepv", mixed, table | {"grey_white_partial_volume": _PARTIAL_VOLUME}
+        )
+
+
+def _write_labels(
+    scan: _Scan,
+    result: "Segmentation",
+    facts: dict[str, Any],
+    name: str,
+    labels: torch.Tensor,
+    table: dict[str, int],
+) -> None:
+    """Write a label map with its sidecar and the table of its labels."""
+    stem = derivative_stem(scan.source.path, label=name, entity="seg")
+    Volume(labels[None], result.mask.affine, result.mask.space_code).save(scan.folder / f"{stem}_dseg.nii.gz")
     words = f"Most probable tissue; lesion as in the mask; {NOTICE}"
     write_json(scan.folder / f"{stem}_dseg.json", of_probability(facts) | {"Description": words})
     rows: list[dict[str, Cell]] = [
-        {"index": number, "name": name}
-        for name, number in sorted(table.items(), key=lambda item: str(item[1]))
+        {"index": number, "name": tissue}
+        for tissue, number in sorted(table.items(), key=lambda item: item[1])
     ]
     write_table(scan.folder / f"{stem}_dseg.tsv", ("index", "name"), rows)
