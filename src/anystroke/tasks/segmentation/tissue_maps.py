@@ -94,11 +94,12 @@ def _mixture(
     strides = [2 if step < 1.6 and n > 32 else 1 for step, n in zip(spacing, image.shape, strict=True)]
     every = tuple(slice(None, None, stride) for stride in strides)
     wide = tuple(step * stride for step, stride in zip(spacing, strides, strict=True))
-    fitted = _fit(level[every], prior[(slice(None), *every)], weight[every], (wide[0], wide[1], wide[2]))
+    grey, white = names.index(GREY), names.index(WHITE)
+    step = (wide[0], wide[1], wide[2])
+    fitted = _fit(level[every], prior[(slice(None), *every)], weight[every], step, [grey, white])
     if fitted is None:
         return None
     means, deviations, coarse_bias = fitted
-    grey, white = names.index(GREY), names.index(WHITE)
     contrast = abs(float(means[grey] - means[white])) / float((deviations[grey] + deviations[white]) / 2)
     if contrast < _SMALLEST_CONTRAST:
         return None
@@ -111,7 +112,11 @@ def _mixture(
 
 
 def _fit(
-    level: Tensor, prior: Tensor, weight: Tensor, spacing: tuple[float, float, float]
+    level: Tensor,
+    prior: Tensor,
+    weight: Tensor,
+    spacing: tuple[float, float, float],
+    solid: list[int],
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Fit means, standard deviations and the bias field; None where a tissue is hardly there."""
     bias = torch.zeros_like(level)
@@ -124,7 +129,11 @@ def _fit(
         corrected = level - bias
         means = (share * corrected).sum((1, 2, 3)) / mass
         apart = corrected - means.view(-1, 1, 1, 1)
-        deviations = ((share * apart.square()).sum((1, 2, 3)) / mass).sqrt().clamp(min=_SMALLEST_SD)
+        squares = (share * apart.square()).sum((1, 2, 3))
+        # One width for grey and white matter: folding widens that of grey, which would take the rim of white.
+        squares[solid], weights = squares[solid].sum(), mass.clone()
+        weights[solid] = mass[solid].sum()
+        deviations = (squares / weights).sqrt().clamp(min=_SMALLEST_SD)
         posterior = _energy(corrected, means, deviations, prior).softmax(0)
         bias = _smooth_residual(level, means, deviations, posterior, weight, spacing)
         share = posterior * weight
