@@ -122,11 +122,11 @@ def test_nothing_changes_at_the_border_of_a_box() -> None:
     generator = torch.Generator().manual_seed(2)
     affine = axial_affine(1.0, 1.0, 1.0, shape=(96, 96, 96))
     head = Volume(torch.rand(1, 96, 96, 96, generator=generator), affine)
-    coarse = Volume(torch.full((1, 96, 96, 96), 0.5), affine)
+    coarse = Volume(torch.full((1, 96, 96, 96), 0.1), affine)
+    coarse.data[:, 38:58, 38:58, 38:58] = 0.5
     grid = axial_affine(1.0, 1.0, 1.0, shape=(64, 64, 64))
-    change = refined_difference(
-        head, coarse, RefinementBox(grid, (64, 64, 64)), Refiner(Standardised(), FINE)
-    )
+    box = RefinementBox(grid, (64, 64, 64))
+    change = refined_difference(head, coarse, box, Refiner(Standardised(), FINE), 0.4)
     assert change is not None
     data = change.data[0]
     assert float(data[32, 32, 32].abs()) > 0.01
@@ -134,7 +134,28 @@ def test_nothing_changes_at_the_border_of_a_box() -> None:
         for end in (0, -1):
             assert float(data.select(axis, end).abs().max()) < 1e-6
     flat = replace(head, data=torch.zeros_like(head.data))
-    assert refined_difference(flat, coarse, RefinementBox(grid, (64, 64, 64)), Refiner(Blind(), FINE)) is None
+    assert refined_difference(flat, coarse, box, Refiner(Blind(), FINE), 0.4) is None
+
+
+class Everywhere(nn.Module):
+    """Logits of a network that sees lesion in all voxels."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(image), torch.zeros_like(image), 20 + 0 * image], dim=1)
+
+
+def test_a_second_network_neither_grows_lesions_nor_touches_large_ones() -> None:
+    affine = axial_affine(1.0, 1.0, 1.0, shape=(96, 96, 96))
+    head = Volume(torch.rand(1, 96, 96, 96, generator=torch.Generator().manual_seed(3)), affine)
+    box = RefinementBox(axial_affine(1.0, 1.0, 1.0, shape=(64, 64, 64)), (64, 64, 64))
+    coarse = Volume(torch.full((1, 96, 96, 96), 0.05), affine)
+    coarse.data[:, 44:52, 44:52, 44:52] = 0.6
+    assert refined_difference(head, coarse, box, Refiner(Everywhere(), FINE), 0.4) is None
+    coarse.data[:, 58:90, 30:66, 30:66] = 0.6  # 41 ml
+    change = refined_difference(head, coarse, box, Refiner(Blind(), FINE), 0.4)
+    assert change is not None
+    assert float(change.data[0, 30:34, 30:34, 30:34].max()) < -0.1
+    assert float(change.data[0, 42:, :, :].abs().max()) == 0
 
 
 @pytest.mark.parametrize(
