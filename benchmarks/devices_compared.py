@@ -28,9 +28,9 @@ from anystroke.commands.common import progress_bar
 from anystroke.core.compiled import as_on_a_card
 from anystroke.core.memory import keep_pages
 from anystroke.core.rng import integer, stream
-from anystroke.learning.sources.simulated import Pack, load_pack
 from anystroke.models.model_space import normalise_intensity
 from anystroke.simulation.batches import Order, generate_batch
+from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
 

@@ -16,16 +16,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import blob_lesion, load_bank
-from anystroke.anatomy.tissues.anatomies import load_anatomies
+from anystroke.anatomy.lesions.bank import blob_lesion
 from anystroke.anatomy.tissues.classes import CLASSES
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.io.formats import read_scan
-from anystroke.learning.sources.simulated import Pack
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS
 from anystroke.qmri.units_check import UNITS
+from anystroke.simulation.cohorts import Pack, held_out_pack
 from anystroke.tasks.qmri.calibrate import heads_to_estimate, measure_errors, scan_of_head
 from anystroke.tasks.qmri.predict import (
     NEEDED_TISSUES,
@@ -43,10 +42,7 @@ SEED = 20261122
 
 def simulated(estimator: Estimator, data: Path, heads: int) -> list[dict[str, Any]]:
     """Return one row for each tissue and map; the lesion is a tissue of its own."""
-    pack = Pack(
-        load_anatomies(data / "held_out_anatomies.safetensors"),
-        load_bank(data / "held_out_lesions.safetensors"),
-    )
+    pack = held_out_pack(data)
     errors = measure_errors(
         estimator,
         pack,

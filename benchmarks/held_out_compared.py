@@ -11,18 +11,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import held_out
 from rich.progress import TaskID
 
 from anystroke.commands.common import progress_bar
 from anystroke.core.files import atomic_path
 from anystroke.core.rng import stream
 from anystroke.evaluation.statistics import bootstrap_interval
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.simulation.generator import Sample
+from anystroke.studies.held_out.judge import WEIGHTINGS, HeldOutDesign, Row, held_out_cohort, judge_sample
+from anystroke.studies.held_out.summary import (
+    CONTRASTS_TO_NOISE,
+    SIZES_ML,
+    VISIBLE,
+    Keep,
+    among,
+    band,
+    both,
+    summary,
+    within,
+)
 from anystroke.tasks.segmentation.calibrate import calibrate
 from anystroke.tasks.segmentation.predict import Model
 
-Row = dict[str, Any]
 SEED = 2031
 _FEWEST_FOR_INTERVAL = 8
 
@@ -44,17 +55,10 @@ class Patients:
 
     def simulated(self, pack: Path) -> list[Sample]:
         """Simulate the held-out patients; kept is what judging needs."""
-        anatomies, masks = held_out.load_held_out(pack)
-
-        def each() -> Iterator[Sample]:
-            for weighting in held_out.WEIGHTINGS:
-                yield from held_out.with_lesion(anatomies, masks, weighting, count=self.cases)
-            yield from held_out.without_lesion(anatomies, count=self.healthy)
-
-        total = self.cases * len(held_out.WEIGHTINGS) + self.healthy
+        cohort = held_out_cohort(held_out_pack(pack), HeldOutDesign(self.cases, self.healthy))
         return [
             replace(sample, maps={}, unseen=None, change=None)
-            for sample in _shown(each(), "simulating held-out patients", total)
+            for sample in _shown(cohort, "simulating held-out patients", len(cohort))
         ]
 
 
@@ -83,8 +87,8 @@ def measures() -> list[Measure]:
     def ill(row: Row) -> bool:
         return row["dice"] is not None
 
-    def within(key: str, low: float, high: float) -> Callable[[Row], bool]:
-        return lambda row: ill(row) and low <= row[key] < high
+    def of_ill(key: str, low: float, high: float) -> Keep:
+        return both(ill, within(key, low, high))
 
     def dice(row: Row) -> float:
         return float(row["dice"])
@@ -98,15 +102,15 @@ def measures() -> list[Measure]:
     def marked(row: Row) -> float:
         return float(row["predicted_ml"])
 
-    seen = within("contrast_to_noise", held_out.VISIBLE_FROM, math.inf)
+    seen = both(ill, VISIBLE)
     lines = [Measure("Dice", dice, ill)]
-    for w in held_out.WEIGHTINGS:
-        lines.append(Measure(f"Dice, {w}", dice, lambda row, w=w: ill(row) and row["weighting"] == w))
-    for low, high in held_out.SIZES_ML:
-        lines.append(Measure(f"Dice, {_between(low, high)} ml", dice, within("truth_ml", low, high)))
-    for low, high in held_out.CONTRASTS_TO_NOISE:
-        name = f"Dice, contrast to noise {_between(low, high)}"
-        lines.append(Measure(name, dice, within("contrast_to_noise", low, high)))
+    for w in WEIGHTINGS:
+        lines.append(Measure(f"Dice, {w}", dice, both(ill, among(weighting=w))))
+    for low, high in SIZES_ML:
+        lines.append(Measure(f"Dice, {band(low, high)} ml", dice, of_ill("truth_ml", low, high)))
+    for low, high in CONTRASTS_TO_NOISE:
+        name = f"Dice, contrast to noise {band(low, high)}"
+        lines.append(Measure(name, dice, of_ill("contrast_to_noise", low, high)))
     return [
         *lines,
         Measure("Dice, visible", dice, seen),
@@ -140,7 +144,7 @@ def judged(
             return found
     if patients.calibration:
         model = _calibrated(model, folder / "data", patients.calibration)
-    rows = [held_out.judge(model, sample)[0] for sample in _shown(samples(), f"judging {folder.name}", None)]
+    rows = [judge_sample(model, sample)[0] for sample in _shown(samples(), f"judging {folder.name}", None)]
     config = model.config
     found = {
         "key": key,
@@ -149,7 +153,7 @@ def judged(
             "threshold": config.threshold,
             "certain": config.certain,
         },
-        "summary": held_out.summary([row for row in rows if row["dice"] is not None]),
+        "summary": summary([row for row in rows if row["dice"] is not None]),
         "false_ml": _false_volumes([row["predicted_ml"] for row in rows if row["dice"] is None]),
         "rows": rows,
     }
@@ -270,10 +274,6 @@ def _notes(results: dict[str, dict[str, Any]], reference: str) -> str:
     )
 
 
-def _between(low: float, high: float) -> str:
-    return f"{low:g}-{high:g}" if high < 1e9 else f">{low:g}"
-
-
-def _shown(samples: Iterable[Sample], what: str, total: int) -> Iterator[Sample]:
+def _shown(samples: Iterable[Sample], what: str, total: int | None) -> Iterator[Sample]:
     with progress_bar() as bar:
         yield from bar.track(samples, description=what, total=total)

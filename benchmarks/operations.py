@@ -25,8 +25,8 @@ from torch.utils._pytree import tree_leaves
 
 from anystroke.core import gathering
 from anystroke.core.compiled import as_on_a_card
-from anystroke.learning.sources.simulated import load_pack
 from anystroke.simulation.batches import Order, generate_batch
+from anystroke.simulation.cohorts import load_pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 

@@ -10,7 +10,7 @@ import torch
 
 from anystroke.core.fields import GridShape
 from anystroke.core.volume import Volume
-from anystroke.learning.sources.simulated import load_pack
+from anystroke.simulation.cohorts import load_pack
 
 
 def label_map(data: Path, spacing: float) -> Volume:

@@ -7,8 +7,8 @@ r"""Train the compared recipes for the same number of steps, judge each on the s
 A recipe whose steps are all done is taken as it is, one that was cut short goes on; tables are written after
 each. Patients are of anatomies and masks that training never saw. The first command judges on realistic
 protocols, the published simulator's contrasts (its protocols and tissue priors), and random ones. The second
-judges on the patients of held_out.py, by contrast, size and contrast-to-noise, each model calibrated by the
-same rule, as differences to ``--reference`` with bootstrap intervals.
+judges on those of ``anystroke benchmark --held-out``, by contrast, size and contrast-to-noise, each model
+calibrated by the same rule, as differences to ``--reference`` with bootstrap intervals.
 
 On a GPU, whole heads in batches of 16:
 
@@ -30,22 +30,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from held_out import lesion_ml
-from held_out_compared import Patients, Row, compared, judged
+from held_out_compared import Patients, compared, judged
 from held_out_compared import table as held_out_table
 from safetensors import safe_open
 
-from anystroke.anatomy.lesions.bank import LesionMask, choose_mask, load_bank
-from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.anatomy.lesions.bank import LesionMask, choose_mask
+from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.core.files import atomic_path
 from anystroke.core.memory import keep_pages
-from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.run import train
 from anystroke.learning.trainer import TrainingError, recipe_digest
+from anystroke.simulation.cohorts import Cohort, Member, held_out_pack
 from anystroke.simulation.generator import CLASSES, Sample
 from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
+from anystroke.studies.held_out.judge import Row
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 from anystroke.tasks.segmentation.validate import (
@@ -69,29 +69,31 @@ def random_patients(
     shape = tuple(16 * round(side / spacing / 16) for side in (192, 224, 192))
     settings = RandomContrastSettings(spacing=spacing, shape=(shape[0], shape[1], shape[2]), flips=0.0)
     generator = RandomContrastGenerator(settings, masks)
-    for number in range(count):
-        for attempt in range(100):
-            rng = stream(SEED, "random", number, attempt)
-            lesions = [choose_mask(masks, settings.lesions, rng)]
-            sample = generator(anatomies[number % len(anatomies)], lesions, rng=rng)
-            if lesion_ml(sample) >= 1 and float(sample.image.std()) > 0:
-                break
+    members = [
+        Member(
+            generator.generate,
+            ("random", number),
+            lesions=lambda rng: [choose_mask(masks, settings.lesions, rng)],
+            anatomy=number % len(anatomies),
+            smallest_ml=1.0,
+        )
+        for number in range(count)
+    ]
+    for sample in Cohort(anatomies, members, SEED):
         truth = sample.target == CLASSES.index("lesion")
         yield Patient(Volume(sample.image[None], sample.affine), truth, {"set": "random contrasts"})
 
 
 def test_sets(data: Path, scans: Path | None, *, count: int, spacing: float) -> dict[str, list[Patient]]:
     """Return the patients that all recipes are judged on."""
-    anatomies = load_anatomies(data / "held_out_anatomies.safetensors")
-    masks = load_bank(data / "held_out_lesions.safetensors")
+    pack = held_out_pack(data)
     sets = {}
     for name, preset, weightings in (
         ("realistic", "realistic", WEIGHTINGS),
         ("published simulator", "paper_code", ("T1w", "T2w", "FLAIR")),
     ):
         drawn = simulated_patients(
-            anatomies,
-            masks,
+            pack,
             count=count,
             healthy=count // 4,
             seed=SEED,
@@ -101,7 +103,7 @@ def test_sets(data: Path, scans: Path | None, *, count: int, spacing: float) -> 
             spacing=spacing,
         )
         sets[name] = list(drawn)
-    sets["random contrasts"] = list(random_patients(anatomies, masks, count=count, spacing=spacing))
+    sets["random contrasts"] = list(random_patients(pack.anatomies, pack.masks, count=count, spacing=spacing))
     if scans is not None:
         sets["real"] = list(real_patients(find_labelled_scans(scans)))
     return sets
@@ -261,7 +263,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of torch; its own choice if not given")
     parser.add_argument("--count", type=int, default=48, help="patients of each kind")
     parser.add_argument("--scans", type=Path, help="table of labelled real scans")
-    parser.add_argument("--held-out", action="store_true", help="judge on the patients of held_out.py")
+    parser.add_argument("--held-out", action="store_true", help="judge on held-out patients")
     parser.add_argument("--reference", default="everything", help="recipe to compare the others with")
     parser.add_argument("--cases", type=int, default=40, help="held-out scans per weighting")
     parser.add_argument("--healthy", type=int, default=25, help="held-out scans without lesion")

@@ -9,10 +9,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from anystroke.anatomy.lesions.bank import load_bank
-from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.core.memory import keep_pages
 from anystroke.evaluation.metrics.measure import dice
+from anystroke.simulation.cohorts import Pack, held_out_pack
 from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.refinement import LARGEST_ML
 from anystroke.tasks.segmentation.validate import simulated_patients
@@ -35,15 +34,11 @@ def main() -> None:
     if model.refiner is None:
         parser.error(f"the model {arguments.model} has no second network")
     # Lesions change their size when they are placed, so the limits on the masks are narrower.
-    masks = [
-        m
-        for m in load_bank(arguments.pack / "held_out_lesions.safetensors")
-        if 1.5 <= m.volume_ml <= 0.8 * LARGEST_ML
-    ]
+    pack = held_out_pack(arguments.pack)
+    masks = [m for m in pack.masks if 1.5 <= m.volume_ml <= 0.8 * LARGEST_ML]
     rows: list[dict[str, Any]] = []
     for patient in simulated_patients(
-        load_anatomies(arguments.pack / "held_out_anatomies.safetensors"),
-        masks,
+        Pack(pack.anatomies, masks),
         count=arguments.patients,
         healthy=arguments.healthy,
         seed=SEED,
@@ -57,7 +52,7 @@ def main() -> None:
             row[name] = {
                 "dice": dice(mask, patient.truth, empty="undefined") if row["truth_ml"] else None,
                 "ml": found.lesion_volume,
-                "seconds": sum(found.seconds.values()),
+                "seconds": sum(found.prediction.seconds.values()),
             }
         rows.append(row)
         print(row, flush=True)

@@ -38,9 +38,9 @@ from anystroke.evaluation.metrics.measure import load_settings
 from anystroke.evaluation.results import load_results
 from anystroke.learning.run import train
 from anystroke.learning.run_log import read_log, read_validation
-from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.models.checkpoints import model_facts
 from anystroke.reports.comparison import CompareSettings, compare_results
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.registry import AnyRecipe, load_any_recipe
 from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.recipe import TrainingSettings

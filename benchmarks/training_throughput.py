@@ -41,12 +41,12 @@ from anystroke.core.memory import keep_pages
 from anystroke.core.rng import integer, stream
 from anystroke.learning.recipe import DataSettings, Precision
 from anystroke.learning.sources.packing import pack, sources_of
-from anystroke.learning.sources.simulated import load_pack
 from anystroke.learning.stream import Batch, CaseStream
 from anystroke.learning.supply import RANGE_CASES, Supply, stream_settings
 from anystroke.learning.trainer import Trainer, make_fabric
 from anystroke.models.model_space import normalise_intensity
 from anystroke.models.passes import fast_bfloat16
+from anystroke.simulation.cohorts import load_pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.recipe import TrainingSettings

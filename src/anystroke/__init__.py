@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from anystroke.core.volume import Volume as Volume
     from anystroke.evaluation.evaluate import evaluate as evaluate
     from anystroke.learning.run import train as train
-    from anystroke.learning.sampling import SimulatedCases as SimulatedCases
+    from anystroke.learning.sources.simulated import SimulatedCases as SimulatedCases
     from anystroke.qmri.fit_files import find_subjects as find_subjects
     from anystroke.qmri.fit_files import fit_priors as fit_priors
     from anystroke.qmri.tissue_priors import load_table as load_table
@@ -61,7 +61,7 @@ _HOMES = {
     "QmriEstimate": "tasks.qmri.predict",
     "Sample": "simulation.generator",
     "SimulateScand": "simulation.adapters",
-    "SimulatedCases": "learning.sampling",
+    "SimulatedCases": "learning.sources.simulated",
     "Segmentation": "tasks.segmentation.predict",
     "SynthesisSettings": "simulation.settings",
     "Volume": "core.volume",

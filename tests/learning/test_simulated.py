@@ -8,10 +8,11 @@ from anystroke.anatomy.lesions.bank import LesionSettings, save_bank
 from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.core.rng import stream
 from anystroke.learning.cases import CaseSource
-from anystroke.learning.sources.simulated import Pack, SimulatedSource, TargetKind
+from anystroke.learning.sources.simulated import SimulatedSource, TargetKind
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme
 from anystroke.simulation import generator as synthesis
 from anystroke.simulation import random_contrasts
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.random_contrasts import RandomContrastSettings
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion

@@ -1,6 +1,6 @@
 """Simulated scans in the terms of MONAI and TorchIO.
 
-For plain PyTorch there is `anystroke.learning.sampling.SimulatedCases`.
+For plain PyTorch there is `anystroke.SimulatedCases`.
 """
 
 import hashlib

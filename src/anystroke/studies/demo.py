@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,12 +13,13 @@ from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.fields import GridShape
-from anystroke.core.rng import choice, stream, uniform
+from anystroke.core.rng import choice, integer, stream, uniform
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.measure import dice, volume_ml
 from anystroke.io.results import Outcome
 from anystroke.reports.planes import comparison
 from anystroke.reports.theme import embed, write_page
+from anystroke.simulation.cohorts import Cohort, Member
 from anystroke.simulation.files import write_sample
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
@@ -147,7 +149,13 @@ def simulate_patient(seed: int, *, shape: GridShape = SHAPE) -> Sample:
         cut=0.0,
     )
     stage = _STAGES[choice(rng, [1.0] * len(_STAGES))]
-    return Generator(settings)(mni_anatomy(), [lesion], rng=rng, stage=stage)
+    patient = Member(
+        partial(Generator(settings).generate, stage=stage),
+        ("demo",),
+        lesions=lambda _: [lesion],
+        key=integer(rng, 0, 2**62),
+    )
+    return Cohort([mni_anatomy()], [patient], seed).patient(0)
 
 
 def _write_page(

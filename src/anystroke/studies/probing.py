@@ -15,9 +15,9 @@ from anystroke.core.tables import write_table
 from anystroke.core.volume import Volume
 from anystroke.evaluation.representations import check_disjoint, linear_probe, retrieve
 from anystroke.io.names import image_stem
-from anystroke.learning.sources.simulated import Pack, held_out_pack
 from anystroke.models.checkpoints import model_facts, parameter_count
 from anystroke.reports.features import FeatureSet, write_feature_page
+from anystroke.simulation.cohorts import Pack, held_out_pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.predict import FeatureModel

@@ -11,8 +11,9 @@ from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import NONE
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.maps import MapCases, MapSettings, pack_data
-from anystroke.learning.sources.simulated import Pack, SimulatedSource
+from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.models.model_space import normalise_intensity
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.sources import ViewSource
 from anystroke.tasks.pretraining.views import Kind, ViewSettings, make_view, prepared_scan

@@ -10,8 +10,8 @@ from anystroke.anatomy.tissues.classes import CLASSES, LESION
 from anystroke.core.rng import stream
 from anystroke.corruption.scanner import ScannerSettings
 from anystroke.learning.sources.maps import MapSettings, pack_data
-from anystroke.learning.sources.simulated import Pack
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS, MAP_OUTPUTS
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings, MeasuredMapSource, SimulatedMapSource

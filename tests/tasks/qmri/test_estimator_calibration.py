@@ -48,8 +48,7 @@ def _heads(*_: Any, count: int, seed: int, **__: Any) -> Iterator[Head]:
 @pytest.fixture(autouse=True)
 def _no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimator_calibration, "simulated_heads", _heads)
-    monkeypatch.setattr(estimator_calibration, "load_anatomies", lambda _: [])
-    monkeypatch.setattr(estimator_calibration, "load_bank", lambda _: [])
+    monkeypatch.setattr(estimator_calibration, "load_pack", lambda _: None)
 
 
 def test_an_estimate_becomes_the_median_truth_behind_it(tmp_path: Path) -> None:

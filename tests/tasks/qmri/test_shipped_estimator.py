@@ -10,7 +10,7 @@ from scipy import ndimage
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
-from anystroke.learning.sources.simulated import Pack
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings
 from anystroke.tasks.qmri.predict import Estimator, QmriEstimate, estimate_maps, estimate_qmri

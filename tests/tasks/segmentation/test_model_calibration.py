@@ -48,8 +48,7 @@ def _patients(*_: object, count: int, healthy: int, seed: int, **__: object) -> 
 @pytest.fixture(autouse=True)
 def _no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_calibration, "simulated_patients", _patients)
-    monkeypatch.setattr(model_calibration, "load_anatomies", lambda _: [])
-    monkeypatch.setattr(model_calibration, "load_bank", lambda _: [])
+    monkeypatch.setattr(model_calibration, "load_pack", lambda _: None)
 
 
 def test_the_temperature_undoes_overconfidence(tmp_path: Path) -> None:

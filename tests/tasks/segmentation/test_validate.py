@@ -7,6 +7,7 @@ import torch
 
 from anystroke.core.volume import Volume
 from anystroke.learning.run_log import append_rows
+from anystroke.simulation.cohorts import Pack
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import Patient, Score, judge, simulated_patients, summarise_scores
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -15,8 +16,7 @@ from stand_in import stand_in_model
 
 def _patients(count: int, healthy: int, seed: int = 1) -> list[Patient]:
     drawn = simulated_patients(
-        [ellipsoid_anatomy()],
-        [sphere_lesion(radius=18)],
+        Pack([ellipsoid_anatomy()], [sphere_lesion(radius=18)]),
         count=count,
         healthy=healthy,
         seed=seed,
@@ -43,7 +43,7 @@ def test_patients_show_every_combination_and_are_always_the_same() -> None:
 
 def test_there_must_be_something_to_validate_with() -> None:
     with pytest.raises(ValueError, match="got 0 and 0"):
-        list(simulated_patients([], [], count=1, healthy=0, seed=1, weightings=("T1w",)))
+        list(simulated_patients(Pack([], []), count=1, healthy=0, seed=1, weightings=("T1w",)))
 
 
 def test_judging_a_bright_lesion(stand_in: Model) -> None:

@@ -1,69 +1,34 @@
-"""Training cases of simulated patients, with physics or with random contrasts."""
+"""Cases of simulated patients, with physics or with random contrasts: a source, and a data set of PyTorch."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import local
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
-from anystroke.anatomy.lesions.bank import LesionMask, load_bank
-from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.anatomy.tissues.mixing import LabelField
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import integer, on_cpu, stream
 from anystroke.learning.cases import Case, first_that_shows_something
+from anystroke.learning.stream import CaseStream, StreamSettings
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme, make_target, needs_shares
+from anystroke.qmri.tissue_priors import TissuePriors
 from anystroke.simulation import generator as synthesis
 from anystroke.simulation import random_contrasts
+from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.patient import Patient
 from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
 from anystroke.simulation.settings import SynthesisSettings
 
 TargetKind = Literal["hard", "soft"]
-
-
-@dataclass(frozen=True)
-class Pack:
-    """What patients are made of.
-
-    Attributes:
-        anatomies: One of them for each case.
-        masks: Lesion masks in MNI space.
-    """
-
-    anatomies: Sequence[Anatomy]
-    masks: Sequence[LesionMask]
-
-
-def load_pack(folder: Path) -> Pack:
-    """Read a folder with ``anatomies.safetensors`` and ``lesions.safetensors``, once per process.
-
-    Raises:
-        OSError: If a file is missing.
-        ValueError: If the anatomies were packed for other tissues.
-    """
-    return _load_pack(folder.resolve())
-
-
-@lru_cache(maxsize=4)
-def _load_pack(folder: Path) -> Pack:
-    return Pack(load_anatomies(folder / "anatomies.safetensors"), load_bank(folder / "lesions.safetensors"))
-
-
-def held_out_pack(folder: Path) -> Pack:
-    """Read the anatomies and masks that training never sees.
-
-    Args:
-        folder: Of packed data.
-    """
-    return Pack(
-        load_anatomies(folder / "held_out_anatomies.safetensors"),
-        load_bank(folder / "held_out_lesions.safetensors"),
-    )
 
 
 def read_ahead(folder: Path) -> None:
@@ -98,6 +63,7 @@ class SimulatedSource:
         target: ``"hard"``, the number of a class; or ``"soft"``, the share of each.
         weightings_follow_age: Whether further scans of a patient are of weightings that show lesions as old
             as the patient's; otherwise each scan is drawn as if it were the only one.
+        priors: Tissue properties; the table of the settings if None.
 
     Raises:
         ValueError: If there is no anatomy, or no such scheme or kind of target.
@@ -119,6 +85,7 @@ class SimulatedSource:
         scheme: Scheme = "tissues",
         target: TargetKind = "hard",
         weightings_follow_age: bool = True,
+        priors: TissuePriors | None = None,
     ) -> None:
         if scheme not in TARGET_SCHEMES:
             raise ValueError(f"expected a scheme among {', '.join(TARGET_SCHEMES)}, got {scheme!r}")
@@ -131,7 +98,7 @@ class SimulatedSource:
         self._follow_age = weightings_follow_age
         shares = settings.soft_target or needs_shares(scheme, soft=self.soft)
         self.settings = settings.model_copy(update={"soft_target": shares})
-        self._pack = pack
+        self._pack, self._priors = pack, priors
         self._last = _Last()
         self._generators: dict[GridShape, Generator | RandomContrastGenerator] = {}
 
@@ -231,8 +198,154 @@ class SimulatedSource:
             settings, masks = self.settings, self.pack.masks
             if isinstance(settings, SynthesisSettings):
                 settings = settings.model_copy(update={"shapes": (shape,), "shape_weights": (1.0,)})
-                self._generators[shape] = Generator(settings, masks)
+                self._generators[shape] = Generator(settings, masks, priors=self._priors)
             else:
                 settings = settings.model_copy(update={"shape": shape})
                 self._generators[shape] = RandomContrastGenerator(settings, masks)
         return self._generators[shape]
+
+
+def _opened(
+    pack: Path | Pack,
+    settings: SynthesisSettings | RandomContrastSettings,
+    priors: TissuePriors | None = None,
+) -> list[SimulatedSource]:
+    return [SimulatedSource(pack, settings, priors=priors)]
+
+
+class SimulatedCases(IterableDataset[tuple[Tensor, Tensor]]):
+    """Simulated cases number ``first``, ``first + 1``, ... as a data set of PyTorch, without end.
+
+    Case n depends on the seed and n alone, so that the cases of `loader` (or of a loader whose batches have
+    the size that `in_batches` was told) come in the same order whatever the number of workers. The cases of a
+    batch are of one size. They are those that a training on this source alone sees.
+
+    Args:
+        pack: Folder with ``anatomies.safetensors`` and ``lesions.safetensors``; `of` takes objects instead.
+        settings: What scans look like, with or without physics.
+        seed: Seed of the run.
+        first: Number of the first case.
+
+    Yields:
+        ``(image, target)``: (1, X, Y, Z) float32, normalised, and (X, Y, Z) int64, ``IGNORED`` where a
+        lesion cannot be seen.
+
+    Raises:
+        RuntimeError: While iterating, if 100 draws in a row gave constant images.
+    """
+
+    def __init__(
+        self,
+        pack: Path | Pack,
+        settings: SynthesisSettings | RandomContrastSettings,
+        *,
+        seed: int,
+        first: int = 0,
+    ) -> None:
+        self._show(partial(_opened, pack, settings), settings, seed, first)
+
+    @classmethod
+    def of(
+        cls,
+        anatomies: Sequence[Anatomy],
+        generator: Generator | RandomContrastGenerator,
+        *,
+        seed: int,
+        first: int = 0,
+    ) -> Self:
+        """Make cases of anatomies and a generator.
+
+        Args:
+            anatomies: Each case is of one of them.
+            generator: Makes the scans, of its own lesion masks.
+            seed: Seed of the run.
+            first: Number of the first case.
+
+        Raises:
+            ValueError: There is no anatomy.
+
+        Example:
+            >>> from anystroke.anatomy.tissues.mni import mni_anatomy
+            >>> generator = Generator(SynthesisSettings(shapes=((32, 32, 32),)))
+            >>> cases = SimulatedCases.of([mni_anatomy()], generator, seed=1)
+            >>> image, target = next(iter(cases))
+            >>> image.shape, target.shape
+            (torch.Size([1, 32, 32, 32]), torch.Size([32, 32, 32]))
+        """
+        priors = generator.priors if isinstance(generator, Generator) else None
+        opened = partial(_opened, Pack(list(anatomies), generator.masks), generator.settings, priors)
+        cases = cls.__new__(cls)
+        cases._show(opened, generator.settings, seed, first)
+        return cases
+
+    def _show(
+        self,
+        open_sources: Callable[[], list[SimulatedSource]],
+        settings: SynthesisSettings | RandomContrastSettings,
+        seed: int,
+        first: int,
+    ) -> None:
+        open_sources()  # so that what is wrong is told here and not in a worker
+        self._open, self.first = open_sources, first
+        shapes: tuple[GridShape, ...]
+        weights: tuple[float, ...] = (1.0,)
+        if isinstance(settings, SynthesisSettings):
+            shapes, weights = settings.shapes, settings.shape_weights
+        else:
+            shapes = (settings.shape,)
+        self._settings = StreamSettings(shares=(1,), shapes=shapes, shape_weights=weights, seed=seed)
+
+    @property
+    def batch(self) -> int:
+        """Cases of a batch."""
+        return self._settings.batch
+
+    def in_batches(self, size: int) -> Self:
+        """Return the same cases for a loader with batches of this size: a worker makes whole batches.
+
+        Args:
+            size: Cases of a batch.
+
+        Raises:
+            ValueError: The size is below 1, or the first case is not the first of a batch.
+        """
+        if size < 1:
+            raise ValueError(f"expected batches of at least 1 case, got {size}")
+        if self.first % size:
+            raise ValueError(
+                f"expected a first case that begins a batch of {size}, got {self.first}; give a multiple"
+            )
+        cases = copy(self)
+        cases._settings = replace(self._settings, batch=size)
+        return cases
+
+    def loader(self, *, batch: int, workers: int) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return an endless loader of batches in the order of the cases, whatever the number of workers.
+
+        Args:
+            batch: Cases of a batch.
+            workers: Processes that simulate; 0 simulates in this one.
+
+        Raises:
+            ValueError: As `in_batches`.
+        """
+        return DataLoader(
+            self.in_batches(batch),
+            batch_size=batch,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            persistent_workers=workers > 0,
+        )
+
+    def record(self, number: int) -> dict[str, Any]:
+        """Return what case ``number`` was made of, see ``Sample.record``."""
+        batch, place = divmod(number, self.batch)
+        return self._stream().records(batch)[place]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield this worker's share of the cases."""
+        for batch in self._stream():
+            yield from zip(batch.image, batch.target.long(), strict=True)
+
+    def _stream(self) -> CaseStream:
+        return CaseStream(self._open, self._settings, first=self.first // self.batch)

@@ -1,8 +1,8 @@
 """Fixed simulated patients that differ in one thing at a time, for the benchmark."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from anystroke.core.volume import Volume
 from anystroke.corruption.noise import noise_sd, rician
 from anystroke.corruption.resolution import acquire, at_acquired_resolution, restore, slice_grid
 from anystroke.io.results import ResultFolder
+from anystroke.simulation.cohorts import Cohort, Member, contrast_to_noise, lesion_ml
 from anystroke.simulation.files import open_anatomy
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.healthy import NOTHING
@@ -211,9 +212,13 @@ def simulate(anatomy: Anatomy, condition: Condition, design: Design, number: int
         snr=(_NOISELESS, _NOISELESS), several_channels=0, thick_slices=0, few_lines=0, motion=0, ghosts=0,
         spikes=0, clipped=0, surface_coils=0, uneven_slices=0, healthy=NOTHING,
     )  # fmt: skip
-    sample = Generator(settings).generate(
-        anatomy, lesions, key=key, stage=condition.stage, weighting=condition.sequence
+    patient = Member(
+        partial(Generator(settings).generate, stage=condition.stage, weighting=condition.sequence),
+        ("benchmark", anatomy.name, number),
+        lesions=lambda _: lesions,
+        key=key,
     )
+    sample = Cohort([anatomy], [patient], design.seed).patient(0)
     return _acquire(sample, condition, stream(key, "acquire"))
 
 
@@ -268,8 +273,7 @@ def _scan_id(patient: str, condition: Condition) -> str:
 
 def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Condition) -> dict[str, Cell]:
     lesion = sample.target == CLASSES.index("lesion")
-    found = sample.record["visibility"]
-    ratio = found[0]["contrast_to_noise"] if found else None
+    ratio = contrast_to_noise(sample)
     with staged(folder) as staging:
         Volume(sample.image[None], sample.affine).save(staging / f"{name}.nii.gz")
         Volume(lesion[None], sample.affine).save(staging / f"{name}_label-L_mask.nii.gz")
@@ -283,7 +287,7 @@ def _save(sample: Sample, folder: Path, name: str, patient: str, condition: Cond
             key: getattr(condition, key)
             for key in ("sequence", "stage", "size_ml", "slice_mm", "snr", "head")
         },
-        "lesion_ml": round(float(lesion.sum()) * math.prod([SPACING] * 3) / 1000, 4),
+        "lesion_ml": round(lesion_ml(sample), 4),
         "contrast_to_noise": "n/a" if ratio is None else ratio,
         "contrast": contrast_band(ratio),
     }

@@ -125,7 +125,7 @@ def run_benchmark(
         OSError: The folder cannot be written.
     """
     settings = settings or load_settings()
-    titles = _titles(names)
+    titles = model_titles(names)
     segmenters = [open_segmenter(name) for name in names]
     scans = folder / "scans"
     for name, note in simulate_scans(design, scans, overwrite=overwrite):
@@ -150,8 +150,16 @@ def run_benchmark(
     return Benchmark(folder / BENCHMARK_PAGE, folder / BENCHMARK_TABLE, means, tuple(failed))
 
 
-def _titles(names: Sequence[str]) -> list[str]:
-    """Name models by the last part of their path."""
+def model_titles(names: Sequence[str]) -> list[str]:
+    """Name models by the last part of their path.
+
+    Raises:
+        BenchmarkError: Two names are the same.
+
+    Example:
+        >>> model_titles(["default", "runs/mine/model"])
+        ['default', 'model']
+    """
     titles = [re.sub(r"[^A-Za-z0-9.+_-]", "-", Path(name).name) for name in names]
     if doubles := sorted({title for title in titles if titles.count(title) > 1}):
         raise BenchmarkError(f"expected models of different names, got {doubles[0]} twice; rename a folder")

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.run_log import RunLog
-from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import VALIDATION_SEED, PlainTask, Reduce, Validate
 from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.reports.training import picture_sheet
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.denoising.config import NoiseConfig
 from anystroke.tasks.denoising.losses import noise_loss
 from anystroke.tasks.denoising.predict import NoiseModel

@@ -7,7 +7,8 @@ from torch import Tensor
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.evaluation.representations import peak_signal_to_noise
-from anystroke.learning.sources.simulated import Pack, SimulatedSource
+from anystroke.learning.sources.simulated import SimulatedSource
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.denoising.predict import NoiseModel
 from anystroke.tasks.denoising.sources import NoisySource

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import SimulatedPart
 from anystroke.learning.run_log import RunLog
-from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import VALIDATION_SEED, PlainTask, Reduce, Validate
 from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_twins
 from anystroke.reports.training import view_sheet
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.config import VIEWS, EncoderConfig
 from anystroke.tasks.pretraining.losses import pretraining_loss

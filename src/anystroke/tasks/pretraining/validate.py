@@ -10,7 +10,7 @@ from torch import Tensor
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.evaluation.representations import retrieve
-from anystroke.learning.sources.simulated import Pack
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.predict import FeatureModel

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import load_bank
-from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.anatomy.tissues.classes import CLASSES
 from anystroke.core.volume import Volume
-from anystroke.learning.sources.simulated import Pack
 from anystroke.qmri.estimated_maps import Curve, along_curve
+from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings
 from anystroke.tasks.qmri.config import EstimatorConfig
@@ -134,7 +132,7 @@ def calibrate_estimator(
     """
     config = estimator.config.model_copy(update={"curves": {}})
     plain = Estimator(estimator.network, config, estimator.sha256)
-    trained_on = Pack(load_anatomies(pack / "anatomies.safetensors"), load_bank(pack / "lesions.safetensors"))
+    trained_on = load_pack(pack)
     errors = MapErrors(config.maps)
     pairs, tissues = [], []
     for number, (found, head) in enumerate(_estimated(plain, trained_on, heads, seed), start=1):

@@ -13,11 +13,11 @@ from anystroke.core.fields import GridShape
 from anystroke.core.rng import integer
 from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.sources.maps import MapCases, MapSettings
-from anystroke.learning.sources.simulated import Pack, load_pack
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS, check_maps, same_field
 from anystroke.qmri.map_files import MapDataError
 from anystroke.qmri.units_check import r2_from_r2star
-from anystroke.simulation.generator import Generator
+from anystroke.simulation.cohorts import Pack, load_pack
+from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
 
 _FLUID_R1 = 0.4  # 1/s
@@ -102,18 +102,29 @@ class SimulatedMapSource:
             rng: Random stream.
 
         Returns:
-            The case, and (X, Y, Z) uint8, numbers of ``CLASSES``; background where the scan is zero.
+            As `known`.
 
         Raises:
             RuntimeError: As `case`.
         """
-        pack = self._pack if isinstance(self._pack, Pack) else load_pack(self._pack)
-        generator = self._generator(shape, pack)
+        anatomies, generator = self.pack.anatomies, self.generator(shape)
         sample = first_that_shows_something(
-            lambda: generator(pack.anatomies[integer(rng, 0, len(pack.anatomies) - 1)], rng=rng),
+            lambda: generator(anatomies[integer(rng, 0, len(anatomies) - 1)], rng=rng),
             shape,
             "make the grid larger or move it less",
         )
+        return self.known(sample, generator)
+
+    def known(self, sample: Sample, generator: Generator) -> tuple[Case, Tensor]:
+        """Make a case of a sample, and tell the class of each of its voxels.
+
+        Args:
+            sample: Of the generator.
+            generator: That of the shape, see `generator`.
+
+        Returns:
+            The case, and (X, Y, Z) uint8, numbers of ``CLASSES``; background where the scan is zero.
+        """
         field = self.target.field_strength or sample.protocol.field_strength
         maps = generator.maps_at(sample, field, ceilings=_CEILINGS)
         maps.make(list(dict.fromkeys((*self.names, "r1"))))
@@ -124,10 +135,16 @@ class SimulatedMapSource:
         weight = _weights(brain, classes == LESION, maps["r1"], self.target)
         return Case(sample.image, _target(values, weight, self.names), sample.record), classes
 
-    def _generator(self, shape: GridShape, pack: Pack) -> Generator:
+    @property
+    def pack(self) -> Pack:
+        """The anatomies and masks, read when they are first needed."""
+        return self._pack if isinstance(self._pack, Pack) else load_pack(self._pack)
+
+    def generator(self, shape: GridShape) -> Generator:
+        """Return what makes the scans of a shape."""
         if shape not in self._generators:
             settings = self.settings.model_copy(update={"shapes": (shape,), "shape_weights": (1.0,)})
-            self._generators[shape] = Generator(settings, pack.masks)
+            self._generators[shape] = Generator(settings, self.pack.masks)
         return self._generators[shape]
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import SimulatedPart
 from anystroke.learning.run_log import RunLog
-from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
 from anystroke.learning.trainer import Trainer
@@ -19,6 +18,7 @@ from anystroke.models.architectures.catalogue import DivisibleUNet, build_networ
 from anystroke.models.perceptual import PerceptualDistance, open_perceptual
 from anystroke.qmri.estimated_maps import activate, describe_outputs, start_at_typical
 from anystroke.reports.training import map_sheet
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.qmri.losses import estimation_loss
 from anystroke.tasks.qmri.sources import open_sources

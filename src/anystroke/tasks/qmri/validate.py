@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from anystroke.anatomy.tissues.classes import CLASSES
 from anystroke.core.fields import GridShape
-from anystroke.core.rng import stream
-from anystroke.learning.sources.simulated import Pack
 from anystroke.models.model_space import normalise_intensity
 from anystroke.qmri.estimated_maps import activate
+from anystroke.simulation.cohorts import Cohort, Member, Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings, SimulatedMapSource
 from anystroke.tasks.qmri.config import EstimatorConfig
@@ -67,8 +66,10 @@ def simulated_heads(
     shape: GridShape = (x, y, z)
     whole = settings.model_copy(update={"cut": 0.0, "lesion_centred": 0.0})
     source = SimulatedMapSource(pack, whole, names=names, target=target)
-    for number in range(count):
-        case, classes = source.sampled(shape, rng=stream(seed, "validation", number))
+    generator = source.generator(shape)
+    members = [Member(generator.generate, ("validation", number), continued=True) for number in range(count)]
+    for sample in Cohort(pack.anatomies, members, seed):
+        case, classes = source.known(sample, generator)
         yield Head(case.image, case.target[:-1], classes)
 
 

@@ -10,14 +10,13 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import load_bank
-from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.models.model_space import to_model_space
 from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
+from anystroke.simulation.cohorts import load_pack
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
 from anystroke.tasks.segmentation.mask import predict
@@ -122,8 +121,7 @@ def calibrate(
     healthy = patients // 5
     everyone = []
     for patient in simulated_patients(
-        load_anatomies(pack / "anatomies.safetensors"),
-        load_bank(pack / "lesions.safetensors"),
+        load_pack(pack),
         count=patients - healthy,
         healthy=healthy,
         seed=seed,

@@ -12,7 +12,6 @@ from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.cells import CellSettings
 from anystroke.learning.run_log import RunLog
-from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
@@ -20,6 +19,7 @@ from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.checkpoints import load_config, task_of_model
 from anystroke.reports.training import sample_sheet
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesion_loss import parts_loss
 from anystroke.tasks.segmentation.losses import deep_supervision, dice_cross_entropy, logit_regression
@@ -89,10 +89,8 @@ class SegmentationTask:
         wanted = self.settings.validation
         if not wanted.patients + wanted.healthy:
             return None
-        held_out = held_out_pack(folder)
         patients = simulated_patients(
-            held_out.anatomies,
-            held_out.masks,
+            held_out_pack(folder),
             count=wanted.patients,
             healthy=wanted.healthy,
             seed=VALIDATION_SEED,

@@ -4,21 +4,21 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings, draw_masks
+from anystroke.anatomy.lesions.bank import LesionSettings
 from anystroke.anatomy.lesions.stages import Stage
-from anystroke.anatomy.tissues.anatomies import Anatomy
-from anystroke.core.rng import integer, stream
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.io.labelled import LabelledScan
-from anystroke.simulation.generator import CLASSES, Generator, Sample
+from anystroke.simulation.cohorts import Cohort, Member, Pack, drawn_masks, no_masks, visible_lesion
+from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.predict import Model, segment
 
@@ -30,9 +30,7 @@ SCORE = "score"
 _FALSE_WEIGHT = 0.2
 _FALSE_HALF_ML = 1.0
 _NEIGHBOURS = np.ones((3, 3, 3))
-_LESION = CLASSES.index("lesion")
 _HEAD_MM = (192.0, 224.0, 192.0)
-_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,8 @@ class Score:
     truth: float
 
 
-def simulated_patients(  # noqa: PLR0913
-    anatomies: Sequence[Anatomy],
-    masks: Sequence[LesionMask],
+def simulated_patients(
+    pack: Pack,
     *,
     count: int,
     healthy: int,
@@ -110,8 +107,7 @@ def simulated_patients(  # noqa: PLR0913
     instead of none. So does the count of patients that shows every combination once: contrasts x 3 x 2.
 
     Args:
-        anatomies: Each patient is one of them, in turn.
-        masks: Lesion masks in MNI space.
+        pack: Anatomies, of which each patient is one, in turn, and lesion masks.
         count: Patients with a lesion of which 1 ml or more can be seen; what cannot is ignored.
         healthy: Patients without.
         seed: Decides all that is random.
@@ -123,10 +119,10 @@ def simulated_patients(  # noqa: PLR0913
     Raises:
         ValueError: There is no anatomy, or no mask gives a lesion that large.
     """
-    if not anatomies or (count and not masks):
+    if not pack.anatomies or (count and not pack.masks):
         raise ValueError(
-            f"expected anatomies and lesion masks to validate with, got {len(anatomies)} and {len(masks)}; "
-            "hold some out with data.held_out_anatomies and data.held_out_lesions"
+            f"expected anatomies and lesion masks to validate with, got {len(pack.anatomies)} and "
+            f"{len(pack.masks)}; hold some out with data.held_out_anatomies and data.held_out_lesions"
         )
     x, y, z = (16 * math.ceil(side / spacing / 16) for side in _HEAD_MM)
     plain = SynthesisSettings(
@@ -138,7 +134,7 @@ def simulated_patients(  # noqa: PLR0913
         cut=0.0,
     )
     generators = {
-        stripped: Generator(plain.model_copy(update={"skull_strip": float(stripped)}), masks)
+        stripped: Generator(plain.model_copy(update={"skull_strip": float(stripped)}), pack.masks)
         for stripped in (False, True)
     }
     combinations = [
@@ -147,37 +143,30 @@ def simulated_patients(  # noqa: PLR0913
         for stage in STAGES
         for weighting in weightings
     ]
+    members, groups = [], []
     for number in range(count + healthy):
         weighting, stage, stripped = combinations[number % len(combinations)]
-        anatomy = anatomies[number % len(anatomies)]
-        generator = generators[stripped]
-        for attempt in range(_TRIES):
-            rng = stream(seed, "validation", number, attempt)
-            lesions = []
-            if number < count:
-                lesions = draw_masks(masks, plain.lesions, rng, weighting=weighting)
-            key = integer(rng, 0, 2**62)
-            sample = generator.generate(anatomy, lesions, key=key, stage=stage, weighting=weighting)
-            truth = visible_lesion(sample)
-            if number >= count or float(truth.sum()) * spacing**3 / 1000 >= SMALLEST_ML:
-                break
-        else:
-            raise ValueError(
-                f"expected masks that give {SMALLEST_ML} ml or more to be seen, but {_TRIES} draws gave none"
+        ill = number < count
+        members.append(
+            Member(
+                partial(generators[stripped].generate, stage=stage, weighting=weighting),
+                ("validation", number),
+                lesions=drawn_masks(pack.masks, plain.lesions, weighting=weighting) if ill else no_masks,
+                anatomy=number % len(pack.anatomies),
+                smallest_ml=SMALLEST_ML if ill else 0.0,
+                visible=True,
             )
-        groups = {
-            "set": "simulated" if number < count else "healthy",
-            "weighting": weighting,
-            "stage": stage if number < count else "none",
-            "skull": "no" if stripped else "yes",
-        }
-        yield Patient(Volume(sample.image[None], sample.affine), truth, groups, sample.unseen)
-
-
-def visible_lesion(sample: Sample) -> Tensor:
-    """Return (X, Y, Z) bool, the lesions of a sample that anybody could see."""
-    lesion = sample.target == _LESION
-    return lesion if sample.unseen is None else lesion & ~sample.unseen
+        )
+        groups.append(
+            {
+                "set": "simulated" if ill else "healthy",
+                "weighting": weighting,
+                "stage": stage if ill else "none",
+                "skull": "no" if stripped else "yes",
+            }
+        )
+    for sample, group in zip(Cohort(pack.anatomies, members, seed), groups, strict=True):
+        yield Patient(Volume(sample.image[None], sample.affine), visible_lesion(sample), group, sample.unseen)
 
 
 def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:

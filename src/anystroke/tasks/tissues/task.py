@@ -10,12 +10,12 @@ from torch import Tensor
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.run_log import RunLog
-from anystroke.learning.sources.simulated import held_out_pack
 from anystroke.learning.stream import Batch
 from anystroke.learning.task import VALIDATION_SEED, PlainTask, Reduce, Validate
 from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.reports.training import picture_sheet
+from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.tissues.config import TissueConfig
 from anystroke.tasks.tissues.losses import tissue_loss
 from anystroke.tasks.tissues.predict import TissueModel

@@ -13,7 +13,7 @@ from anystroke.core.rng import stream
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.evaluation.metrics.surface_distances import hausdorff
 from anystroke.learning.cases import IGNORED
-from anystroke.learning.sources.simulated import Pack
+from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.tissues.predict import TissueModel

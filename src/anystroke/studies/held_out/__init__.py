@@ -1,0 +1,1 @@
+"""Judging models on simulated patients whose anatomy and lesion no training saw."""

@@ -1,0 +1,159 @@
+"""Judge models on the held-out patients, one patient after the other, each kept as soon as it is judged."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from anystroke.core.files import sha256, write_json, write_text
+from anystroke.core.tables import Cell, write_table
+from anystroke.evaluation.metrics.calibration import Reliability
+from anystroke.io.results import ResultFolder
+from anystroke.reports.plots import reliability_plot
+from anystroke.simulation.cohorts import held_out_pack
+from anystroke.studies.held_out.judge import (
+    SEED,
+    HeldOutDesign,
+    HeldOutError,
+    Row,
+    held_out_cohort,
+    judge_sample,
+    plain_reliability,
+    read_reliability,
+)
+from anystroke.studies.held_out.summary import calibration, coverage, false_volumes, lesion_coverage, markdown
+from anystroke.studies.held_out.summary import summary as summarise
+from anystroke.tasks.segmentation.predict import Model
+
+RESULT, CARD, TABLE, PICTURE = "held_out.json", "held_out.md", "held_out.tsv", "reliability.png"
+_PACKS = ("held_out_anatomies.safetensors", "held_out_lesions.safetensors")
+_COLUMNS = (
+    "model", "id", "weighting", "stage", "anatomy", "truth_ml", "contrast_to_noise", "predicted_ml", "low_ml",
+    "high_ml", "dice", "lesion_f1",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What was found out.
+
+    Attributes:
+        table: One row a patient and model.
+        picture: Reliability of all models.
+        results: What ``held_out.json`` says, by the model's title.
+    """
+
+    table: Path
+    picture: Path
+    results: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A patient as one model saw it."""
+
+    row: Row
+    trust: Reliability
+    seconds: float
+
+
+def run_held_out(
+    models: Mapping[str, Model],
+    data: Path,
+    folder: Path,
+    design: HeldOutDesign,
+    *,
+    overwrite: bool = False,
+    on_step: Callable[[str], None] = lambda text: None,
+) -> HeldOut:
+    """Simulate the held-out patients, segment them with each model, and write what came of it.
+
+    A patient is simulated once for all models, and not at all if all have judged it before.
+
+    Args:
+        models: By title.
+        data: Data folder of a training run.
+        folder: Gets a table, a picture and for each model a folder of its title with ``held_out.json``,
+            ``held_out.md`` and ``patients``, a file each.
+        design: How many patients.
+        overwrite: Replace what was judged of other models or data.
+        on_step: Called with a word for each patient and model that is done.
+
+    Raises:
+        HeldOutError: The data folder has nothing held out.
+        ResultError: The folder holds what other models or data gave.
+        OSError: The folder cannot be written.
+    """
+    if missing := [name for name in _PACKS if not (data / name).is_file()]:
+        raise HeldOutError(
+            f"expected the data folder of a training run, but {data} lacks {missing[0]}; name the folder "
+            "data of a run that held something out"
+        )
+    cohort = held_out_cohort(held_out_pack(data), design)
+    packs = {name: sha256(data / name) for name in _PACKS}
+    folders = {
+        title: ResultFolder(folder / title, {"Model": model.sha256, "Data": packs, "Seed": SEED})
+        for title, model in models.items()
+    }
+    judged: dict[str, dict[str, _Judged]] = {title: {} for title in models}
+    for number, member in enumerate(cohort.members):
+        name = "-".join(map(str, member.names))
+        sample = None
+        for title, model in models.items():
+            sidecar = f"patients/{name}.json"
+            facts = folders[title].kept(sidecar, replace=overwrite)
+            if facts is None:
+                sample = sample or cohort.patient(number)
+                started = time.perf_counter()
+                row, trust = judge_sample(model, sample)
+                seconds = time.perf_counter() - started
+                facts = {"Row": row, "Reliability": plain_reliability(trust), "Seconds": round(seconds, 2)}
+                (folders[title].folder / "patients").mkdir(exist_ok=True)
+                with folders[title].staging(sidecar, facts):
+                    pass
+            judged[title][name] = _Judged(
+                facts["Row"], read_reliability(facts["Reliability"]), facts["Seconds"]
+            )
+            on_step(f"{title}: {name}")
+    return _write(folder, models, judged)
+
+
+def _write(folder: Path, models: Mapping[str, Model], judged: Mapping[str, Mapping[str, _Judged]]) -> HeldOut:
+    results = {title: _result(model, list(judged[title].values())) for title, model in models.items()}
+    for title, result in results.items():
+        write_json(folder / title / RESULT, result, indent=1)
+        write_text(folder / title / CARD, markdown(result["dice"]))
+    rows: list[dict[str, Cell]] = []
+    for title, patients in judged.items():
+        for name, one in patients.items():
+            low, high = one.row["interval_ml"] or (None, None)
+            rows.append({**one.row, "model": title, "id": name, "low_ml": low, "high_ml": high})
+    write_table(folder / TABLE, _COLUMNS, rows)
+    reliability_plot({title: _sum(list(each.values())) for title, each in judged.items()}, folder / PICTURE)
+    return HeldOut(folder / TABLE, folder / PICTURE, results)
+
+
+def _result(model: Model, judged: Sequence[_Judged]) -> dict[str, Any]:
+    """Return what is known of one model, and the row of each patient."""
+    everyone = [one.row for one in judged]
+    ill = [row for row in everyone if row["dice"] is not None]
+    healthy = [row for row in everyone if row["dice"] is None]
+    return {
+        "model": model.config.name,
+        "steps": model.config.training.get("steps"),
+        "dice": summarise(ill),
+        "false_positive_ml_without_lesion": false_volumes(healthy),
+        "interval": coverage(everyone),
+        "lesion_interval": lesion_coverage(everyone),
+        "calibration": calibration(_sum(judged)),
+        "seconds": round(sum(one.seconds for one in judged)),
+        "cases": ill,
+        "without_lesion": healthy,
+    }
+
+
+def _sum(judged: Sequence[_Judged]) -> Reliability:
+    return reduce(add, (one.trust for one in judged))
