@@ -19,10 +19,10 @@ from anystroke.core.rng import stream
 from anystroke.evaluation.statistics import bootstrap_interval
 from anystroke.simulation.cohorts import held_out_pack
 from anystroke.simulation.generator import Sample
-from anystroke.studies.held_out.judge import WEIGHTINGS, HeldOutDesign, Row, held_out_cohort, judge_sample
+from anystroke.studies.held_out.judge import HeldOutDesign, PatientRow, held_out_cohort, judge_sample
 from anystroke.studies.held_out.summary import (
     CONTRASTS_TO_NOISE,
-    SIZES_ML,
+    SIZE_BANDS,
     VISIBLE,
     Keep,
     among,
@@ -31,7 +31,7 @@ from anystroke.studies.held_out.summary import (
     summary,
     within,
 )
-from anystroke.tasks.segmentation.calibrate import calibrate
+from anystroke.tasks.segmentation.calibrate import WEIGHTINGS, calibrate
 from anystroke.tasks.segmentation.predict import Model
 
 SEED = 2031
@@ -73,10 +73,10 @@ class Measure:
     """
 
     name: str
-    value: Callable[[Row], float]
-    among: Callable[[Row], bool]
+    value: Callable[[PatientRow], float]
+    among: Callable[[PatientRow], bool]
 
-    def of(self, rows: Sequence[Row]) -> list[float]:
+    def of(self, rows: Sequence[PatientRow]) -> list[float]:
         """Return the score of each row that counts."""
         return [self.value(row) for row in rows if self.among(row)]
 
@@ -84,29 +84,29 @@ class Measure:
 def measures() -> list[Measure]:
     """Return the lines of the table."""
 
-    def ill(row: Row) -> bool:
+    def ill(row: PatientRow) -> bool:
         return row["dice"] is not None
 
     def of_ill(key: str, low: float, high: float) -> Keep:
         return both(ill, within(key, low, high))
 
-    def dice(row: Row) -> float:
+    def dice(row: PatientRow) -> float:
         return float(row["dice"])
 
-    def f1(row: Row) -> float:
+    def f1(row: PatientRow) -> float:
         return float(row["lesion_f1"])
 
-    def missed(row: Row) -> float:
+    def missed(row: PatientRow) -> float:
         return float(row["dice"] == 0)
 
-    def marked(row: Row) -> float:
+    def marked(row: PatientRow) -> float:
         return float(row["predicted_ml"])
 
     seen = both(ill, VISIBLE)
     lines = [Measure("Dice", dice, ill)]
     for w in WEIGHTINGS:
         lines.append(Measure(f"Dice, {w}", dice, both(ill, among(weighting=w))))
-    for low, high in SIZES_ML:
+    for low, high in SIZE_BANDS:
         lines.append(Measure(f"Dice, {band(low, high)} ml", dice, of_ill("truth_ml", low, high)))
     for low, high in CONTRASTS_TO_NOISE:
         name = f"Dice, contrast to noise {band(low, high)}"
@@ -184,7 +184,9 @@ def _calibrated(model: Model, pack: Path, patients: int) -> Model:
     return replace(model, config=found.applied_to(model.config))
 
 
-def compared(rows: Sequence[Row], reference: Sequence[Row], *, name: str) -> dict[str, dict[str, Any]]:
+def compared(
+    rows: Sequence[PatientRow], reference: Sequence[PatientRow], *, name: str
+) -> dict[str, dict[str, Any]]:
     """Compare a model with the reference, patient by patient.
 
     Args:

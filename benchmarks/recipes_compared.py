@@ -45,7 +45,7 @@ from anystroke.learning.trainer import TrainingError, recipe_digest
 from anystroke.simulation.cohorts import Cohort, Member, held_out_pack
 from anystroke.simulation.generator import CLASSES, Sample
 from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
-from anystroke.studies.held_out.judge import Row
+from anystroke.studies.held_out.judge import PatientRow
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 from anystroke.tasks.segmentation.validate import (
@@ -205,7 +205,7 @@ def compare_held_out(runs: Iterator[Run], options: argparse.Namespace) -> None:
     patients = Patients(options.cases, options.healthy, options.calibration)
     samples: list[Sample] = []
     results: dict[str, Any] = {}
-    reference: list[Row] = []
+    reference: list[PatientRow] = []
     for settings, folder, model in runs:
 
         def simulated(pack: Path = folder / "data") -> list[Sample]:

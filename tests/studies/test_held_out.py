@@ -16,7 +16,7 @@ from anystroke.simulation.cohorts import Cohort, Member, Pack, no_masks
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.studies.held_out import run as held_out
-from anystroke.studies.held_out.judge import HeldOutDesign, HeldOutError, Row, judge_sample
+from anystroke.studies.held_out.judge import HeldOutDesign, HeldOutError, PatientRow, judge_sample
 from anystroke.studies.held_out.summary import (
     coverage,
     false_volumes,
@@ -36,8 +36,8 @@ KEYS = [
 ]  # fmt: skip
 
 
-def _row(dice: float | None, **facts: Any) -> Row:
-    row: Row = {
+def _row(dice: float | None, **facts: Any) -> PatientRow:
+    row: PatientRow = {
         "weighting": "FLAIR", "stage": "acute", "anatomy": "a", "lesions": [], "truth_ml": 10.0,
         "contrast_to_noise": 3.0, "predicted_ml": 9.0, "interval_ml": [5.0, 12.0],
         "lesion_intervals_ml": [[1.0, 4.0, 2.0], [0.0, 1.0, 0.0]], "dice": dice, "lesion_f1": dice,
@@ -123,7 +123,7 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         ]
         return Cohort(pack.anatomies, members, 1)
 
-    def judge(model: Model, sample: Sample) -> tuple[Row, Reliability]:
+    def judge(model: Model, sample: Sample) -> tuple[PatientRow, Reliability]:
         name = sample.record["name"]
         told.append(name)
         row = _row(None, truth_ml=0.0) if name.startswith("healthy") else _row(0.5 + 0.1 * int(name[-1]))

@@ -16,14 +16,14 @@ from anystroke.models.volume_interval import volume_interval
 from anystroke.simulation.cohorts import Cohort, Member, Pack, contrast_to_noise, drawn_masks, lesion_ml
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.segmentation.calibrate import WEIGHTINGS
 from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 
-WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 SEED = 4711
 SMALLEST_ML = 1.0
 
-Row = dict[str, Any]
+PatientRow = dict[str, Any]
 """What became of one patient, as plain values."""
 
 
@@ -93,7 +93,7 @@ def _generators(lesions: LesionSettings) -> dict[str, Generator]:
     return {each: Generator(SynthesisSettings(weighting=each, lesions=lesions)) for each in WEIGHTINGS}
 
 
-def judge_sample(model: Model, sample: Sample) -> tuple[Row, Reliability]:
+def judge_sample(model: Model, sample: Sample) -> tuple[PatientRow, Reliability]:
     """Segment one simulated scan.
 
     Args:

@@ -18,7 +18,7 @@ from anystroke.studies.held_out.judge import (
     SEED,
     HeldOutDesign,
     HeldOutError,
-    Row,
+    PatientRow,
     held_out_cohort,
     judge_sample,
     plain_reliability,
@@ -28,7 +28,7 @@ from anystroke.studies.held_out.summary import calibration, coverage, false_volu
 from anystroke.studies.held_out.summary import summary as summarise
 from anystroke.tasks.segmentation.predict import Model
 
-RESULT, CARD, TABLE, PICTURE = "held_out.json", "held_out.md", "held_out.tsv", "reliability.png"
+RESULT, CARD, PATIENTS, RELIABILITY = "held_out.json", "held_out.md", "held_out.tsv", "reliability.png"
 _PACKS = ("held_out_anatomies.safetensors", "held_out_lesions.safetensors")
 _COLUMNS = (
     "model", "id", "weighting", "stage", "anatomy", "truth_ml", "contrast_to_noise", "predicted_ml", "low_ml",
@@ -55,7 +55,7 @@ class HeldOut:
 class _Judged:
     """A patient as one model saw it."""
 
-    row: Row
+    row: PatientRow
     trust: Reliability
     seconds: float
 
@@ -131,9 +131,11 @@ def _write(folder: Path, models: Mapping[str, Model], judged: Mapping[str, Mappi
         for name, one in patients.items():
             low, high = one.row["interval_ml"] or (None, None)
             rows.append({**one.row, "model": title, "id": name, "low_ml": low, "high_ml": high})
-    write_table(folder / TABLE, _COLUMNS, rows)
-    reliability_plot({title: _sum(list(each.values())) for title, each in judged.items()}, folder / PICTURE)
-    return HeldOut(folder / TABLE, folder / PICTURE, results)
+    write_table(folder / PATIENTS, _COLUMNS, rows)
+    reliability_plot(
+        {title: _sum(list(each.values())) for title, each in judged.items()}, folder / RELIABILITY
+    )
+    return HeldOut(folder / PATIENTS, folder / RELIABILITY, results)
 
 
 def _result(model: Model, judged: Sequence[_Judged]) -> dict[str, Any]:

@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
+from anystroke.anatomy.lesions.stages import STAGES
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.studies.held_out.judge import WEIGHTINGS, Row
+from anystroke.studies.held_out.judge import PatientRow
+from anystroke.tasks.segmentation.calibrate import WEIGHTINGS
 
-STAGES = ("chronic", "acute", "subacute")
-SIZES_ML = ((1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, 1e9))
+SIZE_BANDS = ((1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, 1e9))
 CONTRASTS_TO_NOISE = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 1e9))
 VISIBLE_FROM = SynthesisSettings().visible_from
 
-Keep = Callable[[Row], bool]
+Keep = Callable[[PatientRow], bool]
 
 
 def band(low: float, high: float) -> str:
@@ -46,13 +47,13 @@ def both(one: Keep, other: Keep) -> Keep:
 VISIBLE = within("contrast_to_noise", VISIBLE_FROM, math.inf)
 
 
-def summary(rows: Sequence[Row]) -> dict[str, Any]:
+def summary(rows: Sequence[PatientRow]) -> dict[str, Any]:
     """Return Dice over groups of patients with a lesion, see `scores`.
 
     Args:
         rows: Of `judge_sample`, all with a lesion.
     """
-    sizes = {band(*ends): within("truth_ml", *ends) for ends in SIZES_ML}
+    sizes = {band(*ends): within("truth_ml", *ends) for ends in SIZE_BANDS}
     contrasts = {band(*ends): within("contrast_to_noise", *ends) for ends in CONTRASTS_TO_NOISE}
     scans = {each: among(weighting=each) for each in WEIGHTINGS}
     stages = {each: among(stage=each) for each in STAGES}
@@ -76,7 +77,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def scores(rows: Sequence[Row], keep: Keep) -> dict[str, float | int]:
+def scores(rows: Sequence[PatientRow], keep: Keep) -> dict[str, float | int]:
     """Return median, quartiles and mean of Dice, lesions missed, and how many nobody could see.
 
     Args:
@@ -99,7 +100,7 @@ def scores(rows: Sequence[Row], keep: Keep) -> dict[str, float | int]:
     }
 
 
-def false_volumes(rows: Sequence[Row]) -> dict[str, Any] | None:
+def false_volumes(rows: Sequence[PatientRow]) -> dict[str, Any] | None:
     """Return the volumes of masks of patients without a lesion [ml]; None without patients."""
     volumes = sorted(row["predicted_ml"] for row in rows)
     if not volumes:
@@ -114,7 +115,7 @@ def false_volumes(rows: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def coverage(rows: Sequence[Row]) -> dict[str, Any] | None:
+def coverage(rows: Sequence[PatientRow]) -> dict[str, Any] | None:
     """Return how often the interval of the volume holds the truth, and how wide it is; None without any."""
     known = [row for row in rows if row["interval_ml"]]
     if not known:
@@ -131,7 +132,7 @@ def coverage(rows: Sequence[Row]) -> dict[str, Any] | None:
     }
 
 
-def lesion_coverage(rows: Sequence[Row]) -> dict[str, Any] | None:
+def lesion_coverage(rows: Sequence[PatientRow]) -> dict[str, Any] | None:
     """Return how often the interval of a single lesion holds the true volume of what it belongs to."""
     known = [interval for row in rows for interval in row["lesion_intervals_ml"]]
     if not known:
