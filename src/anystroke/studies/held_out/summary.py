@@ -56,7 +56,7 @@ def summary(rows: Sequence[PatientRow]) -> dict[str, Any]:
     sizes = {band(*ends): within("truth_ml", *ends) for ends in SIZE_BANDS}
     contrasts = {band(*ends): within("contrast_to_noise", *ends) for ends in CONTRASTS_TO_NOISE}
     scans = {each: among(weighting=each) for each in WEIGHTINGS}
-    stages = {each: among(stage=each) for each in STAGES}
+    stages: dict[str, Keep] = {each: among(stage=each) for each in STAGES}
 
     def each_of(groups: Mapping[str, Keep]) -> dict[str, Any]:
         return {name: scores(rows, keep) for name, keep in groups.items()}
