@@ -170,11 +170,9 @@ def main() -> None:
         if not isinstance(settings, TrainingSettings) or not options.patients:
             continue
         if patients is None:
-            held_out = held_out_pack(folder / "data")
             patients = list(
                 simulated_patients(
-                    held_out.anatomies,
-                    held_out.masks,
+                    held_out_pack(folder / "data"),
                     count=options.patients,
                     healthy=0,
                     seed=SEED,
