@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anystroke.core.config import ConfigError
 from anystroke.core.tables import TableError, read_rows
+from anystroke.io.folders import walk
 from anystroke.io.formats import SCAN_SUFFIXES
 
 _ID = "participant_id"
@@ -85,7 +86,7 @@ def _files(scans: Iterable[Path]) -> list[Path]:
     found = []
     for path in scans:
         if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.name.lower().endswith(SCAN_SUFFIXES))
+            found += [each for each in walk(path) if each.name.lower().endswith(SCAN_SUFFIXES)]
         elif path.is_file():
             found.append(path)
         else:

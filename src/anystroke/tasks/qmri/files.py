@@ -20,6 +20,7 @@ from anystroke.core.files import sha256, write_json
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.threads import in_stages
 from anystroke.core.volume import Volume
+from anystroke.io.folders import walk
 from anystroke.io.inputs import Found, ScanSource
 from anystroke.io.labelled import LabelledScan, find_labelled_scans
 from anystroke.io.names import Name
@@ -416,7 +417,7 @@ def _digest(
 def _write_table(folder: Path) -> None:
     """List what is in a folder of estimates."""
     rows: list[dict[str, Cell]] = []
-    for path in sorted(folder.rglob(f"*_{_MARKER}.json")):
+    for path in (path for path in walk(folder) if path.name.endswith(f"_{_MARKER}.json")):
         facts = read_facts(path)
         stem = path.name.removesuffix(f"_{_MARKER}.json")
         maps = [f"{suffix}" for suffix, _, _ in MAP_FILES.values()]

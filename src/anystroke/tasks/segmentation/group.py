@@ -9,6 +9,7 @@ from anystroke.core.files import atomic_path
 from anystroke.core.staging import staging_prefix
 from anystroke.core.tables import write_table
 from anystroke.core.volume import Volume
+from anystroke.io.folders import walk
 from anystroke.io.names import Name
 from anystroke.io.results import describe_dataset, read_facts
 from anystroke.reports.glass_brain import glass_brain, overlap
@@ -76,8 +77,8 @@ def read_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
         Path and content of each sidecar, by name.
     """
     found = []
-    for path in sorted(folder.rglob("*label-L*_mask.json")):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+    for path in walk(folder):
+        if "label-L" not in path.name or not path.name.endswith("_mask.json"):
             continue
         facts = read_facts(path)
         if "LesionVolumeInterval" in facts:
