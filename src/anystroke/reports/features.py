@@ -76,7 +76,7 @@ def draw_plane(placed: NDArray[np.floating], of: FeatureSet, by: Sequence[str], 
         kinds = sorted(set(values))
         for number, kind in enumerate(kinds):
             chosen = np.array([value == kind for value in values])
-            label = (kind or "not known") if len(kinds) <= _MOST_NAMED else None
+            label = (kind or "real scans") if len(kinds) <= _MOST_NAMED else None
             colour = f"C{number % 10}" if len(kinds) <= _MOST_NAMED else _hue(number, len(kinds))
             marker = "*" if kind == "" else "o"
             axes.scatter(
