@@ -67,6 +67,11 @@ def _waves(arrays: Mapping[str, Array], x: Array) -> Array:
     return waves
 
 
+def _fourier_squared(arrays: Mapping[str, Array], x: Array) -> Array:
+    values: Array = np.maximum(_fourier(arrays, x), 0) ** 2 + arrays["least"]
+    return values
+
+
 def _trees(arrays: Mapping[str, Array], x: Array) -> Array:
     """Sum trees whose nodes lie in one table, roots in ``roots``."""
     total = np.full(len(x), float(arrays["constant"]))
@@ -88,6 +93,7 @@ def _trees(arrays: Mapping[str, Array], x: Array) -> Array:
 _APPLY: dict[str, Callable[[Mapping[str, Array], Array], Array]] = {
     "linear": _linear,
     "fourier": _fourier,
+    "fourier_squared": _fourier_squared,
     "trees": _trees,
 }
 
@@ -155,6 +161,15 @@ def _fit_support_vectors(x: Array, y: Array, classes: bool, parameters: Paramete
     return Part("fourier", {**arrays, "weights": weights, "constant": np.array(constant)})
 
 
+def _fit_root(x: Array, y: Array, classes: bool, parameters: Parameters) -> Part:
+    """Learn the square root of numbers above their least one, as of scores with many small values."""
+    if classes:
+        return _fit_support_vectors(x, y, classes, parameters)
+    least = float(y.min())
+    part = _fit_support_vectors(x, np.sqrt(y - least), classes, parameters)
+    return Part("fourier_squared", {**part.arrays, "least": np.array(least)})
+
+
 def _fit_boosting(x: Array, y: Array, classes: bool, _parameters: Parameters) -> Part:
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
@@ -209,6 +224,9 @@ ESTIMATORS: dict[str, Estimator] = {
     "support-vectors": Estimator(
         _fit_support_vectors,
         tuple({"cost": cost, "gamma": gamma} for cost, gamma in ((3, 0.1), (10, 0.1), (30, 0.1), (10, 0.3))),
+    ),
+    "root-support-vectors": Estimator(
+        _fit_root, tuple({"cost": cost, "gamma": gamma} for cost, gamma in ((10, 0.1), (30, 0.1), (10, 0.3)))
     ),
     "boosting": Estimator(_fit_boosting),
 }

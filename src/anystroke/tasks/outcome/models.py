@@ -70,6 +70,7 @@ class ModelSpec:
 
 _BLEND = (
     Member(REPRESENTATIONS["loads"], "support-vectors"),
+    Member(REPRESENTATIONS["loads"], "root-support-vectors"),
     Member(REPRESENTATIONS["loads"], "boosting"),
 )
 

@@ -146,37 +146,47 @@ def unstitch_exactly(picture: Array, shape: tuple[int, int, int]) -> Array:
     return turned[:, ::-1].transpose(2, 1, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """A connected piece of a region in the stitched picture: its box, its pixels, its place on the canvas."""
+
+    rows: slice
+    columns: slice
+    inside: Array
+    to_rows: slice
+    to_columns: slice
+
+
 @cache
-def _pieces(name: str) -> tuple[Array, tuple[tuple[slice, slice], ...]]:
-    """Find a left region in the stitched picture: its pixels, and the boxes of its connected pieces."""
+def _pieces(name: str) -> tuple[tuple[slice, slice, Array], ...]:
+    """Find the connected pieces of a left region in the stitched picture, the tallest first."""
     number = region_names().index(name) + 1
     left = (region_labels() == number) & (np.arange(SHAPE[0]) < SHAPE[0] // 2)[:, None, None]
-    inside = stitched(left.astype(np.float32)) >= 0.5
-    numbered, count = label(inside)
-    boxes = []
+    numbered, count = label(stitched(left.astype(np.float32)) >= 0.5)
+    found = []
     for k in range(1, count + 1):
         rows, columns = np.nonzero(numbered == k)
-        boxes.append((slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)))
-    boxes.sort(key=lambda box: -(box[0].stop - box[0].start))
-    return inside, tuple(boxes)
+        box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+        found.append((*box, numbered[box] == k))
+    return tuple(sorted(found, key=lambda piece: -len(piece[2])))
 
 
 @cache
-def _canvas_places(rois: int) -> tuple[tuple[slice, slice, slice, slice], ...]:
-    """Return where pieces come from in the stitched picture, and where they go on the canvas."""
-    places = []
+def _placed(rois: int) -> tuple[_Piece, ...]:
+    """Pack the pieces of regions into the cells of the canvas, row by row; what does not fit is left out."""
+    placed = []
     for name, (top, bottom, left, right) in zip(ROI_NAMES[:rois], _CANVAS_CELLS, strict=False):
-        _, boxes = _pieces(name)
         row, column, height = top, left, 0
-        for box_rows, box_columns in boxes:
-            tall, wide = box_rows.stop - box_rows.start, box_columns.stop - box_columns.start
+        for rows, columns, inside in _pieces(name):
+            tall, wide = inside.shape
             if column + wide > right + 1:
                 row, column, height = row + height, left, 0
             if row + tall > bottom + 1 or column + wide > right + 1:
                 continue
-            places.append((box_rows, box_columns, slice(row, row + tall), slice(column, column + wide)))
+            to_rows, to_columns = slice(row, row + tall), slice(column, column + wide)
+            placed.append(_Piece(rows, columns, inside, to_rows, to_columns))
             column, height = column + wide, max(height, tall)
-    return tuple(places)
+    return tuple(placed)
 
 
 def canvas(volume: Array, rois: int = 8) -> Array:
@@ -191,20 +201,17 @@ def canvas(volume: Array, rois: int = 8) -> Array:
     """
     picture = stitched(volume)
     found = np.zeros_like(picture)
-    inside = np.zeros(picture.shape, dtype=bool)
-    for name in ROI_NAMES[:rois]:
-        inside |= _pieces(name)[0]
-    shown = np.where(inside, picture, 0)
-    for rows, columns, to_rows, to_columns in _canvas_places(rois):
-        found[to_rows, to_columns] = shown[rows, columns]
+    for piece in _placed(rois):
+        found[piece.to_rows, piece.to_columns] = np.where(piece.inside, picture[piece.rows, piece.columns], 0)
     return found
 
 
 def uncanvas(picture: Array, rois: int = 8) -> Array:
     """Map a canvas back to a stitched picture; 0 where no region is shown."""
     found = np.zeros((PIXELS, PIXELS), dtype=np.float32)
-    for rows, columns, from_rows, from_columns in _canvas_places(rois):
-        found[rows, columns] = picture[from_rows, from_columns]
+    for piece in _placed(rois):
+        shown = picture[piece.to_rows, piece.to_columns]
+        found[piece.rows, piece.columns] += np.where(piece.inside, shown, 0)
     return found
 
 
