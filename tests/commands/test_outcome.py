@@ -41,7 +41,7 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path, capsys: pytest
     assert main(["outcome", "train", str(table), *arguments]) == 0
     said = capsys.readouterr()
     assert "cross-validated r 0.9" in said.out
-    assert "missing values of age (1) are replaced by medians" in said.err
+    assert "missing values of age (1) become the medians" in said.err
     assert {path.name for path in model.iterdir()} == {
         "README.md", "config.json", "evaluation.json", "model.safetensors", "out_of_fold.tsv", "report.html"
     }  # fmt: skip

@@ -40,7 +40,7 @@ def cohort() -> Cohort:
 
 
 def _region(name: str) -> Array:
-    volume = (region_labels() == region_names().index(name) + 1).astype(np.float32)
+    volume: Array = (region_labels() == region_names().index(name) + 1).astype(np.float32)
     volume[46:] = 0
     return volume
 

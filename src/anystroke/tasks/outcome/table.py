@@ -341,12 +341,12 @@ def apply_target(table: PatientTable, target: Target) -> Array:
     if target.name not in table.columns:
         return np.full(len(table.ids), math.nan)
     cells = table.cells(target.name)
+    numbers = np.array([as_number(cell) if _is_number(cell) else math.nan for cell in cells])
     if target.above is not None or target.at_least is not None:
-        values = np.array([as_number(cell) for cell in cells])
-        high = values > target.above if target.above is not None else values >= (target.at_least or 0.0)
-        return np.where(np.isnan(values), math.nan, high.astype(float))
+        high = numbers > target.above if target.above is not None else numbers >= (target.at_least or 0.0)
+        return np.where(np.isnan(numbers), math.nan, high.astype(float))
     if target.kind == "number":
-        return np.array([as_number(cell) for cell in cells])
+        return numbers
     place = {name: float(k) for k, name in enumerate(target.classes)}
     written = [f"{as_number(cell):g}" if _is_number(cell) and cell else cell for cell in cells]
     return np.array([place.get(cell, math.nan) for cell in written])

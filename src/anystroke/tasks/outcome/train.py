@@ -92,16 +92,14 @@ def open_study(
         table, columns, lambda rows: apply_target(rows, target), files, notes=notes, progress=progress
     )
     _check_size(cohort, target)
-    gaps = [
-        f"{name} ({int(np.isnan(values).sum())})"
-        for name, values in zip(cohort.column_names, cohort.columns.T, strict=True)
-        if np.isnan(values).any()
-    ]
+    gaps: dict[str, int] = {}
+    for name, column in zip(cohort.column_names, cohort.columns.T, strict=True):
+        if missing := int(np.isnan(column).sum()):
+            gaps[name.split("=")[0]] = missing
     if gaps:
+        counted = listed([f"{name} ({count})" for name, count in gaps.items()])
         notes.append(
-            f"missing values of {listed(gaps)} are replaced by medians of the training patients, within "
-            "each fold "
-            "too"
+            f"missing values of {counted} become the medians of the training patients, within each fold too"
         )
     return Study(cohort, target, columns, files, notes)
 
