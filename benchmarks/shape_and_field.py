@@ -31,7 +31,7 @@ GREY, WHITE = CLASSES.index("grey_matter"), CLASSES.index("white_matter")
 def field_line(network: torch.nn.Module, side: int) -> str:
     """Say how far a network looks."""
     gradient = centre_gradient(network, (side, side, side), images=2, rng=stream(1, "field"))
-    widths = [f"{share:.0%}: {field_width(gradient, share)}" for share in (0.5, 0.95, 0.999, 1.0)]
+    widths = [f"{share:.1%}: {field_width(gradient, share)}" for share in (0.5, 0.95, 0.999, 1.0)]
     return "voxels a side that hold " + ", ".join(widths)
 
 

@@ -12,6 +12,7 @@ from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.architectures.catalogue import build_network
 from anystroke.simulation.healthy import NOTHING
 from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.pretraining.recipe import PretrainingSettings
 from anystroke.tasks.registry import load_any_recipe
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe, parse_recipe
 
@@ -39,7 +40,9 @@ def toy(tmp_path: Path) -> Path:
 
 def test_shipped_recipes_are_valid_and_named_like_their_files() -> None:
     recipes = sorted(
-        [*RECIPES.glob("*.toml"), *RECIPES.glob("compared/*.toml"), *RECIPES.glob("compared/stage/*.toml")]
+        path
+        for folder in ("", "compared", "compared/stage", "downstream")
+        for path in (RECIPES / folder).glob("*.toml")
     )
     assert len(recipes) > 20
     for recipe in recipes:
@@ -74,6 +77,20 @@ def test_published_recipes_have_the_published_values(name: str) -> None:
     small = load_recipe(RECIPES / f"{name}-small.toml")
     assert small.optimiser.steps <= 300
     assert [part.kind for part in small.sources] == [part.kind for part in settings.sources]
+
+
+def test_published_pretraining_has_the_published_values() -> None:
+    settings = load_any_recipe(RECIPES / "pretraining-published.toml")
+    assert isinstance(settings, PretrainingSettings)
+    options, views, loss = settings.optimiser, settings.views, settings.loss
+    assert (options.steps, options.batch, options.learning_rate) == (60_000, 8, 1e-3)
+    assert (options.power, options.clip) == (0.9, 12.0)
+    assert (settings.grid.spacing, settings.grid.shapes) == (1.0, ((96, 96, 96),))
+    assert (views.kind, views.margin, views.equalised) == ("two_sequences", 1.2, True)
+    assert (views.bias_coefficient, views.ringing_strength, views.noise_sd) == ((0, 0.3), (0, 0.8), (0, 0.2))
+    assert (views.hole_count, views.hole_side, views.largest_hole) == ((1, 10), 5, 0.25)
+    assert (views.spatial.deformation, views.spatial.flip, views.spatial.flips) == (0.8, 1.0, 3)
+    assert (loss.kind, loss.temperature, loss.redundancy, loss.reconstruction) == ("nt_xent", 0.5, 0.005, 1)
 
 
 def test_sources_are_read_by_their_kind(toy: Path) -> None:
