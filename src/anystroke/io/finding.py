@@ -61,7 +61,9 @@ def prepared(found: Found, work: Path) -> Found:
         try:
             result.scans += _images_of(source, work / f"{number:04d}", taken, result)
         except VolumeError as error:
-            result.problems.append((source.title, readable(str(error))))
+            text = readable(str(error))
+            words = text if source.title in text else f"{source.title}: {text}"
+            result.problems.append((source.title, words))
     return result
 
 

@@ -24,12 +24,14 @@ _INSIDE = 0.05
 _CORE = 0.8
 _LEAST_VOXELS = 500
 # Power of the network's probability as prior, and of the neighbours' mean.
-_PRIOR, _NEIGHBOURS = 0.5, 1.5
+_PRIOR, _NEIGHBOURS = 1.0, 0.7
 _SMALLEST_PRIOR = 1e-3
 _BIAS_MM = 30.0
 # Distance between grey and white matter in standard deviations from which intensities tell them apart.
 _SMALLEST_CONTRAST = 1.0
 _SMALLEST_SD = 0.02
+# Largest width of a tissue over that of grey and white matter; that of fluid is the widest by far.
+_WIDEST = 2.0
 
 
 def tissues_of_scan(scan: Volume, tissues: Mapping[str, Volume], lesion: Volume) -> dict[str, Volume]:
@@ -96,7 +98,13 @@ def _mixture(
     wide = tuple(step * stride for step, stride in zip(spacing, strides, strict=True))
     grey, white = names.index(GREY), names.index(WHITE)
     step = (wide[0], wide[1], wide[2])
-    fitted = _fit(level[every], prior[(slice(None), *every)], weight[every], step, [grey, white])
+    fitted = _fit(
+        level[every],
+        prior[(slice(None), *every)],
+        weight[every],
+        step,
+        [grey, white],
+    )
     if fitted is None:
         return None
     means, deviations, coarse_bias = fitted
@@ -134,6 +142,7 @@ def _fit(
         squares[solid], weights = squares[solid].sum(), mass.clone()
         weights[solid] = mass[solid].sum()
         deviations = (squares / weights).sqrt().clamp(min=_SMALLEST_SD)
+        deviations = deviations.clamp(max=_WIDEST * float(deviations[solid[0]]))
         posterior = _energy(corrected, means, deviations, prior).softmax(0)
         bias = _smooth_residual(level, means, deviations, posterior, weight, spacing)
         share = posterior * weight
