@@ -100,6 +100,12 @@ def test_rounded_orientations_are_no_localiser(jitter: float, tmp_path: Path) ->
     assert _one(_found(tmp_path)).shape == SHAPE
 
 
+def test_many_missing_slices_are_missed(tmp_path: Path) -> None:
+    _export(tmp_path / "export", leave_out=(2, 4, 6, 8, 10, 12, 14, 16))
+    [(_, problem)] = _found(tmp_path).problems
+    assert "misses 8 slices: one gap is 12.0 mm, the others 6.0 mm" in problem
+
+
 def test_planes_of_three_directions_are_a_localiser(tmp_path: Path) -> None:
     planes = ([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1])
 

@@ -157,7 +157,7 @@ def _problem(series: Series) -> str | None:
     found = _places(series.slices)
     places = np.array(sorted(set(found)))
     gaps = np.diff(places)
-    usual = float(np.median(gaps))
+    usual = float(np.quantile(gaps, 0.1, method="lower"))  # where many are missing, most gaps are wide
     missing = int(sum(round(gap / usual) - 1 for gap in gaps if gap > _WIDEST_GAP * usual))
     if missing:
         wide = float(gaps.max())
