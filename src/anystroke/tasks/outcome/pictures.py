@@ -62,7 +62,7 @@ def to_grid(values: Array, picture: str) -> Array:
         whole = np.zeros(SHAPE, dtype=np.float32)
         whole[:90, :108, :90] = values.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
         return whole
-    return unstitched(uncanvas(values) if picture.endswith("canvas") else values)
+    return uncanvas(values) if picture.endswith("canvas") else unstitched(values)
 
 
 def symbols_of(cohort: Cohort, patient: int) -> Symbols:

@@ -24,6 +24,7 @@ _CELLS = 8
 _CELL_PIXELS = PIXELS // _CELLS
 _FIRST_SECTION = 12
 """Of the 91 sections of the grid; 64 from here on hold the brain from the medulla's top to the vertex."""
+_SHOWN = slice(_FIRST_SECTION, _FIRST_SECTION + SECTIONS)
 
 ROI_NAMES = (
     "superior_temporal", "middle_temporal", "inferior_frontal_triangular", "postcentral", "supramarginal",
@@ -148,7 +149,7 @@ def unstitch_exactly(picture: Array, shape: tuple[int, int, int]) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class _Piece:
-    """A connected piece of a region in the stitched picture: its box, its pixels, its place on the canvas."""
+    """A connected piece of a region in stitched sections: its box, its pixels, its place on the canvas."""
 
     rows: slice
     columns: slice
@@ -159,10 +160,10 @@ class _Piece:
 
 @cache
 def _pieces(name: str) -> tuple[tuple[slice, slice, Array], ...]:
-    """Find the connected pieces of a left region in the stitched picture, the tallest first."""
+    """Find the connected pieces of a left region in whole stitched sections, the tallest first."""
     number = region_names().index(name) + 1
     left = (region_labels() == number) & (np.arange(SHAPE[0]) < SHAPE[0] // 2)[:, None, None]
-    numbered, count = label(stitched(left.astype(np.float32)) >= 0.5)
+    numbered, count = label(stitch_exactly(left[:, :, _SHOWN]))
     found = []
     for k in range(1, count + 1):
         rows, columns = np.nonzero(numbered == k)
@@ -199,20 +200,23 @@ def canvas(volume: Array, rois: int = 8) -> Array:
     Returns:
         float32 (256, 256).
     """
-    picture = stitched(volume)
-    found = np.zeros_like(picture)
+    picture = stitch_exactly(volume[:, :, _SHOWN])
+    found = np.zeros((PIXELS, PIXELS), dtype=np.float32)
     for piece in _placed(rois):
         found[piece.to_rows, piece.to_columns] = np.where(piece.inside, picture[piece.rows, piece.columns], 0)
     return found
 
 
 def uncanvas(picture: Array, rois: int = 8) -> Array:
-    """Map a canvas back to a stitched picture; 0 where no region is shown."""
-    found = np.zeros((PIXELS, PIXELS), dtype=np.float32)
+    """Map a canvas back to the grid, float32 (91, 109, 91); 0 where no region is shown."""
+    rows = SECTIONS // _CELLS
+    found = np.zeros((rows * SHAPE[1], _CELLS * SHAPE[0]), dtype=np.float32)
     for piece in _placed(rois):
         shown = picture[piece.to_rows, piece.to_columns]
         found[piece.rows, piece.columns] += np.where(piece.inside, shown, 0)
-    return found
+    volume = np.zeros(SHAPE, dtype=np.float32)
+    volume[:, :, _SHOWN] = unstitch_exactly(found, (SHAPE[0], SHAPE[1], SECTIONS))
+    return volume
 
 
 def with_symbols(picture: Array, symbols: Symbols, *, on_canvas: bool = False) -> Array:
