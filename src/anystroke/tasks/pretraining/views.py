@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from anystroke.core.config import StrictModel
@@ -71,6 +71,16 @@ class ViewSettings(StrictModel):
     hole_count: tuple[int, int] = (1, 10)
     hole_side: int = Field(default=5, ge=1)
     largest_hole: float = Field(default=0.25, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "ViewSettings":
+        for name in ("bias_coefficient", "ringing_strength", "noise_sd", "hole_count"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise ValueError(f"expected views.{name} from 0 or more to no less, got {low:g} to {high:g}")
+        if self.ringing_strength[1] >= 1:
+            raise ValueError(f"expected views.ringing_strength below 1, got {self.ringing_strength[1]:g}")
+        return self
 
     @property
     def scans(self) -> int:
