@@ -128,7 +128,9 @@ def _fit(
 ) -> tuple[Tensor, Tensor, Tensor] | None:
     """Fit means, standard deviations and the bias field; None where a tissue is hardly there."""
     bias = torch.zeros_like(level)
-    share = ((prior > _CORE) & weight).float()
+    core = (prior > _CORE) & weight
+    thin = core.sum((1, 2, 3)) < _LEAST_VOXELS  # thinner than the network's voxels
+    share = torch.where(thin.view(-1, 1, 1, 1), (prior > 0.5) & weight, core).float()
     means = deviations = torch.zeros(len(prior))
     for _ in range(_ITERATIONS):
         mass = share.sum((1, 2, 3))
