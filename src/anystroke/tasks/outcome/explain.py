@@ -319,9 +319,12 @@ def patients_like(cohort: Cohort, patient: int, count: int = 5) -> list[int]:
         standard = (cohort.columns - cohort.columns[patient]) / np.where(spread > 0, spread, 1.0)
         parts.append((np.where(np.isnan(standard), 1.0, standard) ** 2).mean(axis=1))
     if cohort.measured is not None:
-        maps = np.sqrt(cohort.measured.maps.reshape(len(cohort.ids), -1))
-        distance = ((maps - maps[patient]) ** 2).sum(axis=1)
-        parts.append(4 * distance / max(float(np.median(distance)), 1e-9))
+        maps = cohort.measured.maps.reshape(len(cohort.ids), -1)
+        sizes = (maps**2).sum(axis=1)
+        # From 0 for the same map to 1 for maps that have no voxel in common.
+        parts.append(4 * ((maps - maps[patient]) ** 2).sum(axis=1) / np.maximum(sizes + sizes[patient], 1e-9))
+        volume = cohort.measured.values["size"][:, 0]
+        parts.append((volume - volume[patient]) ** 2)
     total = np.sum(parts, axis=0)
     total[patient] = np.inf
     return [int(k) for k in np.argsort(total)[: min(count, len(cohort.ids) - 1)]]
