@@ -316,10 +316,55 @@ def test_calibrate_replaces_the_configuration_of_a_model(
         return found
 
     monkeypatch.setattr("anystroke.tasks.segmentation.calibrate.calibrate", choose)
-    assert main(["calibrate", str(folder), "--data", str(data), "--patients", "60"]) == 0
+    assert (
+        main(["calibrate", str(folder), "--data", str(data), "--patients", "60", "--risk-patients", "0"]) == 0
+    )
     assert (asked[0]["name"], asked[0]["pack"], asked[0]["patients"]) == ("toy", data, 60)
     again = checkpoints.load_config(folder, SegmentationConfig)
     assert (again.temperature, again.threshold, again.certain) == (1.7, 0.4, 0.8)
     assert again.volume_errors == errors
     assert (folder / "model.safetensors").read_bytes() == weights
+    assert again.risk is None
     assert "temperature 1.7, threshold 0.4" in capsys.readouterr().out
+
+
+def test_calibrate_learns_which_masks_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from anystroke.models.architectures.catalogue import build_network
+    from anystroke.tasks.segmentation.observations import Observation, PatientSet
+    from anystroke.tasks.segmentation.signs import SIGNS
+
+    folder, data, kept = tmp_path / "model", tmp_path / "data", tmp_path / "kept.jsonl"
+    config = SegmentationConfig(
+        name="toy",
+        architecture="tiny_unet",
+        classes=("background", "lesion"),
+        spacing=2.0,
+        divisor=8,
+        threshold=0.3,
+    )
+    checkpoints.save_model(folder, build_network("tiny_unet", 2, seed=1), config)
+    data.mkdir()
+    for name in ("anatomies", "lesions"):
+        (data / f"{name}.safetensors").touch()
+
+    def observed(model: Model, patients: PatientSet, **options: object) -> list[Observation]:
+        assert (patients.count, patients.held_out, options["kept"]) == (80, False, kept)
+        signs = [dict.fromkeys(SIGNS, 0.0) | {"peak": float(k % 8), "parts": k % 5} for k in range(80)]
+        groups = [{"anatomy": f"head {k % 7}"} for k in range(80)]
+        return [
+            Observation(s, s["peak"] < 3, (), g, None, 0.0, 0.0) for s, g in zip(signs, groups, strict=True)
+        ]
+
+    monkeypatch.setattr("anystroke.tasks.segmentation.observations.observe_all", observed)
+    arguments = ["calibrate", str(folder), "--data", str(data), "--only-risk"]
+    assert main([*arguments, "--risk-patients", "0"]) == 2
+    assert main([*arguments, "--risk-patients", "59"]) == 2
+    assert "expected at least 60 to learn from, got 59" in _error(capsys)
+    assert main([*arguments, "--risk-patients", "80", "--observations", str(kept)]) == 0
+    again = checkpoints.load_config(folder, SegmentationConfig)
+    assert again.threshold == 0.3
+    assert again.risk is not None
+    assert (again.risk.signs, again.risk.failed, again.risk.auc) == (("peak", "parts"), 30, 1.0)
+    assert "30 of 80 masks failed; area under the curve 1.00" in capsys.readouterr().out

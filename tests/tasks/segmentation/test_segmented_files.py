@@ -390,18 +390,20 @@ def test_no_report_saves_the_registration(
     assert asked == [1]
 
 
-def test_a_scan_that_does_not_register_is_not_trusted(
+def test_a_scan_that_does_not_register_has_no_places_and_a_good_mask(
     scan: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     space = MniSpace(overlap=0.4, problem="the registration to MNI space failed: the brains overlap by 0.40")
     monkeypatch.setattr("anystroke.tasks.segmentation.results.find_mni_space", lambda *_: space)
     [outcome] = _run([scan], tmp_path / "out")
     assert outcome.status == "done"
-    assert outcome.details["reasons"] == (space.problem,)
+    assert outcome.details["reasons"] == ()
     [table] = (tmp_path / "out").glob("*_lesions.tsv")
     assert table.read_text().splitlines()[1].split("\t")[-5:] == ["n/a"] * 5
     facts = json.loads(next((tmp_path / "out").glob("*_mask.json")).read_text())
-    assert facts["DoNotTrust"]
+    assert not facts["DoNotTrust"]
+    assert facts["Notes"] == [f"no places in MNI space are given: {space.problem}"]
+    assert space.problem in next((tmp_path / "out").glob("*_report.html")).read_text()
     assert facts["MNI"] == {"Template": "MNI152NLin2009aSym", "BrainOverlap": 0.4}
 
 

@@ -3,7 +3,13 @@ import torch
 
 from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeInterval
-from anystroke.tasks.segmentation.trust import cut_area, mean_certainty, reasons_between, reasons_not_to_trust
+from anystroke.tasks.segmentation.trust import (
+    cut_area,
+    mean_certainty,
+    reasons_between,
+    reasons_not_to_trust,
+    volume_in_words,
+)
 
 NARROW = VolumeInterval(9.0, 11.0)
 
@@ -38,7 +44,10 @@ def test_the_cut_does_not_depend_on_the_storage_order(orientation: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"interval": VolumeInterval(1.0, 90.0)}, "volume is uncertain: 1.0 to 90.0 ml"),
+        (
+            {"interval": VolumeInterval(1.0, 90.0)},
+            "volume is uncertain: the mask has 10.0 ml, .* to 90.0 ml",
+        ),
         ({"certainty": 0.4}, "unsure of the tissues"),
         ({"brain": _volume(torch.ones(1, 20, 20, 20))}, "8 ml of brain|18 ml of brain"),
         ({"scan": _volume(torch.rand(1, 10, 10, 10), 9.0)}, "9.0 mm long"),
@@ -69,3 +78,17 @@ def test_certainty_is_that_of_the_winner_inside() -> None:
     brain[0, 2:7, 2:7, 2:7] = 0.8
     assert mean_certainty(torch.zeros(9, 9, 9), brain) == pytest.approx(0.8)
     assert mean_certainty(torch.zeros(9, 9, 9), torch.zeros(2, 9, 9, 9)) is None
+
+
+@pytest.mark.parametrize(
+    ("volume", "low", "high", "words"),
+    [
+        (0.0, 0.0, 3.0, "nothing was found"),
+        (2.0, 0.0, 9.0, "there may be none"),
+        (20.0, 12.0, 31.0, "probably 12.0 to 31.0 ml"),
+        (20.0, 0.6, 160.0, "too wide to use"),
+        (0.0, 0.0, 70.0, "too wide to use"),
+    ],
+)
+def test_an_interval_in_words(volume: float, low: float, high: float, words: str) -> None:
+    assert words in volume_in_words(volume, VolumeInterval(low, high, 0.9))

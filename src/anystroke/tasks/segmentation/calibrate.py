@@ -67,7 +67,7 @@ class Calibration:
     patients: int
 
     def applied_to(self, config: SegmentationConfig) -> SegmentationConfig:
-        """Return the configuration of a model with what was chosen."""
+        """Return the configuration of a model with what was chosen; its risks would be of other masks."""
         record = {
             "patients": self.patients,
             "log_loss": self.log_loss,
@@ -83,6 +83,7 @@ class Calibration:
                 "certain": self.certain,
                 "volume_errors": self.volume_errors,
                 "lesion_errors": self.lesion_errors,
+                "risk": None,
                 "training": {**config.training, "calibration": record},
             }
         )

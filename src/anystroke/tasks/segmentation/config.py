@@ -6,6 +6,7 @@ from pydantic import Field
 
 from anystroke.models.checkpoints import NetworkConfig
 from anystroke.models.volume_interval import VolumeErrors
+from anystroke.tasks.segmentation.risk import RiskModel
 
 
 class SegmentationConfig(NetworkConfig):
@@ -21,6 +22,7 @@ class SegmentationConfig(NetworkConfig):
         temperature: Logits are divided by it before the softmax.
         volume_errors: What intervals of the volume are made of; None gives none.
         lesion_errors: Likewise of the volumes of single lesions.
+        risk: What tells masks that fail from others; None if that was not measured.
         image_range: Feature of ``image_features`` -> 0.5 and 99.5 % quantiles over images of the training;
             empty if they were not measured.
     """
@@ -33,6 +35,7 @@ class SegmentationConfig(NetworkConfig):
     temperature: float = Field(default=1.0, gt=0)
     volume_errors: VolumeErrors | None = None
     lesion_errors: VolumeErrors | None = None
+    risk: RiskModel | None = None
     image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @property

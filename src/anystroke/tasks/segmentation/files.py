@@ -32,7 +32,17 @@ if TYPE_CHECKING:
 
 VOLUMES_TABLE = "volumes.tsv"
 _APART = "apart"
-VOLUME_COLUMNS = ("file", "mask", "volume_ml", "lesions", "seconds", "status", "message")
+VOLUME_COLUMNS = (
+    "file",
+    "mask",
+    "volume_ml",
+    "lesions",
+    "trust",
+    "risk",
+    "seconds",
+    "status",
+    "message",
+)
 
 
 @dataclass(eq=False)
@@ -109,8 +119,8 @@ def segment_files(
 
     Yields:
         The outcome of each input, as soon as its files and its row are written, in the order of the inputs:
-        the mask first among its files, and ``volume_ml``, ``lesions``, ``seconds`` and ``reasons`` (why not
-        to trust it) in its details.
+        the mask first among its files, and ``volume_ml``, ``lesions``, ``seconds``, ``reasons`` (why not
+        to trust it) and ``risk`` (the probability that it fails, if known) in its details.
 
     Raises:
         OSError: The folder or the table cannot be written.
@@ -234,6 +244,7 @@ def _outcome(status: Any, source: ScanSource, sidecar: str, facts: dict[str, Any
             "lesions": int(facts["LesionCount"]),
             "seconds": seconds,
             "reasons": tuple(facts["ReasonsNotToTrust"]),
+            "risk": facts.get("Risk"),
         },
     )
 
@@ -320,13 +331,16 @@ def update_table(table: GrowingTable, outcome: Outcome) -> None:
 
 def _row(outcome: Outcome) -> dict[str, Cell]:
     details = outcome.details
-    volume = details.get("volume_ml")
+    volume, risk = details.get("volume_ml"), details.get("risk")
+    trust = None if "reasons" not in details else "no" if details["reasons"] else "yes"
     done = "warning" if outcome.messages else "ok"
     return {
         "file": " ".join(outcome.name.split()),
         "mask": outcome.files[0] if outcome.files else "n/a",
         "volume_ml": None if volume is None else f"{volume:.3f}",
         "lesions": details.get("lesions"),
+        "trust": trust,
+        "risk": None if risk is None else f"{risk:.2f}",
         "seconds": f"{details.get('seconds', 0.0):.1f}",
         "status": "failed" if outcome.status == "failed" else done,
         "message": outcome.message or None,

@@ -17,6 +17,8 @@ from anystroke.io.results import generated_by
 from anystroke.models.passes import PRESETS
 from anystroke.tasks.segmentation.lesions_found import FoundLesion, find_lesions
 from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places
+from anystroke.tasks.segmentation.signs import driver_of
+from anystroke.tasks.segmentation.trust import volume_in_words
 
 if TYPE_CHECKING:
     from anystroke.tasks.segmentation.predict import Segmentation
@@ -73,12 +75,9 @@ class Findings:
         )
 
     def placed(self, space: MniSpace, atlas: Atlas | None) -> "Findings":
-        """Say where the lesions are in MNI space; a scan that does not register is not to be trusted."""
-        result = self.result
-        if space.problem:
-            result = replace(result, reasons=(*result.reasons, space.problem))
+        """Say where the lesions are in MNI space."""
         places, territories = find_places(self.numbered, space, atlas)
-        return replace(self, result=result, space=space, places=places, territories=territories)
+        return replace(self, space=space, places=places, territories=territories)
 
     def rows(self) -> list[dict[str, Cell]]:
         """Return the table of lesions."""
@@ -110,6 +109,8 @@ class Findings:
             "LeftLesionVolume": round(left, 6),
             "RightLesionVolume": round(self.result.lesion_volume - left, 6),
         }
+        if self.space.problem:
+            facts["Notes"] = [f"no places in MNI space are given: {self.space.problem}"]
         if atlas is not None:
             facts["TerritoryAtlas"] = {"Name": atlas.source, "SHA256": atlas.sha256}
             volumes = (self.territories or {}).items()
@@ -151,16 +152,31 @@ def sidecar(
         "LesionVolumeUnits": "ml",
         "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,
         "LesionVolumeIntervalRate": interval.rate if interval else None,
+        "LesionVolumeMeaning": volume_in_words(result.lesion_volume, interval) if interval else None,
         "LesionCount": result.lesion_count,
         "LesionConnectivity": 26,
         "DoNotTrust": not result.trusted,
         "ReasonsNotToTrust": list(result.reasons),
+        **_risk_facts(result),
         "ImageFeatures": {
             name: round(value, 4) for name, value in result.prediction.features.items() if isfinite(value)
         },
         "Seconds": {name: round(value, 3) for name, value in result.prediction.seconds.items()},
         "TorchVersion": torch.__version__,
         "Warnings": messages,
+    }
+
+
+def _risk_facts(result: Segmentation) -> dict[str, Any]:
+    """Say how likely the mask is to fail, and what speaks most against it."""
+    risk = result.risk
+    if risk is None:
+        return {"Risk": None}
+    return {
+        "Risk": round(risk.probability, 4),
+        "RiskThreshold": risk.threshold,
+        "RiskMeaning": f"{risk.in_words}, of simulated scans from easy to hopeless",
+        "RiskDriver": driver_of(risk) or None,
     }
 
 

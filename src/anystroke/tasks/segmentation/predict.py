@@ -16,6 +16,8 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction, predict, tally
 from anystroke.tasks.segmentation.options import SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.refinement import Refiner
+from anystroke.tasks.segmentation.risk import Risk
+from anystroke.tasks.segmentation.signs import reason_of, risk_of_prediction
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
 REFINEMENT = "refinement"
@@ -63,6 +65,7 @@ class Segmentation:
         interval: How large the lesion may be [ml]; None if that was not measured for the model.
         reasons: Why not to trust the result, a sentence each.
         source: The file, if it came from one.
+        risk: How likely the mask is to fail; None if that was not measured for such masks of the model.
 
     Example:
         >>> found = segment("patient_T2w.nii.gz")  # doctest: +SKIP
@@ -77,6 +80,7 @@ class Segmentation:
     interval: VolumeInterval | None = None
     reasons: tuple[str, ...] = ()
     source: Path | None = None
+    risk: Risk | None = None
 
     def __repr__(self) -> str:
         return f"Segmentation({'; '.join((self._described(), *self.reasons))})"
@@ -226,8 +230,11 @@ def segment(
         features=prediction.features,
         image_range=opened.config.image_range,
     )
+    risk = risk_of_prediction(prediction, opened.config, chosen, scan)
+    if risk is not None and risk.high:
+        reasons = (reason_of(risk), *reasons)
     source = Path(image) if isinstance(image, str | Path) else None
-    return Segmentation(scan, prediction, opened, chosen, interval, reasons, source)
+    return Segmentation(scan, prediction, opened, chosen, interval, reasons, source, risk)
 
 
 def interval_of(probability: Volume, mask_volume: float, config: SegmentationConfig) -> VolumeInterval | None:

@@ -24,6 +24,7 @@ from anystroke.models.passes import PredictionWarning
 from anystroke.tasks.segmentation.mask import mask_of, tally
 from anystroke.tasks.segmentation.options import Fusion, SegmentOptions
 from anystroke.tasks.segmentation.predict import Model, Segmentation, interval_of, segment
+from anystroke.tasks.segmentation.signs import reason_of
 from anystroke.tasks.segmentation.trust import reasons_between, reasons_not_to_trust
 
 _SMALLEST_PROBABILITY = 1e-4
@@ -230,13 +231,18 @@ def _fused(
     volume, _ = tally(mask)
     interval = interval_of(probability, volume, own.model.config)
     reasons = reasons_not_to_trust(scan=own.scan, volume_ml=volume, interval=interval, brain=own.brain)
-    # What is said of the image alone stays true; what is said of the volume is said anew.
-    kept = tuple(reason for reason in own.reasons if "volume is uncertain" not in reason)
+    # What is said of the image alone stays true; what is said of the volume is said anew. The risk was
+    # measured for masks of one contrast.
+    of_mask = reason_of(own.risk) if own.risk is not None else ""
+    kept = tuple(
+        reason for reason in own.reasons if "volume is uncertain" not in reason and reason != of_mask
+    )
     return replace(
         own,
         prediction=replace(own.prediction, probability=probability, mask=mask),
         interval=interval,
         reasons=tuple(dict.fromkeys((*kept, *reasons))),
+        risk=None,
     )
 
 

@@ -21,6 +21,7 @@ _SMALLEST_DICE = 0.3
 _WIDEST_INTERVAL = 4.0
 _LEAST_ML = 15.0
 _LARGE_ENOUGH = 1.0
+_NOTHING_ML = 0.1
 
 
 def cut_area(brain: Volume, scan: Volume) -> float:
@@ -102,13 +103,45 @@ def reasons_not_to_trust(
         )
     if words := outside_range(features or {}, image_range or {}):
         reasons.append(f"the image is outside the training range: {', '.join(words)}")
-    widest = _WIDEST_INTERVAL * max(volume_ml, _LEAST_ML)
-    if interval is not None and interval.high - interval.low > widest:
-        reasons.append(
-            f"the volume is uncertain: {interval.low:.1f} to {interval.high:.1f} ml with a mask of "
-            f"{volume_ml:.1f} ml"
-        )
+    if interval is not None and is_wide(volume_ml, interval):
+        reasons.append(f"the volume is uncertain: {volume_in_words(volume_ml, interval)}")
     return tuple(reasons)
+
+
+def is_wide(volume_ml: float, interval: VolumeInterval) -> bool:
+    """Tell whether an interval is too wide to use the volume: by more than four times it, and than 60 ml.
+
+    Args:
+        volume_ml: Of the mask [ml].
+        interval: Of that volume.
+    """
+    return interval.high - interval.low > _WIDEST_INTERVAL * max(volume_ml, _LEAST_ML)
+
+
+def volume_in_words(volume_ml: float, interval: VolumeInterval) -> str:
+    """Say what an interval means.
+
+    Args:
+        volume_ml: Of the mask [ml].
+        interval: Of that volume.
+
+    Example:
+        >>> volume_in_words(12.0, VolumeInterval(0.6, 160.0, 0.9))
+        'the mask has 12.0 ml, the lesion may have anything from 0.6 to 160.0 ml: too wide to use the volume'
+        >>> volume_in_words(0.0, VolumeInterval(0.0, 3.2, 0.9))
+        'nothing was found, a lesion of up to 3.2 ml may be there'
+    """
+    ends = f"{interval.low:.1f} to {interval.high:.1f} ml"
+    if is_wide(volume_ml, interval):
+        return (
+            f"the mask has {volume_ml:.1f} ml, the lesion may have anything from {ends}: too wide to use the "
+            "volume"
+        )
+    if volume_ml == 0:
+        return f"nothing was found, a lesion of up to {interval.high:.1f} ml may be there"
+    if interval.low < _NOTHING_ML:
+        return f"the lesion may have up to {interval.high:.1f} ml, or there may be none"
+    return f"the lesion has probably {ends}"
 
 
 def reasons_between(

@@ -1,0 +1,199 @@
+"""Masks of simulated patients whose truth is known: their signs, and whether they fail."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import ndimage
+from torch import Tensor
+
+from anystroke.anatomy.lesions.bank import LesionMask, load_bank
+from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.core.files import write_text
+from anystroke.evaluation.metrics.overlap import dice
+from anystroke.simulation.generator import Generator
+from anystroke.tasks.segmentation.difficulties import patient_of
+from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
+from anystroke.tasks.segmentation.risk import LARGEST_FALSE_ML, SMALLEST_DICE
+from anystroke.tasks.segmentation.signs import signs_of
+from anystroke.tasks.segmentation.validate import Patient
+
+_NEIGHBOURS = np.ones((3, 3, 3))
+
+OnPatient = Callable[[str, int, int], None]
+"""Told what was done with how many of how many patients."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One mask whose truth is known.
+
+    Attributes:
+        signs: Of the prediction.
+        failed: Whether the mask did.
+        reasons: Why not to trust the mask, the risk aside.
+        groups: Those of the patient.
+        dice: Of the visible lesion; None where there is none.
+        false_ml: In parts of the mask that meet no lesion.
+        volume_ml: Of the mask.
+    """
+
+    signs: dict[str, float]
+    failed: bool
+    reasons: tuple[str, ...]
+    groups: dict[str, str]
+    dice: float | None
+    false_ml: float
+    volume_ml: float
+
+
+@dataclass(frozen=True)
+class PatientSet:
+    """Which patients are simulated, from easy to hopeless.
+
+    Attributes:
+        pack: Data folder of a training run.
+        count: How many.
+        seed: Of all of them.
+        held_out: Take the anatomies and lesions that the training never saw.
+    """
+
+    pack: Path
+    count: int
+    seed: int
+    held_out: bool = False
+
+    def load(self) -> tuple[list[Anatomy], list[LesionMask]]:
+        """Load what they are made of.
+
+        Raises:
+            OSError: A file is missing.
+        """
+        start = "held_out_" if self.held_out else ""
+        return (
+            load_anatomies(self.pack / f"{start}anatomies.safetensors"),
+            load_bank(self.pack / f"{start}lesions.safetensors"),
+        )
+
+
+def failure(mask: Tensor, patient: Patient, *, voxel_ml: float) -> tuple[bool, float | None, float]:
+    """Tell whether a mask fails.
+
+    Args:
+        mask: (X, Y, Z) bool.
+        patient: With the truth; a mask is neither right nor wrong where it is ignored.
+        voxel_ml: Volume of a voxel [ml].
+
+    Returns:
+        Whether Dice is below 0.3 where there is a visible lesion, or 5 ml or more lie in connected parts (26
+        neighbours) that meet none; that Dice, None without a lesion; and those millilitres.
+    """
+    judged = patient.judged(mask)
+    truth = patient.truth
+    labels, count = ndimage.label(judged.numpy(), structure=_NEIGHBOURS)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    right = np.bincount(labels[truth.numpy()], minlength=count + 1)
+    false_ml = float(sizes[1:][right[1:] == 0].sum()) * voxel_ml
+    overlap = dice(judged, truth) if bool(truth.any()) else None
+    return (
+        (overlap is not None and overlap < SMALLEST_DICE) or false_ml >= LARGEST_FALSE_ML,
+        overlap,
+        false_ml,
+    )
+
+
+def observe(model: Model, patient: Patient) -> Observation:
+    """Segment a patient, and note the signs and whether the mask fails."""
+    plain = Model(model.network, model.config.model_copy(update={"risk": None}), model.sha256, model.refiner)
+    return observation_of(segment(patient.scan, plain, device="cpu"), patient)
+
+
+def observation_of(found: Segmentation, patient: Patient) -> Observation:
+    """Note the signs of a segmentation, and whether the mask fails."""
+    failed, overlap, false_ml = failure(found.mask.data[0] > 0, patient, voxel_ml=found.mask.voxel_volume)
+    return Observation(
+        signs=signs_of(found.prediction, found.model.config, scan=found.scan),
+        failed=failed,
+        reasons=found.reasons,
+        groups=patient.groups,
+        dice=overlap,
+        false_ml=false_ml,
+        volume_ml=found.lesion_volume,
+    )
+
+
+def observe_all(
+    model: Model,
+    patients: PatientSet,
+    *,
+    kept: Path | None = None,
+    on_patient: OnPatient = lambda what, done, total: None,
+) -> list[Observation]:
+    """Simulate and segment patients.
+
+    Args:
+        model: The network.
+        patients: Which.
+        kept: A file of JSON lines that every observation is added to at once; those of the same model and
+            patients that are there already are not made again.
+        on_patient: Told of each patient.
+
+    Returns:
+        The observations by number of the patient.
+
+    Raises:
+        OSError: A file of the pack is missing, or the observations cannot be written.
+        ValueError: The pack is empty.
+    """
+    anatomies, masks = patients.load()
+    depends = _depends(model, patients)
+    known = _read(kept, depends) if kept is not None else {}
+    generators: dict[str, Generator] = {}
+    found = []
+    for number in range(patients.count):
+        observation = known.get(number)
+        if observation is None:
+            patient = patient_of(
+                anatomies,
+                masks,
+                number=number,
+                seed=patients.seed,
+                spacing=model.config.spacing,
+                generators=generators,
+            )
+            observation = observe(model, patient)
+            if kept is not None:
+                line = json.dumps({"of": depends, "number": number, **asdict(observation)}, allow_nan=False)
+                with kept.open("a", encoding="utf-8") as file:
+                    file.write(line + "\n")
+        found.append(observation)
+        on_patient("judged", number + 1, patients.count)
+    return found
+
+
+def _depends(model: Model, patients: PatientSet) -> list[Any]:
+    """Return what observations depend on."""
+    config = model.config.model_dump_json(exclude={"risk", "training"})
+    digest = hashlib.sha256(f"{model.sha256} {config}".encode()).hexdigest()
+    return [digest, patients.seed, patients.held_out]
+
+
+def _read(path: Path, depends: Sequence[Any]) -> dict[int, Observation]:
+    """Read the observations of a model and set of patients; a last line that was cut off is taken away."""
+    found: dict[int, Observation] = {}
+    if not path.is_file():
+        return found
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        write_text(path, whole)
+    for line in whole.splitlines():
+        row = json.loads(line)
+        if row.pop("of") == list(depends):
+            number = row.pop("number")
+            found[number] = Observation(**row | {"reasons": tuple(row["reasons"])})
+    return found
