@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def summary(observations: Sequence[Observation], model: RiskModel) -> dict[str, 
         "unknown": int((~known).sum()),
         **{
             f"by_{name}": {
-                value: of(lambda each, name=name, value=value: each.groups[name] == value)
+                value: of(partial(_belongs, name, value))
                 for value in dict.fromkeys(each.groups[name] for each in observations)
             }
             for name in GROUPS
@@ -83,6 +84,10 @@ def summary(observations: Sequence[Observation], model: RiskModel) -> dict[str, 
             if (steps == step).any()
         ],
     }
+
+
+def _belongs(name: str, value: str, each: Observation) -> bool:
+    return each.groups[name] == value
 
 
 def _rounded(value: float) -> float | None:

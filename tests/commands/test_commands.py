@@ -360,6 +360,7 @@ def test_calibrate_learns_which_masks_fail(
     monkeypatch.setattr("anystroke.tasks.segmentation.observations.observe_all", observed)
     arguments = ["calibrate", str(folder), "--data", str(data), "--only-risk"]
     assert main([*arguments, "--risk-patients", "0"]) == 2
+    assert "expected at least 60 to learn from, got 0" in _error(capsys)
     assert main([*arguments, "--risk-patients", "59"]) == 2
     assert "expected at least 60 to learn from, got 59" in _error(capsys)
     assert main([*arguments, "--risk-patients", "80", "--observations", str(kept)]) == 0

@@ -103,14 +103,14 @@ class Findings:
             settings: What the segmentation was asked for.
             atlas: What territories are of.
         """
+        problem = self.space.problem
         left = sum(lesion.left_volume for lesion in self.lesions)
         facts = sidecar(source, self.result, list(messages), settings) | {
             "Name": image_stem(source),
+            "Notes": [f"no places in MNI space are given: {problem}"] if problem else [],
             "LeftLesionVolume": round(left, 6),
             "RightLesionVolume": round(self.result.lesion_volume - left, 6),
         }
-        if self.space.problem:
-            facts["Notes"] = [f"no places in MNI space are given: {self.space.problem}"]
         if atlas is not None:
             facts["TerritoryAtlas"] = {"Name": atlas.source, "SHA256": atlas.sha256}
             volumes = (self.territories or {}).items()
@@ -167,7 +167,7 @@ def sidecar(
     }
 
 
-def _risk_facts(result: Segmentation) -> dict[str, Any]:
+def _risk_facts(result: "Segmentation") -> dict[str, Any]:
     """Say how likely the mask is to fail, and what speaks most against it."""
     risk = result.risk
     if risk is None:
@@ -183,7 +183,11 @@ def _risk_facts(result: Segmentation) -> dict[str, Any]:
 def of_probability(facts: dict[str, Any]) -> dict[str, Any]:
     """Reduce a mask's sidecar to what is true of the probability map."""
     of_mask = ("Type", "Threshold", "MinimumLesionVolume", "LesionCount", "LesionConnectivity")
-    kept = {key: value for key, value in facts.items() if key not in of_mask and "LesionVolume" not in key}
+    kept = {
+        key: value
+        for key, value in facts.items()
+        if key not in of_mask and "LesionVolume" not in key and not key.startswith("Risk")
+    }
     words = f"Probability (0 to 1) of stroke lesion in steps of 1/{PROBABILITY_STEPS}; {NOTICE}"
     return kept | {"Description": words}
 

@@ -133,7 +133,7 @@ def risk_of_prediction(
 
 
 def signs_of(prediction: Prediction, config: SegmentationConfig, *, scan: Volume) -> dict[str, float]:
-    """Measure the signs of a prediction on the network's grid, so that the scan's voxels do not matter.
+    """Measure the signs of a prediction; what depends on the size of voxels, on the network's grid.
 
     Args:
         prediction: What the network says.
@@ -149,18 +149,18 @@ def signs_of(prediction: Prediction, config: SegmentationConfig, *, scan: Volume
     seen = _Seen.of(prediction, image)
     features = prediction.features or image_features(image.data[0], spacing=config.spacing)
     values, voxel = prediction.probability.data, prediction.probability.voxel_volume
-    volume = float(prediction.mask.data.sum()) * voxel
+    marked = prediction.mask.data > 0
+    volume = float(marked.sum()) * voxel
     expected = expected_volume(prediction.probability)
     brain = prediction.brain
     healthy = 0.0 if brain is None else float(brain.data.sum()) * brain.voxel_volume / 1000
-    peak = float(seen.probability.max())
     return {
         "volume": math.log1p(volume),
         "expected": math.log1p(expected),
         "faint": math.log1p(float((values >= _FAINT).sum()) * voxel),
         "left_out": math.log1p(max(float((values >= prediction.threshold).sum()) * voxel - volume, 0.0)),
-        "peak": _log_odds(peak),
-        "mean_probability": float(seen.probability[seen.mask].mean()) if seen.mask.any() else 0.0,
+        "peak": _log_odds(float(values.max())),
+        "mean_probability": float(values[marked].mean()) if bool(marked.any()) else 0.0,
         **_parts(seen),
         **_looks(seen),
         "certainty": prediction.certainty or 0.0,
