@@ -10,9 +10,10 @@ from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings, draw_mask
 from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.core.rng import chance, choice, integer, stream
 from anystroke.core.volume import Volume
+from anystroke.simulation.cohorts import visible_lesion
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.segmentation.validate import SMALLEST_ML, Patient, visible_lesion
+from anystroke.tasks.segmentation.validate import SMALLEST_ML, Patient
 
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 HEALTHY = 0.25

@@ -11,10 +11,11 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import LesionMask, load_bank
-from anystroke.anatomy.tissues.anatomies import Anatomy, load_anatomies
+from anystroke.anatomy.lesions.bank import LesionMask
+from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.core.files import write_text
 from anystroke.evaluation.metrics.overlap import dice
+from anystroke.simulation.cohorts import held_out_pack, load_pack
 from anystroke.simulation.generator import Generator
 from anystroke.tasks.segmentation.difficulties import patient_of
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
@@ -67,17 +68,14 @@ class PatientSet:
     seed: int
     held_out: bool = False
 
-    def load(self) -> tuple[list[Anatomy], list[LesionMask]]:
+    def load(self) -> tuple[Sequence[Anatomy], Sequence[LesionMask]]:
         """Load what they are made of.
 
         Raises:
             OSError: A file is missing.
         """
-        start = "held_out_" if self.held_out else ""
-        return (
-            load_anatomies(self.pack / f"{start}anatomies.safetensors"),
-            load_bank(self.pack / f"{start}lesions.safetensors"),
-        )
+        made_of = held_out_pack(self.pack) if self.held_out else load_pack(self.pack)
+        return made_of.anatomies, made_of.masks
 
 
 def failure(mask: Tensor, patient: Patient, *, voxel_ml: float) -> tuple[bool, float | None, float]:
