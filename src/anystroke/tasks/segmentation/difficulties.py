@@ -15,8 +15,8 @@ from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.validate import SMALLEST_ML, Patient
 
-WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
-HEALTHY = 0.25
+_WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
+HEALTHY_SHARE = 0.25
 """Share of patients without a lesion."""
 
 _LARGE = LesionSettings(absent=0.0, size_power=1.0, size_limits_ml=(0.1, 200.0))
@@ -97,8 +97,8 @@ def patient_of(
         )
     rng = stream(seed, "difficulty", number)
     difficulty = list(DIFFICULTIES)[choice(rng, [share for share, _ in DIFFICULTIES.values()])]
-    healthy = chance(rng, HEALTHY)
-    of = _WEIGHTINGS_OF.get(difficulty, WEIGHTINGS)
+    healthy = chance(rng, HEALTHY_SHARE)
+    of = _WEIGHTINGS_OF.get(difficulty, _WEIGHTINGS)
     opened = {} if generators is None else generators
     if difficulty not in opened:
         opened[difficulty] = Generator(_settings(difficulty, spacing), masks)

@@ -11,7 +11,7 @@ from anystroke.tasks.segmentation.observations import Observation
 from anystroke.tasks.segmentation.risk import RiskModel, risk_of, standardised
 from anystroke.tasks.segmentation.signs import SIGNS
 
-FEWEST = 60
+FEWEST_MASKS = 60
 """Patients that are needed."""
 FEWEST_OF_A_KIND = 10
 """Masks that must fail, and masks that must not."""
@@ -58,10 +58,10 @@ def fit_risk(observations: Sequence[Observation]) -> RiskModel:
     """
     failed = np.array([each.failed for each in observations])
     few = min(int(failed.sum()), int((~failed).sum())) if len(failed) else 0
-    if len(failed) < FEWEST or few < FEWEST_OF_A_KIND:
+    if len(failed) < FEWEST_MASKS or few < FEWEST_OF_A_KIND:
         raise ValueError(
-            f"expected at least {FEWEST} patients with {FEWEST_OF_A_KIND} masks that fail and as many that "
-            f"do not, got {len(failed)} with {int(failed.sum())} that fail; simulate more"
+            f"expected at least {FEWEST_MASKS} patients with {FEWEST_OF_A_KIND} masks that fail and as many "
+            f"that do not, got {len(failed)} with {int(failed.sum())} that fail; simulate more"
         )
     table = np.array([[each.signs.get(name, math.nan) for name in SIGNS] for each in observations])
     usable = np.isfinite(table).all(axis=0) & (table.std(axis=0) > 1e-6)
