@@ -13,4 +13,4 @@ def class_loss(heads: Sequence[Tensor], target: Tensor) -> Tensor:
         heads: Logits (B, K), alone.
         target: (B, K), 1 for the class of each.
     """
-    return cross_entropy(heads[0].float() if heads[0].dtype != target.dtype else heads[0], target)
+    return cross_entropy(heads[0].to(target.dtype), target)

@@ -13,5 +13,4 @@ def noise_loss(heads: Sequence[Tensor], noise: Tensor) -> Tensor:
         heads: (B, 1, ...), the finest first.
         noise: (B, 1, X, Y, Z).
     """
-    found = heads[0]
-    return mse_loss(found.to(noise.dtype) if noise.dtype == found.dtype else found.float(), noise)
+    return mse_loss(heads[0].to(noise.dtype), noise)
