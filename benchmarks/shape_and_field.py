@@ -43,7 +43,8 @@ def bias_line(model: Model, heads: int) -> str:
         spacing=spacing, shapes=((side[0], side[1], side[2]),), cut=0.0, skull_strip=1.0
     )
     generator = Generator(looks)
-    biases, plain = [], []
+    biases: list[float] = []
+    plain: list[float] = []
     for number in range(heads):
         [sample] = generator.session(mni_anatomy(), [], weightings=["T1w"], rng=stream(2, "bias", number))
         classes = sample.target

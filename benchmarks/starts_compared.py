@@ -33,7 +33,7 @@ from recipes_compared import share_data
 from anystroke.core.memory import keep_pages
 from anystroke.core.volume import Volume
 from anystroke.evaluation.cases import Case, Cases
-from anystroke.evaluation.evaluate import evaluate_cases, write_results
+from anystroke.evaluation.evaluate import evaluate_cases, write_measurements
 from anystroke.evaluation.metrics.measure import load_settings
 from anystroke.evaluation.results import load_results
 from anystroke.learning.run import train
@@ -124,7 +124,7 @@ def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[Pat
         facts = {"patient": stem.name, **{key: patient.groups[key] for key in _FACTS}}
         cases.append(Case(stem.name, mask, truth, None, scan, facts))
     settings = load_settings()
-    write_results(
+    write_measurements(
         folder,
         list(evaluate_cases(cases, settings=settings)),
         Cases(tuple(cases)),
