@@ -125,7 +125,7 @@ def test_sheared_slices_lie_in_their_places(cases: Path, tmp_path: Path) -> None
     [scan], _ = _read(_found(cases / "sheared_series/export", tmp_path))
     step = scan.reorient("RAS").affine[:3, 2].tolist()
     np.testing.assert_allclose(step, (0, -1.5, 5), atol=0.2)  # the scan itself is a little oblique
-    assert scan.voxel_volume == pytest.approx(0.02, rel=1e-3)
+    assert scan.voxel_volume == pytest.approx(0.02, rel=0.01)
 
 
 def test_padding_is_no_tissue(cases: Path, tmp_path: Path) -> None:
