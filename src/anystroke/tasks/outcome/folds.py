@@ -65,7 +65,7 @@ def matched_groups(values: Array, count: int, *, seed: int) -> Array:
     Example:
         >>> groups = matched_groups(np.arange(40.0)[:, None], 4, seed=1)
         >>> means = [float(np.arange(40.0)[groups == k].mean()) for k in range(4)]
-        >>> max(means) - min(means) < 0.1 * np.arange(40).std()
+        >>> bool(max(means) - min(means) < 0.1 * np.arange(40).std())
         True
     """
     scale = values.std(axis=0)
