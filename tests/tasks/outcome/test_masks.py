@@ -99,6 +99,15 @@ def test_an_empty_mask_is_no_lesion(tmp_path: Path) -> None:
     assert all(np.isfinite(values).all() for values in measured.values.values())
 
 
+def test_shares_of_a_resampled_mask(tmp_path: Path) -> None:
+    ball = _ball(2.0)
+    for most, name in ((1.0, "a.nii.gz"), (0.4, "b.nii.gz"), (255.0, "c.nii.gz")):
+        Volume(ball.data.float() * most, ball.affine).save(tmp_path / name)
+    volumes = [load_lesion(tmp_path / name).volume_ml for name in ("a.nii.gz", "b.nii.gz", "c.nii.gz")]
+    assert volumes == pytest.approx([volumes[0]] * 3, rel=1e-5)
+    assert volumes[0] > 10
+
+
 def test_the_side_that_a_table_says() -> None:
     lesion = on_grid(Volume(_ball(2.0).data.float(), _ball(2.0).affine))
     lesions = {"a": lesion, "b": lesion.mirrored(), "c": lesion}

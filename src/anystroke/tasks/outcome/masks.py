@@ -149,8 +149,8 @@ def load_lesion(path: Path, image: Path | None = None) -> Lesion:
             f"{path} is no mask, expected 0 outside the lesion and 1 inside, got {values.min():g}"
         )
     most = float(values.max())
-    # Probabilities, and shares of resampled masks, count from a half; labels count from 1.
-    inside = values >= 0.5 if most <= 1 else values > 0.5
+    # Probabilities, and shares of resampled masks, count from a half, or from the most of a tiny lesion.
+    inside = (values >= min(0.5, most)) & (values > 0)
     mask = Volume(inside[None].float(), mask.affine, mask.space_code)
     if _needs_scan(mask, path, image):
         mask = _registered(mask, path, image)
