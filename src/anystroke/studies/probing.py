@@ -21,6 +21,7 @@ from anystroke.simulation.cohorts import Pack, held_out_pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.predict import FeatureModel
+from anystroke.tasks.pretraining.validate import moved
 
 _HEAD_MM = (192.0, 224.0, 192.0)
 _BY = ("patient", "weighting", "field")
@@ -73,7 +74,7 @@ def check_unseen(model: str | Path, pack: Pack) -> None:
 def simulated_scans(
     pack: Pack, settings: ProbeSettings, *, spacing: float, divisor: int
 ) -> Iterator[tuple[Volume, dict[str, str]]]:
-    """Simulate patients, each by every contrast.
+    """Simulate patients, each by every contrast, and each scan of them in a pose of its own.
 
     Args:
         pack: Anatomies and masks.
@@ -95,8 +96,9 @@ def simulated_scans(
         patient = generator.patient(anatomy, key=key, shown_on="any")
         for scan, weighting in enumerate(settings.weightings):
             sample = generator.scan(patient, scan=scan, weighting=weighting, field_strength=field)
+            image = moved(sample.image, spacing=spacing, rng=stream(settings.seed, "moved", number, scan))
             yield (
-                Volume(sample.image[None], sample.affine),
+                Volume(image[None], sample.affine),
                 {
                     "patient": f"{anatomy.name} {number}",
                     "anatomy": anatomy.name,

@@ -10,6 +10,7 @@ from torch import Tensor
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.evaluation.representations import retrieve
+from anystroke.learning.augmentation.apply import AugmentationSettings, augment
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
@@ -18,6 +19,9 @@ from anystroke.tasks.pretraining.recipe import PretrainingValidationSettings
 
 CRITERION = "retrieved"
 """What the best model has most of."""
+
+
+_MOVED = AugmentationSettings(deformation=1.0, flip=0.5)
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,23 @@ def scanned_twice(
         second = wanted.weightings[(number + 1) % len(wanted.weightings)]
         rng = stream(seed, "scanned twice", number)
         one, two = generator.session(anatomy, weightings=[first, second], rng=rng)
-        yield TwoScans((one.image, two.image), (first, second), anatomy.name)
+        images = (
+            moved(sample.image, spacing=spacing, rng=stream(seed, "moved", number, place))
+            for place, sample in enumerate((one, two))
+        )
+        yield TwoScans((next(images), next(images)), (first, second), anatomy.name)
+
+
+def moved(image: Tensor, *, spacing: float, rng: torch.Generator) -> Tensor:
+    """Turn, bend and flip a scan at random, so that a patient is not found again by the place of the head.
+
+    Args:
+        image: (X, Y, Z), with contrast.
+        spacing: Voxel size in mm.
+        rng: Random stream.
+    """
+    nothing = torch.zeros(image.shape, dtype=torch.uint8)
+    return augment(image, nothing, _MOVED, spacing=spacing, rng=rng)[0]
 
 
 @torch.no_grad()
