@@ -18,7 +18,7 @@ from anystroke.tasks.outcome.evaluate import (
     permutation_test,
     summary,
 )
-from anystroke.tasks.outcome.explain import explain_model, region_map
+from anystroke.tasks.outcome.explain import explain_model, one_number, region_importance, region_map
 from anystroke.tasks.outcome.files import load_outcome, save_outcome
 from anystroke.tasks.outcome.folds import (
     close_box,
@@ -37,7 +37,7 @@ from anystroke.tasks.outcome.scores import (
     scores,
     white_t_test,
 )
-from anystroke.tasks.outcome.simulated import simulated_cohort
+from anystroke.tasks.outcome.simulated import PLANTED, simulated_cohort
 from anystroke.tasks.outcome.table import OutcomeError, Target
 from anystroke.tasks.outcome.train import Study, check_model, train_outcome
 
@@ -260,3 +260,22 @@ def test_networks_need_patients(cohort: Cohort) -> None:
     )
     with pytest.raises(OutcomeError, match="at least 40 patients, got 39"):
         check_model(find_model_spec("resnet18"), small)
+
+
+@pytest.mark.slow
+def test_exchanged_regions_find_the_planted_ones() -> None:
+    large = simulated_cohort(600)
+    trained, seen = large.rows(range(450)), large.rows(range(450, 600))
+    both, table = (
+        fit_model(find_model_spec(name), trained, "two_classes")
+        for name in ("loads:support-vectors", "table:ridge")
+    )
+    reached = [scores(model.raw(seen), seen.target, "two_classes")["auc"] for model in (both, table)]
+    assert reached[0] > reached[1] + 0.1
+    predicted = one_number(both, both.raw(seen))
+    total: dict[str, float] = {}
+    for k in range(40):
+        for name, value in region_importance(both, seen, k, predicted).items():
+            total[name] = total.get(name, 0.0) + value
+    first = sorted(total, key=lambda name: -abs(total[name]))[:2]
+    assert set(first) == {f"{name.replace('_', ' ')} left" for name in PLANTED}
