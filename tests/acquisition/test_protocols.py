@@ -396,7 +396,7 @@ def test_wrong_presets_are_refused(tmp_path: Path, changes: dict[str, str], mess
 
 
 def test_preset_that_does_not_exist() -> None:
-    known = "estimator, paper, paper_code, qatlas, realistic, typical"
+    known = "estimator, paper, paper_code, qatlas, realistic, six_sequences, typical"
     with pytest.raises(PresetError, match=f"no preset 'surreal'; known: {known}"):
         load_preset("surreal")
 

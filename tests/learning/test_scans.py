@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,7 +106,9 @@ def test_what_is_packed_is_left_alone(tmp_path: Path) -> None:
 def test_one_bad_scan_does_not_hide_the_others(tmp_path: Path) -> None:
     good = write(tmp_path, "good")
     small = LabelledScan("small", tmp_path / "small.nii", tmp_path / "small.nii")
-    Volume(torch.rand(1, 8, 8, 8).round(), torch.eye(4)).save(small.image)
+    Volume(torch.rand(1, 8, 8, 8), torch.eye(4)).save(small.image)
+    small = replace(small, mask=tmp_path / "small_mask.nii")
+    Volume(torch.ones(1, 8, 8, 8), torch.eye(4)).save(small.mask)
     gone = LabelledScan("gone", tmp_path / "gone.nii", good.mask)
     astray = LabelledScan("astray", good.image, tmp_path / "astray.nii.gz")
     mask = torch.zeros(1, *SHAPE)

@@ -199,7 +199,7 @@ def test_a_session_that_was_cut_short_is_completed(tmp_path: Path) -> None:
     first, second = (Volume.load(folder / "sim-0001_FLAIR.nii.gz") for folder in (whole, cut))
     assert torch.equal(first.data, second.data)
     assert [o.status for o in _run(SESSION, cut)] == ["kept"] * 3
-    with pytest.raises(SimulationError, match="Weightings differ"):
+    with pytest.raises(ResultError, match="Weightings differ"):
         _run(replace(SESSION, weightings=("T1w",)), cut)
 
 
@@ -326,7 +326,7 @@ def test_label_maps_take_turns_and_a_bad_one_stops_nothing(
     tmp_path: Path, registered: Callable[[float], None]
 ) -> None:
     registered(0.93)
-    good, odd = _label_map(tmp_path / "good.nii.gz"), _label_map(tmp_path / "odd.nii.gz", label=1234)
+    good, odd = _label_map(tmp_path / "good.nii.gz"), _label_map(tmp_path / "odd.nii.gz", label=999)
     request = replace(REQUEST, label_maps=(odd, tmp_path / "none.nii.gz", good))
     outcomes = _run(request, tmp_path / "out")
     assert [(o.status, o.details.get("samples", 1)) for o in outcomes] == [
@@ -336,7 +336,7 @@ def test_label_maps_take_turns_and_a_bad_one_stops_nothing(
         ("done", 1),
     ]
     assert "odd.nii.gz" in outcomes[0].message
-    assert "1234" in outcomes[0].message
+    assert "999" in outcomes[0].message
     assert "none.nii.gz does not exist" in outcomes[1].message
     assert [o.name for o in outcomes[2:]] == ["sim-0003", "sim-0006"]
     assert {o.details["anatomy"] for o in outcomes[2:]} == {"good"}

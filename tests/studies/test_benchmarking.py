@@ -10,6 +10,7 @@ from anystroke.commands.main import main
 from anystroke.core.tables import read_rows
 from anystroke.core.volume import Volume
 from anystroke.evaluation.results import CaseResult, Results
+from anystroke.io.results import ResultError
 from anystroke.simulation.generator import CLASSES
 from anystroke.studies.benchmark import patients as benchmark_patients
 from anystroke.studies.benchmark import run as benchmarking
@@ -152,7 +153,7 @@ def test_the_whole_benchmark(small: None, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert len(images) == 4
     assert len(list(simulate_scans(DESIGN, tmp_path / "scans"))) == 2
     assert images == {path: path.stat().st_mtime_ns for path in images}
-    with pytest.raises(BenchmarkError, match="another design"):
+    with pytest.raises(ResultError, match="another run"):
         run_benchmark(["good"], tmp_path, Design(patients=1, sequences=("FLAIR",), shape=SHAPE, seed=7))
     with pytest.raises(BenchmarkError, match="good twice"):
         run_benchmark(["good", "a/good"], tmp_path, DESIGN)

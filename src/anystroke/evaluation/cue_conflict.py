@@ -23,6 +23,7 @@ def swap_looks(image: Tensor, classes: Tensor, first: int, second: int) -> Tenso
         ValueError: A class has fewer than two voxels, or one grey value.
 
     Example:
+        >>> import torch
         >>> classes = torch.tensor([1, 1, 2, 2]).reshape(4, 1, 1)
         >>> image = torch.tensor([1.0, 3.0, 10.0, 30.0]).reshape(4, 1, 1)
         >>> swap_looks(image, classes, 1, 2).flatten().tolist()
@@ -55,6 +56,7 @@ def shape_bias(found: Tensor, classes: Tensor, first: int, second: int) -> float
         called by shape, 0 to 1; NaN where none of one is called either.
 
     Example:
+        >>> import torch
         >>> classes = torch.tensor([1, 1, 2, 2]).reshape(4, 1, 1)
         >>> shape_bias(classes, classes, 1, 2), shape_bias(3 - classes, classes, 1, 2)
         (1.0, 0.0)

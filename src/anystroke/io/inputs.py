@@ -143,6 +143,7 @@ def usable_scan(scan: Volume, name: str = "the scan") -> Volume:
         VolumeWarning: Voxels were taken as background.
 
     Example:
+        >>> import torch
         >>> usable_scan(Volume(torch.rand(1, 8, 8, 8), torch.eye(4))).shape
         (8, 8, 8)
     """

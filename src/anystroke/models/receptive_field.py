@@ -30,6 +30,7 @@ def centre_gradient(
         ValueError: The features in the middle depend on no voxel.
 
     Example:
+        >>> from anystroke.core.rng import stream
         >>> field = centre_gradient(torch.nn.Conv3d(1, 2, 3, padding=1), (9, 9, 9), rng=stream(1, "field"))
         >>> field_width(field, 1.0)
         3

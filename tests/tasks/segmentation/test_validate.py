@@ -14,6 +14,12 @@ from phantoms import ellipsoid_anatomy, sphere_lesion
 from stand_in import stand_in_model
 
 
+@pytest.fixture(autouse=True)
+def _flat_heads_are_scans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heads of these tests have flat regions, as label maps do."""
+    monkeypatch.setattr("anystroke.io.inputs.reason_by_voxels", lambda _: None)
+
+
 def _patients(count: int, healthy: int, seed: int = 1) -> list[Patient]:
     drawn = simulated_patients(
         Pack([ellipsoid_anatomy()], [sphere_lesion(radius=18)]),

@@ -86,7 +86,7 @@ def find_places(
     Example:
         >>> numbered = Volume(torch.ones(1, 3, 3, 3), torch.eye(4))
         >>> find_places(numbered, MniSpace(torch.eye(4, dtype=torch.float64)))
-        ([Place(centroid=(1.0, 1.0, 1.0), region='', share=0.0)], {})
+        ([MniPlace(centroid=(1.0, 1.0, 1.0), region='', share=0.0)], {})
     """
     if space.affine is None:
         return [], {}

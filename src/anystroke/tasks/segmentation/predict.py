@@ -210,7 +210,9 @@ def segment(
         ...     name="toy", architecture="unet", classes=("background", "lesion"), spacing=2.0, divisor=16
         ... )
         >>> toy = Model(torch.nn.Conv3d(1, 2, 1), config, sha256="")
-        >>> scan = Volume(torch.rand(1, 40, 40, 40), torch.diag(torch.tensor([2.0, 2, 2, 1])))
+        >>> head = torch.zeros(1, 40, 40, 40)
+        >>> head[:, 5:35, 5:35, 5:35] = 1 + torch.rand(1, 30, 30, 30)
+        >>> scan = Volume(head, torch.diag(torch.tensor([2.0, 2, 2, 1])))
         >>> segment(scan, toy, device="cpu").mask.shape
         (40, 40, 40)
     """
