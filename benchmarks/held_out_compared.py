@@ -31,7 +31,7 @@ from anystroke.studies.held_out.summary import (
     summary,
     within,
 )
-from anystroke.tasks.segmentation.calibrate import WEIGHTINGS, calibrate
+from anystroke.tasks.segmentation.calibrate import CALIBRATION_WEIGHTINGS, calibrate
 from anystroke.tasks.segmentation.predict import Model
 
 SEED = 2031
@@ -104,7 +104,7 @@ def measures() -> list[Measure]:
 
     seen = both(ill, VISIBLE)
     lines = [Measure("Dice", dice, ill)]
-    for w in WEIGHTINGS:
+    for w in CALIBRATION_WEIGHTINGS:
         lines.append(Measure(f"Dice, {w}", dice, both(ill, among(weighting=w))))
     for low, high in SIZE_BANDS:
         lines.append(Measure(f"Dice, {band(low, high)} ml", dice, of_ill("truth_ml", low, high)))

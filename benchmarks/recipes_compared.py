@@ -49,7 +49,7 @@ from anystroke.studies.held_out.judge import PatientRow
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 from anystroke.tasks.segmentation.validate import (
-    Patient,
+    JudgedPatient,
     Score,
     judge,
     real_patients,
@@ -64,7 +64,7 @@ Run = tuple[TrainingSettings, Path, Model]
 
 def random_patients(
     anatomies: Sequence[Anatomy], masks: Sequence[LesionMask], *, count: int, spacing: float
-) -> Iterator[Patient]:
+) -> Iterator[JudgedPatient]:
     """Make patients of random contrast with a lesion of 1 ml or more."""
     shape = tuple(16 * round(side / spacing / 16) for side in (192, 224, 192))
     settings = RandomContrastSettings(spacing=spacing, shape=(shape[0], shape[1], shape[2]), flips=0.0)
@@ -81,10 +81,12 @@ def random_patients(
     ]
     for sample in Cohort(anatomies, members, SEED):
         truth = sample.target == CLASSES.index("lesion")
-        yield Patient(Volume(sample.image[None], sample.affine), truth, {"set": "random contrasts"})
+        yield JudgedPatient(Volume(sample.image[None], sample.affine), truth, {"set": "random contrasts"})
 
 
-def test_sets(data: Path, scans: Path | None, *, count: int, spacing: float) -> dict[str, list[Patient]]:
+def test_sets(
+    data: Path, scans: Path | None, *, count: int, spacing: float
+) -> dict[str, list[JudgedPatient]]:
     """Return the patients that all recipes are judged on."""
     pack = held_out_pack(data)
     sets = {}
@@ -226,7 +228,7 @@ def compare_held_out(runs: Iterator[Run], options: argparse.Namespace) -> None:
 def compare_sets(runs: Iterator[Run], options: argparse.Namespace) -> None:
     """Judge each run on three kinds of simulated patients and on real scans."""
     results: dict[str, Any] = {}
-    sets: dict[str, list[Patient]] = {}
+    sets: dict[str, list[JudgedPatient]] = {}
     for settings, folder, model in runs:
         sets = sets or test_sets(
             folder / "data", options.scans, count=options.count, spacing=settings.grid.spacing

@@ -32,8 +32,8 @@ from recipes_compared import share_data
 
 from anystroke.core.memory import keep_pages
 from anystroke.core.volume import Volume
-from anystroke.evaluation.cases import Case, Cases
-from anystroke.evaluation.evaluate import evaluate_cases, write_measurements
+from anystroke.evaluation.cases import Pair, PairsFound
+from anystroke.evaluation.evaluate import evaluate_pairs, write_measurements
 from anystroke.evaluation.metrics.measure import load_settings
 from anystroke.evaluation.results import load_results
 from anystroke.learning.run import train
@@ -44,7 +44,7 @@ from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.registry import AnyRecipe, load_any_recipe
 from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.recipe import TrainingSettings
-from anystroke.tasks.segmentation.validate import Patient, simulated_patients
+from anystroke.tasks.segmentation.validate import JudgedPatient, simulated_patients
 
 SEED = 20251127
 _FACTS = ("weighting", "stage", "skull")
@@ -110,7 +110,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     return table
 
 
-def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[Patient]) -> None:
+def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[JudgedPatient]) -> None:
     """Segment patients, and write masks and metrics as ``anystroke evaluate`` does."""
     folder.mkdir(parents=True, exist_ok=True)
     opened = Model.open(model)
@@ -122,12 +122,12 @@ def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[Pat
         Volume(patient.truth[None].to(torch.uint8), patient.scan.affine).save(truth, overwrite=True)
         segment(patient.scan, opened).mask.save(mask, overwrite=True)
         facts = {"patient": stem.name, **{key: patient.groups[key] for key in _FACTS}}
-        cases.append(Case(stem.name, mask, truth, None, scan, facts))
+        cases.append(Pair(stem.name, mask, truth, None, scan, facts))
     settings = load_settings()
     write_measurements(
         folder,
-        list(evaluate_cases(cases, settings=settings)),
-        Cases(tuple(cases)),
+        list(evaluate_pairs(cases, settings=settings)),
+        PairsFound(tuple(cases)),
         settings=settings,
         name=name,
     )

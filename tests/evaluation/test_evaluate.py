@@ -8,8 +8,8 @@ import torch
 from anystroke.commands.main import main
 from anystroke.core.tables import TableError, number, read_rows, write_table
 from anystroke.core.volume import Volume
-from anystroke.evaluation.cases import Case, CaseError, find_cases
-from anystroke.evaluation.evaluate import Reading, evaluate_cases
+from anystroke.evaluation.cases import Pair, PairError, find_pairs
+from anystroke.evaluation.evaluate import Reading, evaluate_pairs
 from anystroke.evaluation.masks import MaskError, isotropic_grid, load_probability, read_mask, resampled_mask
 from anystroke.evaluation.metrics.measure import load_settings
 
@@ -46,7 +46,7 @@ def test_what_segment_writes_meets_what_simulate_writes(tmp_path: Path) -> None:
             stem = f"{patient}_{contrast}_space-orig_label-L"
             save(tmp_path / "seg" / f"{stem}_mask.nii.gz", lesion())
             save(tmp_path / "seg" / f"{stem}_probseg.nii.gz", lesion(value=0.9))
-    found = find_cases(tmp_path / "seg", tmp_path / "sim")
+    found = find_pairs(tmp_path / "seg", tmp_path / "sim")
     assert [case.id for case in found.cases] == [
         f"sim-000{n}_{contrast}" for n in (1, 2) for contrast in ("FLAIR", "T1w")
     ]
@@ -65,7 +65,7 @@ def test_bids_trees_pair_by_subject_and_session(tmp_path: Path) -> None:
         )
         name = f"sub-01_ses-{session}_space-MNI152NLin2009aSym_label-L_desc-T1lesion_mask.nii.gz"
         save(tmp_path / "t" / where / name, lesion())
-    pairs = find_cases(tmp_path / "p", tmp_path / "t").cases
+    pairs = find_pairs(tmp_path / "p", tmp_path / "t").cases
     sessions = [(case.prediction, case.truth) for case in pairs]
     assert len(sessions) == 2
     for prediction, truth in sessions:
@@ -99,12 +99,12 @@ def test_two_patients_under_one_name_are_refused(tmp_path: Path) -> None:
     for site in ("a", "b"):
         save(tmp_path / "p" / site / "sub-01_label-L_mask.nii.gz", lesion())
         save(tmp_path / "t" / site / "sub-01_label-L_mask.nii.gz", lesion())
-    found = find_cases(tmp_path / "p", tmp_path / "t")
+    found = find_pairs(tmp_path / "p", tmp_path / "t")
     assert not found.cases
     assert len(found.problems) == 2
     assert all("the name sub-01 stands for 2 cases" in text for text in found.problems)
     save(tmp_path / "q" / "sub-01_desc-T1w_label-L_mask.nii.gz", lesion())
-    [problem] = find_cases(tmp_path / "q", tmp_path / "t").problems[:1]
+    [problem] = find_pairs(tmp_path / "q", tmp_path / "t").problems[:1]
     assert "several truths" in problem
 
 
@@ -142,7 +142,7 @@ def test_a_table_of_pairs_with_facts(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (code, "no second path" in err) == (2, True)
     write_table(pairs, ("prediction", "truth", "dice"), [{"prediction": "a", "truth": "b", "dice": 1}])
     with pytest.raises(TableError, match="column dice"):
-        find_cases(pairs)
+        find_pairs(pairs)
 
 
 def test_labels_are_given_and_not_guessed(tmp_path: Path) -> None:
@@ -183,17 +183,17 @@ def test_another_grid_is_resampled_and_said(tmp_path: Path) -> None:
     data = lesion().repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
     prediction = save(tmp_path / "p.nii.gz", data, fine)
     truth = save(tmp_path / "t.nii.gz", lesion())
-    [done] = evaluate_cases([Case("a", prediction, truth)])
+    [done] = evaluate_pairs([Pair("a", prediction, truth)])
     assert done.measurement is not None
     assert done.measurement.values["dice"] == 1
     assert "32 x 32 x 32 voxels of 1 x 1 x 1 mm to 16 x 16 x 16 voxels of 2 x 2 x 2 mm" in done.message
     assert "0.51 ml before and 0.51 ml after" in done.message
-    [done] = evaluate_cases([Case("a", truth, truth)], settings=load_settings("qsynth"))
+    [done] = evaluate_pairs([Pair("a", truth, truth)], settings=load_settings("qsynth"))
     assert done.measurement is not None
     assert done.measurement.values["truth_ml"] == pytest.approx(64 * 8 / 1000)
     far = AFFINE.clone()
     far[0, 3] = 500
-    [failed] = evaluate_cases([Case("a", save(tmp_path / "far.nii.gz", lesion(), far), truth)])
+    [failed] = evaluate_pairs([Pair("a", save(tmp_path / "far.nii.gz", lesion(), far), truth)])
     assert failed.status == "failed"
     assert "far.nii.gz: its field of view does not overlap" in failed.message
 
@@ -214,12 +214,12 @@ def test_an_isotropic_grid_covers_the_same_space() -> None:
 def test_one_bad_case_hides_no_other(tmp_path: Path) -> None:
     good = save(tmp_path / "good.nii.gz", lesion())
     (tmp_path / "bad.nii.gz").write_bytes(b"no image")
-    cases = [Case("bad", tmp_path / "bad.nii.gz", good), Case("none", None, good), Case("good", good, good)]
-    done = list(evaluate_cases(cases))
+    cases = [Pair("bad", tmp_path / "bad.nii.gz", good), Pair("none", None, good), Pair("good", good, good)]
+    done = list(evaluate_pairs(cases))
     assert [one.status for one in done] == ["failed", "failed", "ok"]
     assert "bad.nii.gz" in done[0].message
     assert "good.nii.gz has no prediction" in done[1].message
-    [empty] = evaluate_cases(cases[1:2], reading=Reading(missing="empty"))
+    [empty] = evaluate_pairs(cases[1:2], reading=Reading(missing="empty"))
     assert empty.measurement is not None
     assert empty.measurement.values["sensitivity"] == 0
 
@@ -244,8 +244,8 @@ def test_arguments_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert run(capsys, mask, mask, "-o", tmp_path / "o", "--set", "connectivity=6")[0] == 0
     code, _, err = run(capsys, mask, mask, "-o", tmp_path / "o")
     assert (code, "exists already" in err) == (2, True)
-    with pytest.raises(CaseError):
-        find_cases(mask)
+    with pytest.raises(PairError):
+        find_pairs(mask)
 
 
 def test_tables_say_what_is_wrong_with_them(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.bids_input import find_bids_scans, read_filter
 from anystroke.io.finding import find_scans, prepared
 from anystroke.io.formats import looks_like_ct, read_scan
-from anystroke.io.inputs import IntakeError, ScanSource
+from anystroke.io.inputs import Input, IntakeError
 from stand_in import axial_affine, phantom, rotation
 
 SHAPE = (24, 28, 20)
@@ -131,7 +131,7 @@ def test_itk_formats_keep_values_and_places(suffix: str, tmp_path: Path) -> None
     read = read_scan(tmp_path / f"a{suffix}")
     torch.testing.assert_close(read.affine, scan.affine, atol=1e-4, rtol=0)
     torch.testing.assert_close(read.data, scan.data)
-    assert ScanSource.of_file(tmp_path / f"a{suffix}").stem == "a_space-orig_label-L"
+    assert Input.of_file(tmp_path / f"a{suffix}").stem == "a_space-orig_label-L"
 
 
 def test_bad_itk_files(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_ct_is_known_by_its_numbers_name_or_sidecar(tmp_path: Path) -> None:
     assert looks_like_ct(Volume(hounsfield, AFFINE))
     assert not looks_like_ct(Volume(head, AFFINE))
     assert not looks_like_ct(Volume((head - head.mean()) / head.std(), AFFINE))
-    source = ScanSource.of_file(_save(tmp_path / "a.nii.gz", hounsfield))
+    source = Input.of_file(_save(tmp_path / "a.nii.gz", hounsfield))
     with pytest.raises(VolumeError, match="--allow-ct"):
         source.load()
     windowed = source.load(allow_ct=True).data
@@ -161,6 +161,6 @@ def test_ct_is_known_by_its_numbers_name_or_sidecar(tmp_path: Path) -> None:
     _save(tmp_path / "b.nii.gz")
     (tmp_path / "b.json").write_text('{"Modality": "CT"}')
     with pytest.raises(VolumeError, match="is CT"):
-        ScanSource.of_file(tmp_path / "b.nii.gz").load()
+        Input.of_file(tmp_path / "b.nii.gz").load()
     with pytest.raises(VolumeError, match="is CT"):
-        ScanSource.of_file(_save(tmp_path / "sub-1_ct.nii.gz")).load()
+        Input.of_file(_save(tmp_path / "sub-1_ct.nii.gz")).load()

@@ -15,7 +15,7 @@ from anystroke.core.errors import AnystrokeError
 from anystroke.core.text import readable
 from anystroke.core.volume import VolumeWarning
 from anystroke.io.finding import find_scans
-from anystroke.io.inputs import Found, ScanSource
+from anystroke.io.inputs import Found, Input
 from dicom_phantom import write_series
 from stand_in import axial_affine, phantom
 
@@ -120,9 +120,7 @@ def test_damaged_dicom_folders(tmp_path: Path) -> None:
     assert min(outcomes.values()) > 5, outcomes
 
 
-def _in_place(
-    scan: ScanSource, right: np.ndarray[tuple[int, int], np.dtype[np.float64]], number: int
-) -> None:
+def _in_place(scan: Input, right: np.ndarray[tuple[int, int], np.dtype[np.float64]], number: int) -> None:
     """A scan that lost slices at an end lies where its other slices were."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -12,7 +12,7 @@ import torch
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
 from anystroke.io.finding import find_scans
-from anystroke.io.inputs import ScanSource
+from anystroke.io.inputs import Input
 from anystroke.io.kinds import reason_by_image_type, reason_by_name, reason_by_voxels
 from stand_in import axial_affine, phantom
 
@@ -171,9 +171,9 @@ def test_a_named_file_that_is_no_scan_is_refused_or_warned_of(tmp_path: Path) ->
         Volume(data, AFFINE).save(tmp_path / f"{name}.nii.gz")
     for name, word in (("a_phase", "phase"), ("a_dseg", "label map"), ("labels", "label map")):
         with pytest.raises(VolumeError, match=f"no scan to segment.*{word}"):
-            ScanSource.of_file(tmp_path / f"{name}.nii.gz").load()
+            Input.of_file(tmp_path / f"{name}.nii.gz").load()
     with pytest.warns(VolumeWarning, match="quantitative map"):
-        ScanSource.of_file(tmp_path / "a_T1map.nii.gz").load()
+        Input.of_file(tmp_path / "a_T1map.nii.gz").load()
 
 
 def test_names_in_other_encodings(tmp_path: Path) -> None:

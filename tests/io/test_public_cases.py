@@ -13,8 +13,8 @@ from anystroke.anatomy.tissues.label_maps import load_label_map
 from anystroke.anatomy.tissues.labels import to_tissues
 from anystroke.core.tables import read_rows
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.evaluation.cases import find_cases
-from anystroke.evaluation.evaluate import Reading, evaluate_cases
+from anystroke.evaluation.cases import find_pairs
+from anystroke.evaluation.evaluate import Reading, evaluate_pairs
 from anystroke.io.finding import find_scans
 from anystroke.io.inputs import Found
 from anystroke.io.labelled import LabelledScanWarning, find_labelled_scans
@@ -160,9 +160,9 @@ def test_phase_is_nothing_to_train_on(cases: Path) -> None:
     ],
 )
 def test_evaluation_counts_all_cases(prediction: str, truth: str | None, dice: float, cases: Path) -> None:
-    found = find_cases(cases / prediction, cases / truth if truth else None)
+    found = find_pairs(cases / prediction, cases / truth if truth else None)
     assert found.problems == ()
-    measured = list(evaluate_cases(found.cases, reading=Reading(threshold=0.5)))
+    measured = list(evaluate_pairs(found.cases, reading=Reading(threshold=0.5)))
     assert [each.status for each in measured] == ["ok"] * (3 if "linked" in prediction else 1)
     values = [each.measurement.values["dice"] for each in measured if each.measurement]
     assert np.mean(values) == pytest.approx(dice, abs=0.002)

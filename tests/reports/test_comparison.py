@@ -9,8 +9,8 @@ import torch
 from anystroke.commands.main import main
 from anystroke.core.tables import read_rows, write_table
 from anystroke.core.volume import Volume
-from anystroke.evaluation.cases import find_cases
-from anystroke.evaluation.evaluate import evaluate_cases, write_measurements
+from anystroke.evaluation.cases import find_pairs
+from anystroke.evaluation.evaluate import evaluate_pairs, write_measurements
 from anystroke.evaluation.metrics.measure import METRICS, MetricSettings, load_settings
 from anystroke.evaluation.results import Results, ResultsError, check_comparable, load_results
 from anystroke.evaluation.summaries import (
@@ -62,9 +62,9 @@ def evaluated(
             "probability": probability.name, "site": "A" if CASES[case] % 2 else "B",
         })  # fmt: skip
     write_table(output / "pairs.tsv", ("id", "prediction", "truth", "probability", "site"), rows)
-    found = find_cases(output / "pairs.tsv")
+    found = find_pairs(output / "pairs.tsv")
     write_measurements(
-        output, list(evaluate_cases(found.cases, settings=settings)), found, settings=settings, name=name
+        output, list(evaluate_pairs(found.cases, settings=settings)), found, settings=settings, name=name
     )
     return output
 

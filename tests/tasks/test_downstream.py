@@ -38,7 +38,7 @@ from anystroke.tasks.denoising.validate import judge_denoising
 from anystroke.tasks.tissues.files import write_tissues
 from anystroke.tasks.tissues.predict import TissueModel
 from anystroke.tasks.tissues.recipe import TissueSettings
-from anystroke.tasks.tissues.sources import TISSUES, without_lesion
+from anystroke.tasks.tissues.sources import LEARNT_TISSUES, without_lesion
 from anystroke.tasks.tissues.validate import Head, tissue_scores
 from participants import PEOPLE, write_participants
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -83,7 +83,7 @@ def scan(tmp_path: Path) -> Path:
 def test_tissues_end_to_end(run: Path, scan: Path) -> None:
     settings = TissueSettings.model_validate(SMALL | {"task": "tissues", "sources": [{"kind": "simulated"}]})
     model = TissueModel.load(train(settings, run))
-    assert model.config.classes == TISSUES
+    assert model.config.classes == LEARNT_TISSUES
     rows = read_validation(run)
     assert {row["group"] for row in rows} >= {"all", "T1w", "T2w"}
     assert 0 < float(rows[0]["mean_dice"]) < 1
@@ -91,7 +91,7 @@ def test_tissues_end_to_end(run: Path, scan: Path) -> None:
     assert len(table.read_text().splitlines()) == 2
     found = Volume.load(run / "out" / "sub-77_T1w_tissues.nii.gz")
     assert found.shape == (40, 40, 40)
-    assert float(found.data.max()) < len(TISSUES)
+    assert float(found.data.max()) < len(LEARNT_TISSUES)
 
 
 def test_lesions_are_no_tissue() -> None:

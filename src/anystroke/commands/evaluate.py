@@ -113,11 +113,11 @@ def evaluate(
         raise ArgumentError(
             f"--threshold is a probability above 0 and below 1, got {read.threshold:g}; try 0.5"
         )
-    from anystroke.evaluation.cases import find_cases
+    from anystroke.evaluation.cases import find_pairs
     from anystroke.evaluation.evaluate import (
         CASES,
         Reading,
-        evaluate_cases,
+        evaluate_pairs,
         undefined_counts,
         write_measurements,
     )
@@ -125,14 +125,14 @@ def evaluate(
     settings = metrics.settings()
     if (output / CASES).exists() and not options.overwrite:
         raise ArgumentError(f"{output / CASES} exists already; name another folder or use --overwrite")
-    found = find_cases(predictions, truths, scans=read.scans)
+    found = find_pairs(predictions, truths, scans=read.scans)
     reading = Reading(
         read.prediction_label or read.label, read.truth_label or read.label, read.threshold, read.missing
     )
     evaluated = []
     with progress_bar() as bar:
         task = bar.add_task("measuring", total=len(found.cases))
-        for one in evaluate_cases(found.cases, settings=settings, reading=reading):
+        for one in evaluate_pairs(found.cases, settings=settings, reading=reading):
             bar.advance(task)
             evaluated.append(one)
             if one.status == "failed":

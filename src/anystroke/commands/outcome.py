@@ -11,8 +11,8 @@ from anystroke.commands.evaluate import split
 from anystroke.commands.options import Debug, Overwrite, with_options
 
 if TYPE_CHECKING:
-    from anystroke.tasks.outcome.cohort import Cohort, Files
-    from anystroke.tasks.outcome.evaluate import Validation
+    from anystroke.tasks.outcome.cohort import Files, OutcomeCohort
+    from anystroke.tasks.outcome.evaluate import FoldSettings
     from anystroke.tasks.outcome.files import OutcomeConfig
     from anystroke.tasks.outcome.train import Study, Trained
 
@@ -24,7 +24,7 @@ Table = Annotated[Path, typer.Argument(metavar="TABLE", help="TSV with a row a p
 ModelPath = Annotated[
     str, typer.Argument(metavar="MODEL", help="Folder of outcome train, or a shipped name.")
 ]
-Target = Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.")]
+TargetOptions = Annotated[str, typer.Option(metavar="COLUMN", help="Column to predict.")]
 Show = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Draw what models see of the first patients there.")
 ]
@@ -112,7 +112,7 @@ class CompareChoices:
 @with_options
 def train(
     table: Table,
-    target: Target,
+    target: TargetOptions,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="MODEL", help="Folder of the model.")],
     *,
     files: PatientFiles,
@@ -253,7 +253,7 @@ def explain(
 @with_options
 def compare(
     table: Table,
-    target: Target,
+    target: TargetOptions,
     models: Annotated[str, typer.Option(metavar="NAME,NAME...", help="Models to compare.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for tables and the page.")
@@ -272,7 +272,11 @@ def compare(
     if (output / "models.tsv").exists() and not choices.overwrite:
         raise ArgumentError(f"{output} holds a comparison already; name another folder or use --overwrite")
     from anystroke.reports.outcome import write_comparison_page
-    from anystroke.tasks.outcome.comparison import CompareOptions, compare_models, write_comparison
+    from anystroke.tasks.outcome.comparison import (
+        ComparisonSettings,
+        compare_outcome_models,
+        write_comparison,
+    )
     from anystroke.tasks.outcome.models import find_model_spec
     from anystroke.tasks.outcome.train import check_model
 
@@ -282,10 +286,10 @@ def compare(
     study = _study(table, target, question, files)
     for spec in specs:
         check_model(spec, study)
-    how = CompareOptions(_validation(judged), choices.lock_box, choices.permutations)
+    how = ComparisonSettings(_validation(judged), choices.lock_box, choices.permutations)
     with progress_bar() as bar:
         task = bar.add_task("comparing", total=None)
-        made = compare_models(study, specs, how, output, progress=lambda: bar.advance(task))
+        made = compare_outcome_models(study, specs, how, output, progress=lambda: bar.advance(task))
     write_comparison(output, made)
     page = write_comparison_page(output / "report.html", made)
     main = made["main_score"]
@@ -295,10 +299,10 @@ def compare(
     return OK
 
 
-def _validation(judged: CrossValidation) -> "Validation":
-    from anystroke.tasks.outcome.evaluate import Validation
+def _validation(judged: CrossValidation) -> "FoldSettings":
+    from anystroke.tasks.outcome.evaluate import FoldSettings
 
-    return Validation(judged.folds, judged.repeats, judged.seed, judged.epochs)
+    return FoldSettings(judged.folds, judged.repeats, judged.seed, judged.epochs)
 
 
 def _columns(text: str | None) -> tuple[str, ...] | None:
@@ -330,7 +334,7 @@ def _study(table: Path, target: str, question: Question, files: PatientFiles) ->
     return study
 
 
-def _patients(config: "OutcomeConfig", table: Path, files: PatientFiles) -> "Cohort":
+def _patients(config: "OutcomeConfig", table: Path, files: PatientFiles) -> "OutcomeCohort":
     from anystroke.tasks.outcome.predict import read_patients
     from anystroke.tasks.outcome.table import read_table
 

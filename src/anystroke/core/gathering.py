@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-Request = TypeVar("Request")
+Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 Result = TypeVar("Result")
 
@@ -62,7 +62,7 @@ class _Job(Generic[Result]):
         return self.answer
 
 
-def gathered(function: Callable[[list[Request]], list[Answer]]) -> Callable[[Request], Answer]:
+def gathered(function: Callable[[list[Asked]], list[Answer]]) -> Callable[[Asked], Answer]:
     """Make a function of one request out of one that answers a list of them.
 
     Args:
@@ -84,7 +84,7 @@ def gathered(function: Callable[[list[Request]], list[Answer]]) -> Callable[[Req
     """
 
     @wraps(function)
-    def one(request: Request) -> Answer:
+    def one(request: Asked) -> Answer:
         job = getattr(_here, "job", None)
         answer: Answer = function([request])[0] if job is None else job.ask(function, request)
         return answer

@@ -9,14 +9,14 @@ from typing import TypeVar
 
 import torch
 
-Piece = TypeVar("Piece")
+ThreadItem = TypeVar("ThreadItem")
 Item = TypeVar("Item")
 Loaded = TypeVar("Loaded")
 Computed = TypeVar("Computed")
 Written = TypeVar("Written")
 
 
-def in_threads(work: Callable[[Piece], Written], parts: Iterable[Piece]) -> list[Written]:
+def in_threads(work: Callable[[ThreadItem], Written], parts: Iterable[ThreadItem]) -> list[Written]:
     """Call a function with each part of some work; the parts must not depend on one another.
 
     torch's inference mode and its recording of gradients, which belong to a thread, are those of the caller.
@@ -42,7 +42,7 @@ def in_threads(work: Callable[[Piece], Written], parts: Iterable[Piece]) -> list
         return [work(part) for part in todo]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
 
-    def one(part: Piece) -> Written:
+    def one(part: ThreadItem) -> Written:
         with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
             return work(part)
 

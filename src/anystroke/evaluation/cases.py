@@ -21,12 +21,12 @@ _RESULT_COLUMNS = ("status", "undefined", "message")
 _RESERVED = ("id", "prediction", "truth", "probability", "scan")
 
 
-class CaseError(AnystrokeError):
+class PairError(AnystrokeError):
     """Predictions and truths that cannot be paired; the message says which and what to do."""
 
 
 @dataclass(frozen=True)
-class Case:
+class Pair:
     """One prediction and its truth.
 
     Attributes:
@@ -47,7 +47,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Cases:
+class PairsFound:
     """What was found.
 
     Attributes:
@@ -56,7 +56,7 @@ class Cases:
         notes: What else there is to say.
     """
 
-    cases: tuple[Case, ...]
+    cases: tuple[Pair, ...]
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -92,7 +92,7 @@ class _Name:
         return len(self.entities) + len(self.words)
 
 
-def find_cases(predictions: Path, truths: Path | None = None, *, scans: Path | None = None) -> Cases:
+def find_pairs(predictions: Path, truths: Path | None = None, *, scans: Path | None = None) -> PairsFound:
     """Pair predictions with truths.
 
     Two files are one pair. In two folders, files at the same place belong together; otherwise a truth belongs
@@ -113,27 +113,27 @@ def find_cases(predictions: Path, truths: Path | None = None, *, scans: Path | N
     """
     for path in (predictions, truths, scans):
         if path is not None and not path.exists():
-            raise CaseError(f"expected a file or folder at {path}, but there is none; check the path")
+            raise PairError(f"expected a file or folder at {path}, but there is none; check the path")
     if predictions.is_file() and predictions.suffix.lower() in TABLE_ENDINGS:
         if truths is not None:
-            raise CaseError(f"{predictions} is a table of pairs, so no second path is needed; got {truths}")
+            raise PairError(f"{predictions} is a table of pairs, so no second path is needed; got {truths}")
         return _from_table(predictions)
     if truths is None:
-        raise CaseError(f"expected the truth to compare {predictions} with; give a second path")
+        raise PairError(f"expected the truth to compare {predictions} with; give a second path")
     if predictions.is_file() != truths.is_file():
-        raise CaseError(f"expected two files or two folders, got {predictions} and {truths}")
+        raise PairError(f"expected two files or two folders, got {predictions} and {truths}")
     if predictions.is_file():
-        return Cases((Case(image_stem(predictions), predictions, truths),))
+        return PairsFound((Pair(image_stem(predictions), predictions, truths),))
     return _from_folders(predictions, truths, scans)
 
 
-def _from_table(path: Path) -> Cases:
+def _from_table(path: Path) -> PairsFound:
     rows = read_rows(path)
     if not rows or not {"prediction", "truth"} <= set(rows[0]):
         raise TableError(f"{path} needs the columns prediction and truth, and a row; add them")
     if taken := sorted({*METRICS, *_RESULT_COLUMNS} & set(rows[0])):
         raise TableError(f"{path} has the column {taken[0]}, which results have too; rename it")
-    cases: list[Case] = []
+    cases: list[Pair] = []
     problems: list[str] = []
 
     def place(row: Mapping[str, str], column: str) -> Path | None:
@@ -148,17 +148,17 @@ def _from_table(path: Path) -> Cases:
         name = row.get("id") or image_stem(prediction or truth)
         facts = {key: value for key, value in row.items() if key not in _RESERVED}
         probability, scan = place(row, "probability"), place(row, "scan")
-        cases.append(Case(name, prediction, truth, probability, scan, facts))
+        cases.append(Pair(name, prediction, truth, probability, scan, facts))
     return _unique(cases, problems, [])
 
 
-def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
+def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> PairsFound:
     problems: list[str] = []
     predicted, passed = _mask_files(predictions, problems)
     true, passed_too = _mask_files(truths, problems)
     for folder, files in ((predictions, predicted), (truths, true)):
         if not files:
-            raise CaseError(f"expected {', '.join(SUFFIXES)} files in {folder}, but there are none")
+            raise PairError(f"expected {', '.join(SUFFIXES)} files in {folder}, but there are none")
     names = [_Name.of(path) for path in true]
     at_place = {path.relative_to(truths): path for path in true}
     pictured = _scans_by_name(folder for folder in (truths, predictions, scans) if folder is not None)
@@ -177,9 +177,9 @@ def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> Cases:
         facts |= {"sequence": own.contrast} if own.contrast else {}
         name = _case_id(path)
         scan = pictured.get(name.replace("_desc-", "_"))
-        cases.append(Case(name, path, candidates[0], _probability_beside(path), scan, facts))
+        cases.append(Pair(name, path, candidates[0], _probability_beside(path), scan, facts))
     cases += [
-        Case(_case_id(path), None, path, facts={"patient": _patient(path)})
+        Pair(_case_id(path), None, path, facts={"patient": _patient(path)})
         for path in true
         if path not in used
     ]
@@ -257,7 +257,7 @@ def _probability_beside(path: Path) -> Path | None:
     return None
 
 
-def _unique(cases: list[Case], problems: list[str], notes: list[str]) -> Cases:
+def _unique(cases: list[Pair], problems: list[str], notes: list[str]) -> PairsFound:
     """Refuse every case whose name stands for several files."""
     count: dict[str, int] = {}
     for case in cases:
@@ -268,7 +268,7 @@ def _unique(cases: list[Case], problems: list[str], notes: list[str]) -> Cases:
         for case in cases
         if count[case.id] > 1
     ]
-    return Cases(
+    return PairsFound(
         tuple(case for case in cases if count[case.id] == 1),
         tuple(problems),
         tuple(notes),

@@ -13,7 +13,7 @@ import torch
 from anystroke.core.files import write_json
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.evaluation.cases import Case, Cases
+from anystroke.evaluation.cases import Pair, PairsFound
 from anystroke.evaluation.masks import (
     LoadedMask,
     MaskError,
@@ -27,7 +27,7 @@ from anystroke.evaluation.metrics.measure import METRICS, Measurement, MetricSet
 from anystroke.io.formats import as_volume
 from anystroke.io.results import generated_by
 
-CASES, LESION_TABLE, RELIABILITY, METRICS_FILE = (
+CASES, LESION_TABLE, RELIABILITY_TABLE, METRICS_FILE = (
     "metrics.tsv",
     "lesions.tsv",
     "reliability.tsv",
@@ -69,7 +69,7 @@ class Evaluated:
         affine: (4, 4) of the grid that lesions' centres are in.
     """
 
-    case: Case
+    case: Pair
     measurement: Measurement | None
     message: str = ""
     affine: torch.Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
@@ -80,8 +80,8 @@ class Evaluated:
         return "failed" if self.measurement is None else "ok"
 
 
-def evaluate_cases(
-    cases: Sequence[Case], *, settings: MetricSettings | None = None, reading: Reading | None = None
+def evaluate_pairs(
+    cases: Sequence[Pair], *, settings: MetricSettings | None = None, reading: Reading | None = None
 ) -> Iterator[Evaluated]:
     """Measure cases one after the other; one that cannot be measured does not stop the others.
 
@@ -94,7 +94,7 @@ def evaluate_cases(
         What became of each.
 
     Example:
-        >>> list(evaluate_cases([]))
+        >>> list(evaluate_pairs([]))
         []
     """
     settings, reading = settings or load_settings(), reading or Reading()
@@ -102,7 +102,7 @@ def evaluate_cases(
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                done = evaluate_case(case, settings, reading)
+                done = evaluate_pair(case, settings, reading)
         except (ValueError, OSError, VolumeError) as error:
             text = " ".join(str(error).split())
             named = any(path is not None and str(path) in text for path in (case.prediction, case.truth))
@@ -163,7 +163,7 @@ def evaluate(
     return measure(found, true, affine=grid[0], settings=settings)
 
 
-def evaluate_case(case: Case, settings: MetricSettings, reading: Reading) -> Evaluated:
+def evaluate_pair(case: Pair, settings: MetricSettings, reading: Reading) -> Evaluated:
     """Measure one case.
 
     Args:
@@ -200,7 +200,7 @@ def evaluate_case(case: Case, settings: MetricSettings, reading: Reading) -> Eva
     return Evaluated(case, measurement, "; ".join(notes), grid[0])
 
 
-def _prediction(case: Case, truth: Volume, reading: Reading) -> LoadedMask:
+def _prediction(case: Pair, truth: Volume, reading: Reading) -> LoadedMask:
     if case.prediction is not None:
         return read_mask(case.prediction, label=reading.prediction_label, threshold=reading.threshold)
     if reading.missing == "failed":
@@ -209,7 +209,12 @@ def _prediction(case: Case, truth: Volume, reading: Reading) -> LoadedMask:
 
 
 def write_measurements(
-    folder: Path, evaluated: Sequence[Evaluated], found: Cases, *, settings: MetricSettings, name: str = ""
+    folder: Path,
+    evaluated: Sequence[Evaluated],
+    found: PairsFound,
+    *,
+    settings: MetricSettings,
+    name: str = "",
 ) -> list[dict[str, Cell]]:
     """Write the tables of an evaluation.
 
@@ -243,9 +248,9 @@ def write_measurements(
     )
     sums = [row for one in evaluated for row in _reliability_rows(one)]
     if sums:
-        write_table(folder / RELIABILITY, _RELIABILITY_COLUMNS, sums)
+        write_table(folder / RELIABILITY_TABLE, _RELIABILITY_COLUMNS, sums)
     else:
-        (folder / RELIABILITY).unlink(missing_ok=True)
+        (folder / RELIABILITY_TABLE).unlink(missing_ok=True)
     description = {
         "Name": name or folder.resolve().name,
         "GeneratedBy": generated_by(),

@@ -11,7 +11,7 @@ import numpy as np
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import TableError, number, read_rows
-from anystroke.evaluation.evaluate import CASES, FILES, METRICS_FILE, RELIABILITY
+from anystroke.evaluation.evaluate import CASES, FILES, METRICS_FILE, RELIABILITY_TABLE
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.evaluation.metrics.measure import METRICS
 
@@ -94,7 +94,7 @@ def load_results(path: Path) -> Results:
         cases,
         description.get("Settings", {}),
         str(description.get("Convention", "")),
-        _reliability(folder / RELIABILITY),
+        _reliability(folder / RELIABILITY_TABLE),
     )
 
 

@@ -10,7 +10,7 @@ from anystroke.core.text import readable
 from anystroke.core.volume import Grid, VolumeError
 from anystroke.io.bids import IMAGE_SUFFIXES
 from anystroke.io.folders import folders_in, is_junk, walk
-from anystroke.io.inputs import Found, IntakeError, ScanSource, is_image_name
+from anystroke.io.inputs import Found, Input, IntakeError, is_image_name
 from anystroke.io.kinds import reason_by_name
 from anystroke.io.names import Name
 
@@ -171,7 +171,7 @@ def _reason_to_skip(file: Name) -> str | None:
     place = file.path.parent.name
     if not file.path.name.lower().endswith((".nii", ".nii.gz")):
         return "expected NIfTI, as BIDS has it"
-    if reason := reason_by_name(file.path, ScanSource.of_file(file.path).sidecar):
+    if reason := reason_by_name(file.path, Input.of_file(file.path).sidecar):
         return reason
     if file.suffix not in (*IMAGE_SUFFIXES, "ct"):
         return f"its name ends in {file.suffix or 'nothing'}, which is no scan to segment in BIDS"
@@ -188,7 +188,7 @@ def _take(file: Name, root: Path, found: Found) -> None:
         found.problems.append((readable(file.path), readable(str(error))))
         return
     found.scans.append(
-        ScanSource(
+        Input(
             file.path,
             readable(file.path),
             relative.parent,

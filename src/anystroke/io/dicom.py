@@ -30,7 +30,7 @@ from anystroke.io.dicom_headers import (
     write_turned,
 )
 from anystroke.io.folders import walk
-from anystroke.io.inputs import Found, IntakeError, ScanSource
+from anystroke.io.inputs import Found, Input, IntakeError
 from anystroke.io.kinds import reason_by_name
 from anystroke.io.names import image_stem
 
@@ -191,7 +191,7 @@ def _convert(series: Series, folder: Path, work: Path, found: Found) -> None:
         text = f"{title}: {series.title} cannot be converted (dcm2niix: {why}); export it again"
         found.problems.append((title, text))
     for image in images:
-        source = ScanSource(
+        source = Input(
             image,
             title,
             patient=title,

@@ -11,7 +11,7 @@ from anystroke.io.bids_input import find_bids_scans, is_bids
 from anystroke.io.dicom import convert_dicom, holds_dicom, is_dicom
 from anystroke.io.diffusion import find_b_values, write_diffusion_images
 from anystroke.io.folders import walk
-from anystroke.io.inputs import HERE, Found, IntakeError, ScanSource, is_image_name
+from anystroke.io.inputs import HERE, Found, Input, IntakeError, is_image_name
 from anystroke.io.kinds import reason_by_name
 
 _IMAGE_COLUMNS = ("image", "path", "file", "scan", "filename")
@@ -67,7 +67,7 @@ def prepared(found: Found, work: Path) -> Found:
     return result
 
 
-def _images_of(source: ScanSource, work: Path, taken: set[str], found: Found) -> list[ScanSource]:
+def _images_of(source: Input, work: Path, taken: set[str], found: Found) -> list[Input]:
     """Return the scans in one file: itself, or the images of a diffusion series."""
     path = source.path
     if readable(path) != str(path):
@@ -108,7 +108,7 @@ def _find(item: Path, work: Path, allow_ct: bool) -> Found:
     if item.is_file() and not is_image_name(item) and is_dicom(item):
         raise IntakeError(f"{item} is a single DICOM file, expected a whole series; name its folder")
     if not item.is_dir():
-        return Found(scans=[ScanSource.of_file(item)])
+        return Found(scans=[Input.of_file(item)])
     if is_bids(item):
         return find_bids_scans(item)
     found = Found()
@@ -141,11 +141,11 @@ def _images_in(folder: Path, images: Sequence[Path]) -> Found:
                 f"{path} is a link whose target is missing ({path.readlink()}); fetch it, for example with"
             )
             found.problems.append((readable(path), readable(f"{words} 'datalad get'")))
-        elif reason := reason_by_name(path, ScanSource.of_file(path).sidecar):
+        elif reason := reason_by_name(path, Input.of_file(path).sidecar):
             found.skipped.append(readable(f"{path} is left out: {reason}"))
         else:
             parent = PurePosixPath(readable(within.parent.as_posix()))
-            source = ScanSource.of_file(path)
+            source = Input.of_file(path)
             if parent != HERE:
                 source = replace(source, folder=parent, patient=str(parent))
             found.scans.append(source)
@@ -163,7 +163,7 @@ def _is_results(place: Path, root: Path) -> bool:
     return False
 
 
-def _read_table(path: Path) -> list[ScanSource]:
+def _read_table(path: Path) -> list[Input]:
     columns, rows = read_cells(path)
     column = next((name for name in _IMAGE_COLUMNS if name in columns), None)
     if column is None:
@@ -182,7 +182,7 @@ def _read_table(path: Path) -> list[ScanSource]:
         session = cells.get("session_id", "")
         parts = [part for part in (patient, session) if part not in _MISSING]
         folder = PurePosixPath(*(_plain(part) for part in parts))
-        scans.append(ScanSource(image, readable(image), folder, "_".join(parts), readable(image.as_posix())))
+        scans.append(Input(image, readable(image), folder, "_".join(parts), readable(image.as_posix())))
     if not scans:
         raise IntakeError(f"{path} names no image at all, expected one a line; fill it in")
     return scans

@@ -21,7 +21,7 @@ class IntakeError(AnystrokeError):
 
 
 @dataclass(frozen=True)
-class ScanSource:
+class Input:
     """A scan that is to be segmented.
 
     Attributes:
@@ -49,11 +49,11 @@ class ScanSource:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of_file(cls, path: str | Path) -> "ScanSource":
+    def of_file(cls, path: str | Path) -> "Input":
         """Describe a single file.
 
         Example:
-            >>> ScanSource.of_file("in/a.nii.gz").stem
+            >>> Input.of_file("in/a.nii.gz").stem
             'a_space-orig_label-L'
         """
         return cls(Path(path), readable(path), uri=readable(Path(path).as_posix()))
@@ -118,7 +118,7 @@ class Found:
         problems: What was named and why it cannot be used.
     """
 
-    scans: list[ScanSource] = field(default_factory=list)
+    scans: list[Input] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _BY_HAND = ("bash", "interactive")
 
 
-class HeldOutError(AnystrokeError):
+class SharedPatientError(AnystrokeError):
     """A run would be judged on patients that it has learnt from."""
 
 
@@ -143,7 +143,7 @@ def check_held_out(settings: Recipe, split: Mapping[str, Sequence[str]]) -> None
     learnt = set(model_facts(settings.start_from)["training"].get("anatomies", []))
     unseen = set(split.get("held_out_anatomies", [])) - set(split.get("anatomies", []))
     if shared := sorted(learnt & unseen):
-        raise HeldOutError(
+        raise SharedPatientError(
             f"expected to hold out patients that {settings.start_from} has not learnt from, but "
             f"{shared[0]} is one of them; name the held_out_anatomies of its recipe"
         )

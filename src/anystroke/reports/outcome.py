@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from anystroke.reports.theme import write_page
 
-Row = Mapping[str, Any]
+OutcomeRow = Mapping[str, Any]
 
 _COLOUR = "#34699a"
 _RED = "#c0392b"
@@ -31,7 +31,7 @@ def figure_text(value: Any) -> str:
     return str(value)
 
 
-def write_training_page(path: Path, evaluation: Mapping[str, Any], rows: Sequence[Row]) -> Path:
+def write_training_page(path: Path, evaluation: Mapping[str, Any], rows: Sequence[OutcomeRow]) -> Path:
     """Write what is known of a trained model.
 
     Args:

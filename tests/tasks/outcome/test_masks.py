@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from anystroke.anatomy.regions.grid import SHAPE, affine, index_of, positions, tissue
+from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, index_of, positions, tissue
 from anystroke.anatomy.regions.regions import load_regions, region_labels, region_names
 from anystroke.core.volume import Volume
 from anystroke.tasks.outcome.features import loads_of, measure
@@ -144,7 +144,7 @@ def test_known_places(region: str, point: tuple[float, float, float]) -> None:
 def test_voxels_and_positions_are_inverse() -> None:
     number, inside = index_of(positions().astype(np.float64))
     assert inside.all()
-    assert np.array_equal(number, np.arange(np.prod(SHAPE)))
+    assert np.array_equal(number, np.arange(np.prod(REGION_SHAPE)))
     assert affine()[:3, 3].tolist() == [-90.0, -126.0, -72.0]
 
 

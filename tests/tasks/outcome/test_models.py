@@ -9,10 +9,10 @@ from sklearn.ensemble import GradientBoostingRegressor
 from sklearn.svm import SVR
 
 from anystroke.tasks.outcome.calibrate import Conformal, fit_temperature, smoothed
-from anystroke.tasks.outcome.cohort import Cohort, Files
+from anystroke.tasks.outcome.cohort import Files, OutcomeCohort
 from anystroke.tasks.outcome.estimators import ESTIMATORS
 from anystroke.tasks.outcome.evaluate import (
-    Validation,
+    FoldSettings,
     compare_two,
     cross_validate,
     permutation_test,
@@ -45,7 +45,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Cohort:
+def cohort() -> OutcomeCohort:
     return simulated_cohort(80)
 
 
@@ -92,7 +92,7 @@ def test_fourier_features_stand_for_the_kernel() -> None:
     assert np.corrcoef(part.apply(x), exact.predict(x))[0, 1] > 0.99
 
 
-def test_no_array_is_a_patient(cohort: Cohort) -> None:
+def test_no_array_is_a_patient(cohort: OutcomeCohort) -> None:
     model = fit_model(find_model_spec("low-rank:support-vectors"), cohort, "two_classes")
     rows = model.members[0].transform.apply(cohort)
     for array in model.members[0].parts[0].arrays.values():
@@ -101,7 +101,7 @@ def test_no_array_is_a_patient(cohort: Cohort) -> None:
     assert len(cohort.ids) not in model.members[0].parts[0].arrays["weights"].shape
 
 
-def test_nothing_is_learnt_from_held_out_patients(cohort: Cohort) -> None:
+def test_nothing_is_learnt_from_held_out_patients(cohort: OutcomeCohort) -> None:
     transform = Transform.fit(("columns", "low-rank"), cohort.rows(range(40)))
     changed = replace(cohort, columns=np.where(np.arange(80)[:, None] >= 40, 99.0, cohort.columns))
     again = Transform.fit(("columns", "low-rank"), changed.rows(range(40)))
@@ -109,7 +109,7 @@ def test_nothing_is_learnt_from_held_out_patients(cohort: Cohort) -> None:
     assert np.array_equal(transform.components, again.components)
 
 
-def test_missing_values_become_training_medians(cohort: Cohort) -> None:
+def test_missing_values_become_training_medians(cohort: OutcomeCohort) -> None:
     transform = Transform.fit(("columns",), cohort)
     gap = replace(cohort.rows([0]), columns=np.array([[np.nan, 2.0]]))
     assert transform.apply(gap)[0, 0] == pytest.approx(
@@ -125,9 +125,9 @@ def test_models_that_there_are_not(name: str) -> None:
         find_model_spec(name)
 
 
-def test_from_training_to_a_file_and_back(cohort: Cohort, tmp_path: Path) -> None:
+def test_from_training_to_a_file_and_back(cohort: OutcomeCohort, tmp_path: Path) -> None:
     study = Study(cohort, Target(name="good", kind="two_classes", classes=("no", "yes")), (), Files())
-    trained = train_outcome(study, "default", "toy", validation=Validation(folds=3, repeats=1))
+    trained = train_outcome(study, "default", "toy", validation=FoldSettings(folds=3, repeats=1))
     assert trained.evaluation["scores"]["auc"] > 0.6
     save_outcome(tmp_path / "m", trained.model, "card")
     again = load_outcome(tmp_path / "m")
@@ -140,7 +140,7 @@ def test_from_training_to_a_file_and_back(cohort: Cohort, tmp_path: Path) -> Non
         load_outcome(tmp_path / "m")
 
 
-def test_grades_and_numbers(cohort: Cohort) -> None:
+def test_grades_and_numbers(cohort: OutcomeCohort) -> None:
     grades = replace(cohort, target=np.floor(np.clip(cohort.columns[:, 0], 1, 6.99)) // 2)
     model = fit_model(find_model_spec("table:ridge"), grades, "ordered")
     raw = model.raw(grades)
@@ -148,15 +148,17 @@ def test_grades_and_numbers(cohort: Cohort) -> None:
     assert (chances(raw) >= 0).all()
     assert scores(raw, grades.target, "ordered")["spearman"] > 0.8
     numbers = replace(cohort, target=10 * cohort.columns[:, 1])
-    found = cross_validate(find_model_spec("table:ridge"), numbers, "number", Validation(folds=4, repeats=2))
+    found = cross_validate(
+        find_model_spec("table:ridge"), numbers, "number", FoldSettings(folds=4, repeats=2)
+    )
     values = summary(found, numbers.target, "number", draws=50)
     assert values["r"] > 0.95
     assert values["r_interval"][0] <= values["r"] <= values["r_interval"][1] + 0.01
 
 
-def test_chance_is_chance(cohort: Cohort) -> None:
+def test_chance_is_chance(cohort: OutcomeCohort) -> None:
     spec = find_model_spec("table:ridge")
-    found = cross_validate(spec, cohort, "two_classes", Validation(folds=4, repeats=1))
+    found = cross_validate(spec, cohort, "two_classes", FoldSettings(folds=4, repeats=1))
     observed = scores(found.raw[0], cohort.target, "two_classes")["auc"]
     shuffled = permutation_test(spec, cohort, "two_classes", observed=observed, draws=10)
     assert 0.3 < shuffled["mean"] < 0.7
@@ -164,8 +166,8 @@ def test_chance_is_chance(cohort: Cohort) -> None:
     assert shuffled["p"] == pytest.approx(1 / 11)
 
 
-def test_tests_of_two_models(cohort: Cohort) -> None:
-    how = Validation(folds=4, repeats=2)
+def test_tests_of_two_models(cohort: OutcomeCohort) -> None:
+    how = FoldSettings(folds=4, repeats=2)
     good, bad = (
         cross_validate(find_model_spec(n), cohort, "two_classes", how) for n in ("table:ridge", "table:mean")
     )
@@ -196,7 +198,7 @@ def test_folds_are_stratified() -> None:
     assert all(abs(np.arange(100.0)[numbers == k].mean() - 49.5) < 2.5 for k in range(5))
 
 
-def test_groups_are_matched(cohort: Cohort) -> None:
+def test_groups_are_matched(cohort: OutcomeCohort) -> None:
     values = np.c_[cohort.columns, [lesion.volume_ml for lesion in cohort.lesions]]
     groups = matched_groups(values, 4, seed=1)
     assert np.bincount(groups).tolist() == [20] * 4
@@ -242,10 +244,10 @@ def test_a_temperature_lowers_the_calibration_error() -> None:
     assert after < 0.5 * before
 
 
-def test_explanations_find_what_was_planted(cohort: Cohort) -> None:
+def test_explanations_find_what_was_planted(cohort: OutcomeCohort) -> None:
     planted = replace(cohort, target=(cohort.columns[:, 0] > 4).astype(float))
     study = Study(planted, Target(name="y", kind="two_classes", classes=("0", "1")), (), Files())
-    trained = train_outcome(study, "default", "toy", validation=Validation(folds=2, repeats=1))
+    trained = train_outcome(study, "default", "toy", validation=FoldSettings(folds=2, repeats=1))
     found = explain_model(trained.model, planted, patients=2)
     assert found.importance[0][0] == "severity"
     assert found.saliency is None
@@ -254,7 +256,7 @@ def test_explanations_find_what_was_planted(cohort: Cohort) -> None:
     assert painted[46:].max() == 0
 
 
-def test_networks_need_patients(cohort: Cohort) -> None:
+def test_networks_need_patients(cohort: OutcomeCohort) -> None:
     small = Study(
         cohort.rows(range(39)), Target(name="y", kind="two_classes", classes=("0", "1")), (), Files()
     )

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from anystroke.anatomy.regions.grid import SHAPE
+from anystroke.anatomy.regions.grid import REGION_SHAPE
 from anystroke.anatomy.regions.regions import region_labels, region_names
-from anystroke.tasks.outcome.cohort import Cohort, Files
-from anystroke.tasks.outcome.evaluate import Validation
+from anystroke.tasks.outcome.cohort import Files, OutcomeCohort
+from anystroke.tasks.outcome.evaluate import FoldSettings
 from anystroke.tasks.outcome.files import load_outcome, save_outcome
 from anystroke.tasks.outcome.models import NETWORKS, find_model_spec, fit_model
 from anystroke.tasks.outcome.networks import build_outcome_network
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @pytest.fixture(scope="module")
-def cohort() -> Cohort:
+def cohort() -> OutcomeCohort:
     return simulated_cohort(40)
 
 
@@ -96,7 +96,7 @@ def test_symbols_are_monotone_and_the_same_for_the_same() -> None:
 
 
 def test_half_the_size_keeps_the_mean() -> None:
-    volume = np.ones(SHAPE, dtype=np.float32)
+    volume = np.ones(REGION_SHAPE, dtype=np.float32)
     assert halved(volume).shape == (45, 54, 45)
     assert halved(volume).min() == 1
 
@@ -117,38 +117,38 @@ def test_networks_put_out_their_heads(name: str) -> None:
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_a_network_from_training_to_a_file_and_back(cohort: Cohort, tmp_path: Path) -> None:
+def test_a_network_from_training_to_a_file_and_back(cohort: OutcomeCohort, tmp_path: Path) -> None:
     study = Study(cohort, Target(name="good", kind="two_classes", classes=("no", "yes")), (), Files())
-    how = Validation(folds=2, repeats=1, epochs=1)
+    how = FoldSettings(folds=2, repeats=1, epochs=1)
     trained = train_outcome(study, "hybrid:lightweight", "toy", validation=how)
     save_outcome(tmp_path / "m", trained.model, "card")
     again = load_outcome(tmp_path / "m")
     assert np.array_equal(again.fitted.raw(cohort), trained.model.fitted.raw(cohort))
     saliency = again.fitted.network.saliency(cohort.rows([0, 1]), draws=2)
-    assert saliency.shape == SHAPE
+    assert saliency.shape == REGION_SHAPE
     assert saliency.max() == 1
     assert np.array_equal(saliency, again.fitted.network.saliency(cohort.rows([0, 1]), draws=2))
 
 
-def test_training_is_repeatable(cohort: Cohort) -> None:
+def test_training_is_repeatable(cohort: OutcomeCohort) -> None:
     spec = find_model_spec("canvas:lightweight")
     first, second = (fit_model(spec, cohort, "two_classes", seed=2, epochs=1).raw(cohort) for _ in range(2))
     assert np.array_equal(first, second)
 
 
-def test_the_saliency_of_a_canvas_lies_in_its_regions(cohort: Cohort) -> None:
+def test_the_saliency_of_a_canvas_lies_in_its_regions(cohort: OutcomeCohort) -> None:
     pixels = to_grid(np.ones((256, 256), dtype=np.float32), "canvas")
     assert pixels[46:].sum() == 0
     assert 0 < (pixels > 0).mean() < 0.2
 
 
-def test_numbers_come_back_in_their_unit(cohort: Cohort) -> None:
+def test_numbers_come_back_in_their_unit(cohort: OutcomeCohort) -> None:
     numbers = replace(cohort, target=100 + cohort.columns[:, 1])
     model = fit_model(find_model_spec("combined"), numbers, "number", seed=1, epochs=1)
     assert 95 < model.raw(numbers).mean() < 110
 
 
-def test_pictures_are_shown(cohort: Cohort, tmp_path: Path) -> None:
+def test_pictures_are_shown(cohort: OutcomeCohort, tmp_path: Path) -> None:
     show_representations(cohort, tmp_path, patients=1)
     assert {path.name for path in tmp_path.iterdir()} == {"sub-0001.png", "low-rank.png"}
     assert pictures_of(cohort.rows([0]), "volume", scans=False).shape == (1, 1, 45, 54, 45)

@@ -23,7 +23,7 @@ from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.commands.main import main
 from anystroke.core.config import ConfigError
 from anystroke.core.volume import Volume
-from anystroke.learning.run import Devices, HeldOutError, check_held_out, train
+from anystroke.learning.run import Devices, SharedPatientError, check_held_out, train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import CaseStream
@@ -309,5 +309,5 @@ def test_a_run_is_not_judged_on_what_its_encoder_has_seen(run: Path) -> None:
     )
     check_held_out(recipe, {"anatomies": ["other"], "held_out_anatomies": ["unseen"]})
     check_held_out(recipe, {"anatomies": ["bare"], "held_out_anatomies": ["bare"]})
-    with pytest.raises(HeldOutError, match="bare is one of them"):
+    with pytest.raises(SharedPatientError, match="bare is one of them"):
         check_held_out(recipe, {"anatomies": ["other"], "held_out_anatomies": ["bare"]})

@@ -16,14 +16,14 @@ from anystroke.models.model_space import normalise_intensity
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.sources import ViewSource
-from anystroke.tasks.pretraining.views import Kind, ViewSettings, make_view, prepared_scan
+from anystroke.tasks.pretraining.views import ViewKind, ViewSettings, make_view, prepared_scan
 from map_phantoms import SPACING, write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SHAPE = (16, 16, 16)
 
 
-def _source(kind: Kind, **changes: object) -> ViewSource:
+def _source(kind: ViewKind, **changes: object) -> ViewSource:
     preset = {"mprage": "qatlas"}.get(kind, "six_sequences")
     looks = SynthesisSettings(spacing=8.0, preset=preset, corrupted=False)
     scans = SimulatedSource(
@@ -50,7 +50,7 @@ def test_the_three_kinds_of_pairs() -> None:
     assert all(one != two for one, two in pairs)
 
 
-_KINDS: tuple[Kind, ...] = ("mprage", "one_sequence", "two_sequences")
+_KINDS: tuple[ViewKind, ...] = ("mprage", "one_sequence", "two_sequences")
 
 
 def test_five_of_six_pairs_of_the_preset_differ() -> None:

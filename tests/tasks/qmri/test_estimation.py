@@ -14,7 +14,7 @@ from anystroke.acquisition.sequences.mprage import Mprage
 from anystroke.commands.main import main
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.io.inputs import ScanSource
+from anystroke.io.inputs import Input
 from anystroke.learning.run import train
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.models.checkpoints import CheckpointError
@@ -503,7 +503,7 @@ def test_a_scan_that_fails_in_any_way_does_not_stop_the_others(
     scans = []
     for name in ("a", "b"):
         _head().save(tmp_path / f"{name}.nii.gz")
-        scans.append(ScanSource.of_file(tmp_path / f"{name}.nii.gz"))
+        scans.append(Input.of_file(tmp_path / f"{name}.nii.gz"))
 
     def out_of_memory(volume: Volume, *_: object, **options: object) -> QmriEstimate:
         if not failed:

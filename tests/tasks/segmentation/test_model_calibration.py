@@ -12,7 +12,7 @@ from anystroke.tasks.segmentation.calibrate import calibrate
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import keep_certain
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import Patient
+from anystroke.tasks.segmentation.validate import JudgedPatient
 
 SPREAD = 3.0
 OVERCONFIDENCE = 2.5
@@ -33,7 +33,7 @@ def _model(**changes: object) -> Model:
     return Model(TooSure(), config.model_copy(update=changes), sha256="")
 
 
-def _patients(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[Patient]:
+def _patients(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[JudgedPatient]:
     generator = torch.Generator().manual_seed(seed)
     affine = torch.diag(torch.tensor([4.0, 4, 4, 1], dtype=torch.float64))
     for number in range(count + healthy):
@@ -42,7 +42,7 @@ def _patients(*_: object, count: int, healthy: int, seed: int, **__: object) -> 
         truth = torch.rand(odds.shape, generator=generator) < torch.sigmoid(odds)
         if number >= count:
             image, truth = image.clamp(max=0.5), torch.zeros_like(truth)
-        yield Patient(Volume(image, affine), truth, {})
+        yield JudgedPatient(Volume(image, affine), truth, {})
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +80,9 @@ def test_what_is_ignored_counts_nowhere() -> None:
     [patient] = _patients(count=1, healthy=0, seed=1)
     ignored = torch.zeros_like(patient.truth)
     ignored[16:] = True
-    seen = Patient(patient.scan, patient.truth & ~ignored, {}, ignored)
+    seen = JudgedPatient(patient.scan, patient.truth & ~ignored, {}, ignored)
     probability = torch.rand(ignored.shape, generator=torch.Generator().manual_seed(1))
-    half = Patient(patient.scan, patient.truth[:16], {})
+    half = JudgedPatient(patient.scan, patient.truth[:16], {})
     expected = model_calibration._log_loss(probability[:16], half)
     assert model_calibration._log_loss(probability, seen) == pytest.approx(expected)
     apart = probability.clone()
@@ -108,11 +108,13 @@ def test_masks_of_all_thresholds_are_judged_as_a_single_one_is() -> None:
 def test_patients_with_something_ignored_calibrate_a_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half_ignored(*_: object, count: int, healthy: int, seed: int, **__: object) -> Iterator[Patient]:
+    def half_ignored(
+        *_: object, count: int, healthy: int, seed: int, **__: object
+    ) -> Iterator[JudgedPatient]:
         for patient in _patients(count=count, healthy=healthy, seed=seed):
             ignored = torch.zeros_like(patient.truth)
             ignored[16:] = True
-            yield Patient(patient.scan, patient.truth & ~ignored, {}, ignored)
+            yield JudgedPatient(patient.scan, patient.truth & ~ignored, {}, ignored)
 
     monkeypatch.setattr(model_calibration, "simulated_patients", half_ignored)
     found = calibrate(_model(), tmp_path, patients=50)

@@ -8,7 +8,7 @@ from anystroke.core.volume import Volume
 from anystroke.tasks.segmentation import observations
 from anystroke.tasks.segmentation.difficulties import DIFFICULTIES, patient_of
 from anystroke.tasks.segmentation.observations import PatientSet, failure, observe_all
-from anystroke.tasks.segmentation.validate import Patient
+from anystroke.tasks.segmentation.validate import JudgedPatient
 from stand_in import axial_affine, phantom, stand_in_model
 
 SHAPE = (48, 56, 48)
@@ -26,8 +26,8 @@ ELSEWHERE = _box(slice(12, 17), slice(12, 17), slice(12, 16))  # 100 voxels
 NOTHING = torch.zeros_like(LESION)
 
 
-def _patient(truth: torch.Tensor, ignored: torch.Tensor | None = None) -> Patient:
-    return Patient(Volume(torch.rand(1, 20, 20, 20), torch.eye(4)), truth, {}, ignored)
+def _patient(truth: torch.Tensor, ignored: torch.Tensor | None = None) -> JudgedPatient:
+    return JudgedPatient(Volume(torch.rand(1, 20, 20, 20), torch.eye(4)), truth, {}, ignored)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Patients of the phantom instead of simulated ones; the numbers of those that were made."""
     numbers: list[int] = []
 
-    def patient(*_: object, number: int, **__: object) -> Patient:
+    def patient(*_: object, number: int, **__: object) -> JudgedPatient:
         numbers.append(number)
         groups = {"anatomy": f"head {number}"}
-        return Patient(phantom(AFFINE, SHAPE), torch.zeros(SHAPE, dtype=torch.bool), groups)
+        return JudgedPatient(phantom(AFFINE, SHAPE), torch.zeros(SHAPE, dtype=torch.bool), groups)
 
     monkeypatch.setattr(observations, "patient_of", patient)
     monkeypatch.setattr(PatientSet, "load", lambda _: ([], []))

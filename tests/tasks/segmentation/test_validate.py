@@ -9,7 +9,13 @@ from anystroke.core.volume import Volume
 from anystroke.learning.run_log import append_rows
 from anystroke.simulation.cohorts import Pack
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import Patient, Score, judge, simulated_patients, summarise_scores
+from anystroke.tasks.segmentation.validate import (
+    JudgedPatient,
+    Score,
+    judge,
+    simulated_patients,
+    summarise_scores,
+)
 from phantoms import ellipsoid_anatomy, sphere_lesion
 from stand_in import stand_in_model
 
@@ -20,7 +26,7 @@ def _flat_heads_are_scans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anystroke.io.inputs.reason_by_voxels", lambda _: None)
 
 
-def _patients(count: int, healthy: int, seed: int = 1) -> list[Patient]:
+def _patients(count: int, healthy: int, seed: int = 1) -> list[JudgedPatient]:
     drawn = simulated_patients(
         Pack([ellipsoid_anatomy()], [sphere_lesion(radius=18)]),
         count=count,
@@ -59,7 +65,7 @@ def test_judging_a_bright_lesion(stand_in: Model) -> None:
     truth[20:28, 20:28, 20:28] = True
     image[truth] = 1000.0
     affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
-    patient = Patient(Volume(image[None], affine), truth, {"set": "simulated"})
+    patient = JudgedPatient(Volume(image[None], affine), truth, {"set": "simulated"})
     [score] = judge(stand_in, [patient])
     assert score.truth == pytest.approx(512 * 0.008)
     assert score.dice > 0.8
@@ -118,8 +124,8 @@ def test_masks_where_nobody_could_see_are_neither_right_nor_false(stand_in: Mode
     image[truth | unseen] = 1000.0
     affine = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
     scan = Volume(image[None], affine)
-    [blamed] = judge(stand_in, [Patient(scan, truth, {"set": "simulated"})])
-    [spared] = judge(stand_in, [Patient(scan, truth, {"set": "simulated"}, unseen)])
+    [blamed] = judge(stand_in, [JudgedPatient(scan, truth, {"set": "simulated"})])
+    [spared] = judge(stand_in, [JudgedPatient(scan, truth, {"set": "simulated"}, unseen)])
     assert blamed.f1 == pytest.approx(2 / 3)
     assert spared.f1 == 1
     assert blamed.volume > 8
@@ -131,7 +137,7 @@ def test_the_rim_of_what_is_ignored_is_no_false_lesion() -> None:
     truth, unseen = torch.zeros(2, 16, 16, 16, dtype=torch.bool)
     unseen[2:6, 2:6, 2:6] = True
     truth[7:9, 2:6, 2:6] = True
-    patient = Patient(Volume(torch.zeros(1, 16, 16, 16), torch.eye(4)), truth, {}, unseen)
+    patient = JudgedPatient(Volume(torch.zeros(1, 16, 16, 16), torch.eye(4)), truth, {}, unseen)
     rim, false, bridge = torch.zeros(3, 16, 16, 16, dtype=torch.bool)
     rim[2:6, 2:6, 1:6] = True
     assert not bool(patient.judged(rim).any())

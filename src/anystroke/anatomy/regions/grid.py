@@ -4,15 +4,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.core.arrays import Array
 
-SHAPE = (91, 109, 91)
-SPACING = 2.0
+REGION_SHAPE = (91, 109, 91)
+REGION_SPACING = 2.0
 ORIGIN = (-90.0, -126.0, -72.0)
 """Centre of the first voxel, MNI mm; axes run to the right, to the front and up."""
 
@@ -39,14 +38,14 @@ def affine() -> Array:
         >>> affine()[0].tolist()
         [2.0, 0.0, 0.0, -90.0]
     """
-    matrix = np.diag([SPACING, SPACING, SPACING, 1.0])
+    matrix = np.diag([REGION_SPACING, REGION_SPACING, REGION_SPACING, 1.0])
     matrix[:3, 3] = ORIGIN
     return matrix
 
 
 def positions() -> Array:
     """Return the centres of all voxels, float32 (91 * 109 * 91, 3), MNI mm."""
-    axes = [start + SPACING * np.arange(n) for start, n in zip(ORIGIN, SHAPE, strict=True)]
+    axes = [start + REGION_SPACING * np.arange(n) for start, n in zip(ORIGIN, REGION_SHAPE, strict=True)]
     return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3).astype(np.float32)
 
 
@@ -64,10 +63,10 @@ def index_of(points: Array) -> tuple[Array, Array]:
         >>> number.tolist(), inside.tolist()
         ([0, 0], [True, False])
     """
-    voxel = np.rint((points - np.asarray(ORIGIN)) / SPACING).astype(np.int64)
-    inside = ((voxel >= 0) & (voxel < np.asarray(SHAPE))).all(axis=1)
+    voxel = np.rint((points - np.asarray(ORIGIN)) / REGION_SPACING).astype(np.int64)
+    inside = ((voxel >= 0) & (voxel < np.asarray(REGION_SHAPE))).all(axis=1)
     voxel = np.where(inside[:, None], voxel, 0)
-    return np.ravel_multi_index(tuple(voxel.T), SHAPE), inside
+    return np.ravel_multi_index(tuple(voxel.T), REGION_SHAPE), inside
 
 
 @cache
@@ -85,5 +84,5 @@ def tissue() -> Tissue:
         voxel = np.rint(positions() @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(np.int64)
         inside = ((voxel >= 0) & (voxel < np.asarray(data.shape))).all(axis=1)
         values = np.where(inside, data[tuple(np.where(inside[:, None], voxel, 0).T)], 0)
-        found.append((values / data.max()).reshape(SHAPE).astype(np.float32))
+        found.append((values / data.max()).reshape(REGION_SHAPE).astype(np.float32))
     return Tissue(*found)

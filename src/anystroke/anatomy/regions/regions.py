@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from anystroke.anatomy.regions.grid import SHAPE, positions, tissue
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.anatomy.regions.grid import REGION_SHAPE, positions, tissue
+from anystroke.core.arrays import Array
 
 SIDES = ("left", "right")
 _PARTS = ("cortex", "deep", "white_matter", "hindbrain")
@@ -96,7 +95,7 @@ def region_labels() -> Array:
         nearest[closer], number[closer] = distance[closer], k
     labels = np.zeros(len(inside), dtype=np.int16)
     labels[inside] = number
-    return labels.reshape(SHAPE)
+    return labels.reshape(REGION_SHAPE)
 
 
 @cache

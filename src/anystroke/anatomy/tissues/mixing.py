@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anystroke.anatomy.tissues.deformation import SamplingGrid, sample_at
-from anystroke.anatomy.tissues.mixing_batches import Mixing, Reading, mixed, part_steps, read_parts
+from anystroke.anatomy.tissues.mixing_batches import LabelReading, Mixing, mixed, part_steps, read_parts
 from anystroke.anatomy.tissues.mixing_loops import PAD, mix_planes, read_planes
 from anystroke.anatomy.tissues.texture import Texture
 from anystroke.core.arrays import Array
@@ -220,7 +220,7 @@ def read_once(field: TissueField, grid: SamplingGrid) -> TissueField:
         return field
     if compiled(field.labels.device):
         return _read(field, grid)
-    return ReadField(field, grid, field.labels[:0], read_parts(Reading(field, grid)))
+    return ReadField(field, grid, field.labels[:0], read_parts(LabelReading(field, grid)))
 
 
 def _keep_alike(array: Array, alike: NDArray[np.bool_], axis: int) -> None:

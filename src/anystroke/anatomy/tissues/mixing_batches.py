@@ -37,7 +37,7 @@ class Labels(Protocol):
 
 
 @dataclass(frozen=True)
-class Reading:
+class LabelReading:
     """Asks for the labels of the parts of a grid's voxels.
 
     Attributes:
@@ -91,7 +91,7 @@ def part_steps() -> Tensor:
 
 
 @gathered
-def read_parts(asked: list[Reading]) -> list[Tensor]:
+def read_parts(asked: list[LabelReading]) -> list[Tensor]:
     """Read the labels of the parts of each voxel, (X, Y, Z, 8) uint8 for each request."""
     answers: dict[int, Tensor] = {}
     for group in of_like_size([each.grid.shape for each in asked], _MOST_PARTS // _PARTS):
@@ -123,7 +123,7 @@ def _within(shape: GridShape) -> tuple[slice, slice, slice]:
     return slice(shape[0]), slice(shape[1]), slice(shape[2])
 
 
-def _read(asked: Sequence[Reading]) -> Tensor:
+def _read(asked: Sequence[LabelReading]) -> Tensor:
     """Return (B, X, Y, Z, 8) uint8, the labels of parts, 0 outside of the maps."""
     grids = [each.grid for each in asked]
     device = asked[0].field.labels.device
@@ -170,7 +170,7 @@ def _mix(asked: Sequence[Mixing]) -> tuple[Tensor, Tensor]:
     first, device = asked[0], asked[0].field.labels.device
     read = [getattr(each.field, "parts", None) for each in asked]
     known = [parts for parts in read if parts is not None]
-    parts = torch.stack(known) if known else _read([Reading(each.field, each.grid) for each in asked])
+    parts = torch.stack(known) if known else _read([LabelReading(each.field, each.grid) for each in asked])
     tables = torch.stack([each.rows for each in asked])
     rows = tables.flatten(0, 1).to(device)
     starts = torch.arange(0, len(rows), tables.shape[1], dtype=torch.int32).to(device)

@@ -29,11 +29,11 @@ from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.healthy import NOTHING
 from anystroke.simulation.settings import SynthesisSettings
 
-SEQUENCES = ("T1w", "T2w", "FLAIR", "DWI")
-SIZES_ML = (0.0, 1.0, 5.0, 60.0)
+BENCHMARK_SEQUENCES = ("T1w", "T2w", "FLAIR", "DWI")
+BENCHMARK_SIZES_ML = (0.0, 1.0, 5.0, 60.0)
 SCANS, DESIGN = "scans.tsv", "scans.json"
-SPACING = 2.0
-SHAPE: GridShape = (96, 112, 96)
+BENCHMARK_SPACING = 2.0
+BENCHMARK_SHAPE: GridShape = (96, 112, 96)
 _COLUMNS = (
     "id", "patient", "anatomy", "factor", "level", "sequence", "stage", "size_ml", "slice_mm", "snr", "head",
     "lesion_ml", "contrast_to_noise", "contrast",
@@ -63,7 +63,7 @@ class Condition:
     sequence: str
     stage: Stage = "chronic"
     size_ml: float = 20.0
-    slice_mm: float = SPACING
+    slice_mm: float = BENCHMARK_SPACING
     snr: float = 40.0
     head: str = "whole"
     factor: str = ""
@@ -75,7 +75,7 @@ class Condition:
         return f"{self.factor or 'standard'}{self.level.replace(' ', '').replace('.', 'p')}_{self.sequence}"
 
 
-def conditions(sequences: Sequence[str] = SEQUENCES) -> list[Condition]:
+def conditions(sequences: Sequence[str] = BENCHMARK_SEQUENCES) -> list[Condition]:
     """Return the scans of one patient: for each sequence the standard one, and one for each changed factor.
 
     Example:
@@ -86,7 +86,9 @@ def conditions(sequences: Sequence[str] = SEQUENCES) -> list[Condition]:
     for sequence in sequences:
         standard = Condition(sequence)
         found.append(standard)
-        found += [replace(standard, size_ml=ml, factor="size", level=f"{ml:g} ml") for ml in SIZES_ML]
+        found += [
+            replace(standard, size_ml=ml, factor="size", level=f"{ml:g} ml") for ml in BENCHMARK_SIZES_ML
+        ]
         stages: tuple[Stage, ...] = ("acute", "subacute")
         found += [replace(standard, stage=stage, factor="stage", level=stage) for stage in stages]
         found.append(replace(standard, slice_mm=6.0, factor="resolution", level="6 mm slices"))
@@ -108,10 +110,10 @@ class Design:
     """
 
     patients: int = 3
-    sequences: tuple[str, ...] = SEQUENCES
+    sequences: tuple[str, ...] = BENCHMARK_SEQUENCES
     seed: int = 20260
     labels: tuple[Path, ...] = ()
-    shape: GridShape = SHAPE
+    shape: GridShape = BENCHMARK_SHAPE
 
     def sources(self) -> list[Path | None]:
         """Return the label maps; None is the package's own brain.
@@ -201,7 +203,7 @@ def simulate(anatomy: Anatomy, condition: Condition, design: Design, number: int
         lesions = [blob_lesion(centre=centre, volume_ml=condition.size_ml, rng=rng, name="blob")]
     settings = SynthesisSettings(
         shapes=(design.shape,),
-        spacing=SPACING,
+        spacing=BENCHMARK_SPACING,
         lesions=LesionSettings(
             absent=0, several=0, mirror=0, level=0, penumbra=0, haemorrhage=0,
             shape=DeformationSettings(
@@ -227,10 +229,10 @@ def _acquire(sample: Sample, condition: Condition, rng: torch.Generator) -> Samp
     image = sample.image
     brain = image > 0 if condition.head == "brain" else None
     slices = None
-    if condition.slice_mm > SPACING:
+    if condition.slice_mm > BENCHMARK_SPACING:
         slices = slice_grid(
             image.shape[2],
-            spacing=SPACING,
+            spacing=BENCHMARK_SPACING,
             thickness=condition.slice_mm,
             distance=condition.slice_mm,
             offset=0.25,
@@ -249,7 +251,7 @@ def _acquire(sample: Sample, condition: Condition, rng: torch.Generator) -> Samp
         restore(acquire(change, grids), grids),
         image,
         white,
-        spacing=SPACING,
+        spacing=BENCHMARK_SPACING,
         visible_from=SynthesisSettings().visible_from,
     )
     record = {**sample.record, "visibility": seen.lesions}

@@ -11,8 +11,8 @@ from scipy import ndimage
 
 from anystroke.core.tables import Cell, read_rows, write_table
 from anystroke.core.volume import Volume
-from anystroke.evaluation.cases import Case, Cases
-from anystroke.evaluation.evaluate import evaluate_cases, write_measurements
+from anystroke.evaluation.cases import Pair, PairsFound
+from anystroke.evaluation.evaluate import evaluate_pairs, write_measurements
 from anystroke.evaluation.metrics.measure import METRICS, MetricSettings, load_settings
 from anystroke.evaluation.results import Results, load_results
 from anystroke.reports.comparison import CompareSettings, compare_results
@@ -135,10 +135,10 @@ def run_benchmark(
     failed: list[str] = []
     for title, segmenter in zip(titles, segmenters, strict=True):
         cases, problems = _predict(segmenter, rows, scans, folder / "predictions" / title, on_step)
-        evaluated = list(evaluate_cases(cases, settings=settings))
+        evaluated = list(evaluate_pairs(cases, settings=settings))
         failed += [*problems, *(f"{title}: {one.message}" for one in evaluated if one.status == "failed")]
         scores = folder / "scores" / title
-        write_measurements(scores, evaluated, Cases(tuple(cases)), settings=settings, name=title)
+        write_measurements(scores, evaluated, PairsFound(tuple(cases)), settings=settings, name=title)
         results.append(load_results(scores))
     compared = CompareSettings(by=("sequence", "factor", "stage", "slice_mm", "snr", "head", "contrast"))
     compare_results(results, folder / "comparison", compared, published=published)
@@ -172,7 +172,7 @@ def _predict(
     scans: Path,
     folder: Path,
     on_step: Callable[[str], None],
-) -> tuple[list[Case], list[str]]:
+) -> tuple[list[Pair], list[str]]:
     """Segment every scan; one that fails is a case without prediction."""
     folder.mkdir(parents=True, exist_ok=True)
     cases, problems = [], []
@@ -185,12 +185,12 @@ def _predict(
             found, sure = segmenter(Volume.load(scan))
         except (ValueError, RuntimeError) as error:
             problems.append(f"{folder.name}: {scan}: {' '.join(str(error).split())}")
-            cases.append(Case(name, None, truth, scan=scan, facts=facts))
+            cases.append(Pair(name, None, truth, scan=scan, facts=facts))
             continue
         found.save(mask, overwrite=True)
         if sure is not None:
             sure.save(probability, overwrite=True)
-        cases.append(Case(name, mask, truth, probability if sure is not None else None, scan, facts))
+        cases.append(Pair(name, mask, truth, probability if sure is not None else None, scan, facts))
         on_step(f"{folder.name}: {name}")
     return cases, problems
 

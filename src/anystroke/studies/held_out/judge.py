@@ -16,7 +16,7 @@ from anystroke.models.volume_interval import volume_interval
 from anystroke.simulation.cohorts import Cohort, Member, Pack, contrast_to_noise, drawn_masks, lesion_ml
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.segmentation.calibrate import WEIGHTINGS
+from anystroke.tasks.segmentation.calibrate import CALIBRATION_WEIGHTINGS
 from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 
@@ -48,7 +48,7 @@ class HeldOutDesign:
     healthy: int = 50
 
     def __len__(self) -> int:
-        return self.cases * len(WEIGHTINGS) + self.healthy
+        return self.cases * len(CALIBRATION_WEIGHTINGS) + self.healthy
 
 
 def held_out_cohort(pack: Pack, design: HeldOutDesign) -> Cohort:
@@ -72,11 +72,12 @@ def held_out_cohort(pack: Pack, design: HeldOutDesign) -> Cohort:
     ill, healthy = _generators(LesionSettings(absent=0.0)), _generators(LesionSettings())
     members = [
         _member(ill[w], f"{w}-{n}", masks, smallest_ml=SMALLEST_ML)
-        for w in WEIGHTINGS
+        for w in CALIBRATION_WEIGHTINGS
         for n in range(design.cases)
     ]
     members += [
-        _member(healthy[WEIGHTINGS[n % len(WEIGHTINGS)]], f"healthy-{n}", []) for n in range(design.healthy)
+        _member(healthy[CALIBRATION_WEIGHTINGS[n % len(CALIBRATION_WEIGHTINGS)]], f"healthy-{n}", [])
+        for n in range(design.healthy)
     ]
     return Cohort(pack.anatomies, members, SEED)
 
@@ -90,7 +91,9 @@ def _member(
 
 
 def _generators(lesions: LesionSettings) -> dict[str, Generator]:
-    return {each: Generator(SynthesisSettings(weighting=each, lesions=lesions)) for each in WEIGHTINGS}
+    return {
+        each: Generator(SynthesisSettings(weighting=each, lesions=lesions)) for each in CALIBRATION_WEIGHTINGS
+    }
 
 
 def judge_sample(model: Model, sample: Sample) -> tuple[PatientRow, Reliability]:

@@ -28,7 +28,12 @@ from anystroke.studies.held_out.summary import calibration, coverage, false_volu
 from anystroke.studies.held_out.summary import summary as summarise
 from anystroke.tasks.segmentation.predict import Model
 
-RESULT, CARD, PATIENTS, RELIABILITY = "held_out.json", "held_out.md", "held_out.tsv", "reliability.png"
+RESULT, CARD, PATIENTS, RELIABILITY_PICTURE = (
+    "held_out.json",
+    "held_out.md",
+    "held_out.tsv",
+    "reliability.png",
+)
 _PACKS = ("held_out_anatomies.safetensors", "held_out_lesions.safetensors")
 _COLUMNS = (
     "model", "id", "weighting", "stage", "anatomy", "truth_ml", "contrast_to_noise", "predicted_ml", "low_ml",
@@ -133,9 +138,9 @@ def _write(folder: Path, models: Mapping[str, Model], judged: Mapping[str, Mappi
             rows.append({**one.row, "model": title, "id": name, "low_ml": low, "high_ml": high})
     write_table(folder / PATIENTS, _COLUMNS, rows)
     reliability_plot(
-        {title: _sum(list(each.values())) for title, each in judged.items()}, folder / RELIABILITY
+        {title: _sum(list(each.values())) for title, each in judged.items()}, folder / RELIABILITY_PICTURE
     )
-    return HeldOut(folder / PATIENTS, folder / RELIABILITY, results)
+    return HeldOut(folder / PATIENTS, folder / RELIABILITY_PICTURE, results)
 
 
 def _result(model: Model, judged: Sequence[_Judged]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from anystroke.anatomy.lesions.stages import STAGES
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.studies.held_out.judge import PatientRow
-from anystroke.tasks.segmentation.calibrate import WEIGHTINGS
+from anystroke.tasks.segmentation.calibrate import CALIBRATION_WEIGHTINGS
 
 SIZE_BANDS = ((1.0, 5.0), (5.0, 20.0), (20.0, 50.0), (50.0, 1e9))
 CONTRASTS_TO_NOISE = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 1e9))
@@ -55,7 +55,7 @@ def summary(rows: Sequence[PatientRow]) -> dict[str, Any]:
     """
     sizes = {band(*ends): within("truth_ml", *ends) for ends in SIZE_BANDS}
     contrasts = {band(*ends): within("contrast_to_noise", *ends) for ends in CONTRASTS_TO_NOISE}
-    scans = {each: among(weighting=each) for each in WEIGHTINGS}
+    scans = {each: among(weighting=each) for each in CALIBRATION_WEIGHTINGS}
     stages: dict[str, Keep] = {each: among(stage=each) for each in STAGES}
 
     def each_of(groups: Mapping[str, Keep]) -> dict[str, Any]:
@@ -105,7 +105,9 @@ def false_volumes(rows: Sequence[PatientRow]) -> dict[str, Any] | None:
     volumes = sorted(row["predicted_ml"] for row in rows)
     if not volumes:
         return None
-    by_weighting = {w: [row["predicted_ml"] for row in rows if row["weighting"] == w] for w in WEIGHTINGS}
+    by_weighting = {
+        w: [row["predicted_ml"] for row in rows if row["weighting"] == w] for w in CALIBRATION_WEIGHTINGS
+    }
     return {
         "n": len(volumes),
         "median": round(statistics.median(volumes), 3),

@@ -1,15 +1,12 @@
 """Intervals that hold their rate, and probabilities that mean what they say, from out-of-fold predictions."""
 
-from typing import Any
-
 import numpy as np
 from pydantic import Field
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
+from anystroke.core.arrays import Array
 from anystroke.core.config import StrictModel
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Conformal(StrictModel):

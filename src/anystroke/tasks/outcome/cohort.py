@@ -4,22 +4,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from anystroke.anatomy.registration.atlas import Atlas
+from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.features import Measured, measure
 from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion
 from anystroke.tasks.outcome.table import Column, OutcomeError, PatientTable, encode, listed
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SIDE_COLUMNS = ("lesion_side", "side", "hemisphere", "lesion_hemisphere", "stroke_side")
 
 
 @dataclass(frozen=True, eq=False)
-class Cohort:
+class OutcomeCohort:
     """Patients.
 
     Attributes:
@@ -40,7 +38,7 @@ class Cohort:
     measured: Measured | None = None
     images: tuple[Path, ...] = ()
 
-    def rows(self, index: Sequence[int] | Array) -> "Cohort":
+    def rows(self, index: Sequence[int] | Array) -> "OutcomeCohort":
         """Return some of the patients."""
         chosen = np.asarray(index, dtype=np.int64)
         return replace(
@@ -79,7 +77,7 @@ def gather(
     *,
     notes: list[str],
     progress: Callable[[], None] = lambda: None,
-) -> Cohort:
+) -> OutcomeCohort:
     """Read masks and scans of the patients of a table.
 
     Args:
@@ -132,7 +130,7 @@ def gather(
         measured = measure(lesions, files.atlas)
     names = tuple(name for column in columns for name in column.features)
     images = tuple(found_images[each] for each in table.ids) if files.images else ()
-    return Cohort(table.ids, encoded, names, target(table), lesions, measured, images)
+    return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, images)
 
 
 def _check_sides(table: PatientTable, lesions: Sequence[Lesion]) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import write_json
 from anystroke.core.tables import write_table
 from anystroke.evaluation.statistics import holm
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.evaluate import (
+    FoldSettings,
     OutOfFold,
-    Validation,
     compare_two,
     cross_validate,
     permutation_test,
@@ -21,17 +22,15 @@ from anystroke.tasks.outcome.evaluate import (
     summary,
 )
 from anystroke.tasks.outcome.folds import close_box, group_differences, matched_groups, open_box
-from anystroke.tasks.outcome.models import Member, ModelSpec, fit_model
+from anystroke.tasks.outcome.models import EnsembleMember, ModelSpec, fit_model
 from anystroke.tasks.outcome.scores import MAIN_SCORE, scores
 from anystroke.tasks.outcome.train import Study
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _RECORD = "lock_box_openings.json"
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class ComparisonSettings:
     """How models are compared.
 
     Attributes:
@@ -40,15 +39,15 @@ class CompareOptions:
         permutations: Shuffles of the target, for the first model.
     """
 
-    validation: Validation
+    validation: FoldSettings
     lock_box: float = 0.0
     permutations: int = 0
 
 
-def compare_models(
+def compare_outcome_models(
     study: Study,
     specs: Sequence[ModelSpec],
-    options: CompareOptions,
+    options: ComparisonSettings,
     folder: Path,
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
@@ -114,22 +113,22 @@ def compare_models(
     return made
 
 
-def _alone(spec: ModelSpec, cohort: Cohort) -> list[ModelSpec]:
+def _alone(spec: ModelSpec, cohort: OutcomeCohort) -> list[ModelSpec]:
     """Return the model with the table alone and the image alone."""
     if not spec.members or not cohort.columns.shape[1] or cohort.measured is None:
         return []
     groups = [set(member.groups) for member in spec.members]
     if not all("columns" in each and len(each) > 1 for each in groups):
         return []
-    table = tuple(Member(("columns",), member.estimator) for member in spec.members)
+    table = tuple(EnsembleMember(("columns",), member.estimator) for member in spec.members)
     image = tuple(
-        Member(tuple(group for group in member.groups if group != "columns"), member.estimator)
+        EnsembleMember(tuple(group for group in member.groups if group != "columns"), member.estimator)
         for member in spec.members
     )
     return [ModelSpec(f"{spec.name} (table alone)", table), ModelSpec(f"{spec.name} (image alone)", image)]
 
 
-def matching_values(cohort: Cohort) -> Array:
+def matching_values(cohort: OutcomeCohort) -> Array:
     """Return what groups are matched for: target, lesion size and the table's columns, gaps as medians."""
     parts = [cohort.target[:, None]]
     if cohort.measured is not None:
@@ -140,7 +139,7 @@ def matching_values(cohort: Cohort) -> Array:
     return np.concatenate(parts, axis=1)
 
 
-def _boxed(cohort: Cohort, options: CompareOptions) -> tuple[Array, str]:
+def _boxed(cohort: OutcomeCohort, options: ComparisonSettings) -> tuple[Array, str]:
     """Choose the patients of the lock box: one of several groups matched for what is known of them."""
     count = max(2, round(1 / options.lock_box))
     values = matching_values(cohort)
@@ -153,7 +152,7 @@ def _boxed(cohort: Cohort, options: CompareOptions) -> tuple[Array, str]:
 
 
 def _opened(
-    study: Study, spec: ModelSpec, inside: Array, options: CompareOptions, folder: Path
+    study: Study, spec: ModelSpec, inside: Array, options: ComparisonSettings, folder: Path
 ) -> dict[str, Any]:
     """Train the best model outside of the lock box, open it and predict who is in it."""
     cohort, kind = study.cohort, study.target.kind
@@ -170,7 +169,7 @@ def _opened(
     }
 
 
-def _rows(cohort: Cohort, found: Sequence[OutOfFold]) -> list[dict[str, Any]]:
+def _rows(cohort: OutcomeCohort, found: Sequence[OutOfFold]) -> list[dict[str, Any]]:
     rows = []
     for k, name in enumerate(cohort.ids):
         row: dict[str, Any] = {"participant_id": name, "target": float(cohort.target[k])}

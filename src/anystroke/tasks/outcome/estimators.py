@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Parameters = Mapping[str, float]
 
 _FEATURES = 1500
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class FittedPart:
     """A fitted estimator: what it is, and its arrays."""
 
     kind: str
@@ -38,7 +38,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Estimator:
+class OutcomeEstimator:
     """How an estimator is fitted.
 
     Attributes:
@@ -46,7 +46,7 @@ class Estimator:
         grid: Parameters to choose among by inner cross-validation.
     """
 
-    fit: Callable[[Array, Array, bool, Parameters], Part]
+    fit: Callable[[Array, Array, bool, Parameters], FittedPart]
     grid: tuple[Parameters, ...] = ({},)
 
 
@@ -98,15 +98,15 @@ _APPLY: dict[str, Callable[[Mapping[str, Array], Array], Array]] = {
 }
 
 
-def _as_linear(weights: Array, constant: float) -> Part:
+def _as_linear(weights: Array, constant: float) -> FittedPart:
     arrays = {
         "weights": np.asarray(weights, dtype=np.float64).reshape(-1),
         "constant": np.array(float(constant)),
     }
-    return Part("linear", arrays)
+    return FittedPart("linear", arrays)
 
 
-def _fit_mean(x: Array, y: Array, classes: bool, _parameters: Parameters) -> Part:
+def _fit_mean(x: Array, y: Array, classes: bool, _parameters: Parameters) -> FittedPart:
     centre = float(y.mean())
     if classes:
         share = (y.sum() + 0.5) / (len(y) + 1)
@@ -114,7 +114,7 @@ def _fit_mean(x: Array, y: Array, classes: bool, _parameters: Parameters) -> Par
     return _as_linear(np.zeros(x.shape[1]), centre)
 
 
-def _fit_ridge(x: Array, y: Array, classes: bool, parameters: Parameters) -> Part:
+def _fit_ridge(x: Array, y: Array, classes: bool, parameters: Parameters) -> FittedPart:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     if classes:
@@ -124,7 +124,7 @@ def _fit_ridge(x: Array, y: Array, classes: bool, parameters: Parameters) -> Par
     return _as_linear(model.coef_, model.intercept_)
 
 
-def _fit_elastic_net(x: Array, y: Array, classes: bool, parameters: Parameters) -> Part:
+def _fit_elastic_net(x: Array, y: Array, classes: bool, parameters: Parameters) -> FittedPart:
     from sklearn.linear_model import ElasticNet, LogisticRegression
 
     if classes:
@@ -138,7 +138,7 @@ def _fit_elastic_net(x: Array, y: Array, classes: bool, parameters: Parameters) 
     return _as_linear(model.coef_ * scale, model.intercept_ * scale)
 
 
-def _fit_support_vectors(x: Array, y: Array, classes: bool, parameters: Parameters) -> Part:
+def _fit_support_vectors(x: Array, y: Array, classes: bool, parameters: Parameters) -> FittedPart:
     from sklearn.svm import SVC, SVR
 
     width = parameters["gamma"] / x.shape[1]
@@ -158,19 +158,19 @@ def _fit_support_vectors(x: Array, y: Array, classes: bool, parameters: Paramete
         model = SVR(C=parameters["cost"] / 8, epsilon=0.125, kernel="precomputed").fit(kernel, y / scale)
         weights = waves[model.support_].T @ model.dual_coef_[0] * scale
         constant = float(model.intercept_[0]) * scale
-    return Part("fourier", {**arrays, "weights": weights, "constant": np.array(constant)})
+    return FittedPart("fourier", {**arrays, "weights": weights, "constant": np.array(constant)})
 
 
-def _fit_root(x: Array, y: Array, classes: bool, parameters: Parameters) -> Part:
+def _fit_root(x: Array, y: Array, classes: bool, parameters: Parameters) -> FittedPart:
     """Learn the square root of numbers above their least one, as of scores with many small values."""
     if classes:
         return _fit_support_vectors(x, y, classes, parameters)
     least = float(y.min())
     part = _fit_support_vectors(x, np.sqrt(y - least), classes, parameters)
-    return Part("fourier_squared", {**part.arrays, "least": np.array(least)})
+    return FittedPart("fourier_squared", {**part.arrays, "least": np.array(least)})
 
 
-def _fit_boosting(x: Array, y: Array, classes: bool, _parameters: Parameters) -> Part:
+def _fit_boosting(x: Array, y: Array, classes: bool, _parameters: Parameters) -> FittedPart:
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
     settings: dict[str, Any] = {
@@ -197,7 +197,7 @@ def _fit_boosting(x: Array, y: Array, classes: bool, _parameters: Parameters) ->
 
     share = float(y.mean())
     constant = np.log(share / (1 - share)) if classes else share
-    return Part(
+    return FittedPart(
         "trees",
         {
             "roots": starts,
@@ -215,19 +215,19 @@ _STRENGTHS: tuple[Parameters, ...] = tuple(
     {"alpha": alpha} for alpha in (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 )
 
-ESTIMATORS: dict[str, Estimator] = {
-    "mean": Estimator(_fit_mean),
-    "ridge": Estimator(_fit_ridge, _STRENGTHS),
-    "elastic-net": Estimator(
+ESTIMATORS: dict[str, OutcomeEstimator] = {
+    "mean": OutcomeEstimator(_fit_mean),
+    "ridge": OutcomeEstimator(_fit_ridge, _STRENGTHS),
+    "elastic-net": OutcomeEstimator(
         _fit_elastic_net, tuple({"strength": strength} for strength in (0.01, 0.03, 0.1, 0.3))
     ),
-    "support-vectors": Estimator(
+    "support-vectors": OutcomeEstimator(
         _fit_support_vectors,
         tuple({"cost": cost, "gamma": gamma} for cost, gamma in ((3, 0.1), (10, 0.1), (30, 0.1), (10, 0.3))),
     ),
-    "root-support-vectors": Estimator(
+    "root-support-vectors": OutcomeEstimator(
         _fit_root, tuple({"cost": cost, "gamma": gamma} for cost, gamma in ((10, 0.1), (30, 0.1), (10, 0.3)))
     ),
-    "boosting": Estimator(_fit_boosting),
+    "boosting": OutcomeEstimator(_fit_boosting),
 }
 """Name -> estimator; ``ridge`` is logistic regression where there are classes."""

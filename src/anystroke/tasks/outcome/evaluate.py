@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.folds import stratified_folds
 from anystroke.tasks.outcome.models import ModelSpec, fit_model
 from anystroke.tasks.outcome.scores import (
@@ -19,13 +20,11 @@ from anystroke.tasks.outcome.scores import (
     scores,
     white_t_test,
 )
-from anystroke.tasks.outcome.table import Kind
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.tasks.outcome.table import TargetKind
 
 
 @dataclass(frozen=True)
-class Validation:
+class FoldSettings:
     """How models are cross-validated.
 
     Attributes:
@@ -64,9 +63,9 @@ class OutOfFold:
 
 def cross_validate(
     spec: ModelSpec,
-    cohort: Cohort,
-    kind: Kind,
-    validation: Validation,
+    cohort: OutcomeCohort,
+    kind: TargetKind,
+    validation: FoldSettings,
     progress: Callable[[], None] = lambda: None,
 ) -> OutOfFold:
     """Predict each patient by models trained on the others; all that is chosen is chosen among these.
@@ -92,7 +91,7 @@ def cross_validate(
     return OutOfFold(spec.name, raw, folds)
 
 
-def repeated_folds(target: Array, kind: Kind, validation: Validation) -> Array:
+def repeated_folds(target: Array, kind: TargetKind, validation: FoldSettings) -> Array:
     """Return int64 (repeats, patients), the same for all models."""
     return np.stack(
         [
@@ -103,7 +102,7 @@ def repeated_folds(target: Array, kind: Kind, validation: Validation) -> Array:
 
 
 def summary(
-    found: OutOfFold, target: Array, kind: Kind, *, seed: int = 1, draws: int = 1000
+    found: OutOfFold, target: Array, kind: TargetKind, *, seed: int = 1, draws: int = 1000
 ) -> dict[str, Any]:
     """Measure out-of-fold predictions.
 
@@ -127,7 +126,7 @@ def _repeat_mean(each: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def compare_two(
-    first: OutOfFold, second: OutOfFold, target: Array, kind: Kind, *, seed: int = 1
+    first: OutOfFold, second: OutOfFold, target: Array, kind: TargetKind, *, seed: int = 1
 ) -> dict[str, Any]:
     """Test whether one model predicts the same patients better than another.
 
@@ -180,7 +179,13 @@ def compare_two(
 
 
 def permutation_test(
-    spec: ModelSpec, cohort: Cohort, kind: Kind, *, observed: float, draws: int = 20, seed: int = 1
+    spec: ModelSpec,
+    cohort: OutcomeCohort,
+    kind: TargetKind,
+    *,
+    observed: float,
+    draws: int = 20,
+    seed: int = 1,
 ) -> dict[str, Any]:
     """Repeat a cross-validation with shuffled targets, which shows what chance gives.
 
@@ -203,14 +208,16 @@ def permutation_test(
     for draw in range(draws):
         order = torch.randperm(len(cohort.ids), generator=rng).numpy()
         shuffled = replace(cohort, target=cohort.target[order])
-        found = cross_validate(spec, shuffled, kind, Validation(repeats=1, seed=seed + draw, epochs=1))
+        found = cross_validate(spec, shuffled, kind, FoldSettings(repeats=1, seed=seed + draw, epochs=1))
         score = scores(found.raw[0], shuffled.target, kind)[main]
         values.append(0.0 if math.isnan(score) else score)
     p = (1 + sum(value >= observed for value in values)) / (draws + 1)
     return {"draws": draws, "mean": float(np.mean(values)), "highest": float(max(values)), "p": p}
 
 
-def subgroups(cohort: Cohort, found: OutOfFold, kind: Kind, *, fewest: int = 20) -> list[dict[str, Any]]:
+def subgroups(
+    cohort: OutcomeCohort, found: OutOfFold, kind: TargetKind, *, fewest: int = 20
+) -> list[dict[str, Any]]:
     """Measure predictions in parts of the patients: by lesion size, side, age and other columns.
 
     Returns:
@@ -225,7 +232,7 @@ def subgroups(cohort: Cohort, found: OutOfFold, kind: Kind, *, fewest: int = 20)
     return rows
 
 
-def _parts(cohort: Cohort) -> dict[str, dict[str, Array]]:
+def _parts(cohort: OutcomeCohort) -> dict[str, dict[str, Array]]:
     parts: dict[str, dict[str, Array]] = {}
     for name, values in zip(cohort.column_names, cohort.columns.T, strict=True):
         known = ~np.isnan(values)

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from anystroke.anatomy.regions.grid import SHAPE
+from anystroke.anatomy.regions.grid import REGION_SHAPE
 from anystroke.anatomy.regions.regions import SIDES, load_regions, region_labels, region_names
+from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.features import measure
 from anystroke.tasks.outcome.files import OutcomeModel
 from anystroke.tasks.outcome.masks import Lesion
 from anystroke.tasks.outcome.models import FittedModel
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MOST_PREDICTORS = 21
 _MOST_REGIONS = 12
@@ -48,7 +47,9 @@ class Explanation:
     saliency: Array | None
 
 
-def explain_model(model: OutcomeModel, cohort: Cohort, *, patients: int = 40, seed: int = 1) -> Explanation:
+def explain_model(
+    model: OutcomeModel, cohort: OutcomeCohort, *, patients: int = 40, seed: int = 1
+) -> Explanation:
     """Explain a model by what it does with a cohort.
 
     Args:
@@ -90,7 +91,7 @@ def one_number(fitted: FittedModel, raw: Array) -> Array:
 
 
 def permutation_importance(
-    fitted: FittedModel, cohort: Cohort, *, repeats: int = 5, seed: int = 1
+    fitted: FittedModel, cohort: OutcomeCohort, *, repeats: int = 5, seed: int = 1
 ) -> tuple[tuple[tuple[str, float], ...], str]:
     """Shuffle what is known of patients, one thing at a time.
 
@@ -119,7 +120,7 @@ def permutation_importance(
     return tuple(sorted(found, key=lambda pair: -pair[1])), words
 
 
-def _changes(fitted: FittedModel, cohort: Cohort) -> list[tuple[str, Any]]:
+def _changes(fitted: FittedModel, cohort: OutcomeCohort) -> list[tuple[str, Any]]:
     """List what can be shuffled, each with what makes the shuffled cohort of an order."""
     listed: list[tuple[str, Any]] = []
     groups: dict[str, list[int]] = {}
@@ -144,26 +145,26 @@ def _changes(fitted: FittedModel, cohort: Cohort) -> list[tuple[str, Any]]:
     return listed
 
 
-def _with_columns(cohort: Cohort, places: Sequence[int], order: Array) -> Cohort:
+def _with_columns(cohort: OutcomeCohort, places: Sequence[int], order: Array) -> OutcomeCohort:
     columns = cohort.columns.copy()
     columns[:, places] = columns[order][:, places]
     return replace(cohort, columns=columns)
 
 
-def _with_group(cohort: Cohort, group: str, order: Array) -> Cohort:
+def _with_group(cohort: OutcomeCohort, group: str, order: Array) -> OutcomeCohort:
     if cohort.measured is None:
         return cohort
     values = {**cohort.measured.values, group: cohort.measured.values[group][order]}
     return replace(cohort, measured=replace(cohort.measured, values=values))
 
 
-def _with_pictures(cohort: Cohort, order: Array) -> Cohort:
+def _with_pictures(cohort: OutcomeCohort, order: Array) -> OutcomeCohort:
     other = cohort.rows(order)
     return replace(cohort, lesions=other.lesions, images=other.images, measured=other.measured)
 
 
 def region_importance(
-    fitted: FittedModel, cohort: Cohort, patient: int, predicted: Array
+    fitted: FittedModel, cohort: OutcomeCohort, patient: int, predicted: Array
 ) -> dict[str, float]:
     """Exchange damaged regions of a patient with those of the nearest one of opposite prediction.
 
@@ -198,7 +199,7 @@ def region_importance(
     return {name: float(w) for name, w in zip(names, weights, strict=True) if w != 0}
 
 
-def _measured_like(cohort: Cohort, lesions: Sequence[Lesion], patient: int) -> Any:
+def _measured_like(cohort: OutcomeCohort, lesions: Sequence[Lesion], patient: int) -> Any:
     """Measure lesions; loads of an atlas stay those of the patient."""
     made = measure(lesions)
     if cohort.measured is not None and "atlas" in cohort.measured.values:
@@ -230,7 +231,7 @@ def _touched(lesion: Lesion) -> list[int]:
     return [int(k) for k in order if load[k] > _SMALLEST_SHARE * float(lesion.shares.sum())]
 
 
-def _opposite(cohort: Cohort, patient: int, predicted: Array) -> int:
+def _opposite(cohort: OutcomeCohort, patient: int, predicted: Array) -> int:
     """Find the patient of opposite prediction whose map is nearest."""
     own = predicted[patient]
     if float(predicted.min()) >= 0 and float(predicted.max()) <= 1:
@@ -292,10 +293,10 @@ def region_map(regions: dict[str, float]) -> Array:
     table = np.zeros(2 * len(region_names()) + 1, dtype=np.float32)
     for name, value in regions.items():
         table[numbers[name]] = abs(value)
-    return table[_sided_labels()].reshape(SHAPE)
+    return table[_sided_labels()].reshape(REGION_SHAPE)
 
 
-def column_effects(fitted: FittedModel, cohort: Cohort, patient: int) -> dict[str, float]:
+def column_effects(fitted: FittedModel, cohort: OutcomeCohort, patient: int) -> dict[str, float]:
     """Say how much each column moves a patient's prediction away from that with the training's median."""
     own = cohort.rows([patient])
     base = one_number(fitted, fitted.raw(own))[0]
@@ -311,7 +312,7 @@ def column_effects(fitted: FittedModel, cohort: Cohort, patient: int) -> dict[st
     return effects
 
 
-def patients_like(cohort: Cohort, patient: int, count: int = 5) -> list[int]:
+def patients_like(cohort: OutcomeCohort, patient: int, count: int = 5) -> list[int]:
     """Find the patients whose lesions and columns are most like a patient's."""
     parts = []
     if cohort.columns.shape[1]:

@@ -3,26 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
 from scipy.spatial import ConvexHull, QhullError
 
-from anystroke.anatomy.regions.grid import ORIGIN, SHAPE, SPACING
+from anystroke.anatomy.regions.grid import ORIGIN, REGION_SHAPE, REGION_SPACING
 from anystroke.anatomy.regions.regions import SIDES, load_regions
 from anystroke.anatomy.registration.atlas import Atlas
+from anystroke.core.arrays import Array
 from anystroke.core.config import StrictModel
 from anystroke.tasks.outcome.masks import Lesion
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 MEASURED = ("size", "side", "shape", "territories", "tract", "regions", "atlas")
 """Groups of features that are measured of one lesion at a time."""
-_VOXEL_ML = SPACING**3 / 1000
+_VOXEL_ML = REGION_SPACING**3 / 1000
 _SMALL_ML = 0.1
 _COARSE = 4
-_COARSE_SHAPE = tuple(-(-n // _COARSE) for n in SHAPE)
+_COARSE_SHAPE = tuple(-(-n // _COARSE) for n in REGION_SHAPE)
 
 
 class AtlasRegions(StrictModel):
@@ -92,7 +90,7 @@ def measure(lesions: Sequence[Lesion], atlas: Atlas | None = None) -> Measured:
         group: np.array(found, dtype=np.float64).reshape(len(lesions), len(names[group]))
         for group, found in rows.items()
     }
-    maps = np.stack([coarse_map(lesion) for lesion in lesions])
+    maps = np.stack([coarse_lesion(lesion) for lesion in lesions])
     return Measured(names, tables, maps)
 
 
@@ -129,7 +127,9 @@ def _atlas_loads(lesion: Lesion, atlas: Atlas) -> Array:
     numbers = numbers[numbers > 0]
     if not len(lesion.voxels):
         return np.zeros(len(numbers))
-    place = np.stack(np.unravel_index(lesion.voxels, SHAPE), axis=1) * SPACING + np.asarray(ORIGIN)
+    place = np.stack(np.unravel_index(lesion.voxels, REGION_SHAPE), axis=1) * REGION_SPACING + np.asarray(
+        ORIGIN
+    )
     at = atlas.at(torch.from_numpy(place)).numpy()
     counted = np.bincount(np.searchsorted(numbers, at[at > 0]), lesion.shares[at > 0], minlength=len(numbers))
     return counted * _VOXEL_ML
@@ -167,8 +167,8 @@ _SHAPE_NAMES = (
 def _shape(lesion: Lesion, side: Array) -> Array:
     """Describe where a lesion lies, how far it extends and in how many pieces."""
     solid = lesion.shares >= min(0.5, float(lesion.shares.max(initial=0.0)))
-    voxel = np.stack(np.unravel_index(lesion.voxels[solid], SHAPE), axis=1)
-    place = voxel * SPACING + np.asarray(ORIGIN)
+    voxel = np.stack(np.unravel_index(lesion.voxels[solid], REGION_SHAPE), axis=1)
+    place = voxel * REGION_SPACING + np.asarray(ORIGIN)
     if not len(place):
         centre, spread, away = np.zeros(3), np.zeros(3), 0.0
     else:
@@ -207,10 +207,10 @@ def _hull_ml(points: Array) -> float:
         return plain
 
 
-def coarse_map(lesion: Lesion) -> Array:
+def coarse_lesion(lesion: Lesion) -> Array:
     """Return float32 (23, 28, 23): the share of lesion in voxels of 8 mm, smoothed by half a voxel."""
     padded = np.zeros([n * _COARSE for n in _COARSE_SHAPE], dtype=np.float32)
-    padded[: SHAPE[0], : SHAPE[1], : SHAPE[2]] = lesion.dense()
+    padded[: REGION_SHAPE[0], : REGION_SHAPE[1], : REGION_SHAPE[2]] = lesion.dense()
     x, y, z = _COARSE_SHAPE
     pooled = padded.reshape(x, _COARSE, y, _COARSE, z, _COARSE).mean(axis=(1, 3, 5))
     smooth: Array = gaussian_filter(pooled, 0.5)

@@ -11,16 +11,15 @@ import torch
 from pydantic import Field
 
 from anystroke.anatomy.registration.atlas import Atlas
+from anystroke.core.arrays import Array
 from anystroke.core.config import ConfigError, StrictModel, validate
 from anystroke.core.files import write_json, write_text
 from anystroke.models.checkpoints import CheckpointError, find_model, read_tensors, write_atomically
 from anystroke.tasks.outcome.calibrate import Conformal
-from anystroke.tasks.outcome.estimators import Part
+from anystroke.tasks.outcome.estimators import FittedPart
 from anystroke.tasks.outcome.features import AtlasRegions
-from anystroke.tasks.outcome.models import FittedMember, FittedModel, Member, ModelSpec, Transform
+from anystroke.tasks.outcome.models import EnsembleMember, FittedMember, FittedModel, ModelSpec, Transform
 from anystroke.tasks.outcome.table import Column, OutcomeError, Target
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class MemberConfig(StrictModel):
@@ -169,14 +168,14 @@ def _fitted(config: OutcomeConfig, tensors: Mapping[str, torch.Tensor]) -> Fitte
             *(arrays[name] for name in ("median", "mean", "scale", "components", "centre")),
         )
         parts = tuple(
-            Part(
+            FittedPart(
                 part,
                 {n.removeprefix(f"part{j}."): a for n, a in arrays.items() if n.startswith(f"part{j}.")},
             )
             for j, part in enumerate(member.parts)
         )
         members.append(FittedMember(transform, parts))
-    spec = ModelSpec(config.model, tuple(Member(m.groups, m.estimator) for m in config.members))
+    spec = ModelSpec(config.model, tuple(EnsembleMember(m.groups, m.estimator) for m in config.members))
     return FittedModel(spec, kind, tuple(members), config.bounds)
 
 

@@ -5,15 +5,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import write_json
 from anystroke.core.rng import stream
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def stratified_folds(target: Array, count: int, *, seed: int, classes: bool) -> Array:

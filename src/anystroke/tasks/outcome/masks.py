@@ -5,21 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.ndimage import binary_dilation
 
-from anystroke.anatomy.regions.grid import ORIGIN, SHAPE, SPACING, tissue
+from anystroke.anatomy.regions.grid import ORIGIN, REGION_SHAPE, REGION_SPACING, tissue
 from anystroke.anatomy.registration.affine import RegistrationError
 from anystroke.anatomy.registration.mni import lesion_in_mni, register_scan
+from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.formats import SCAN_SUFFIXES
 from anystroke.io.names import image_stem
 from anystroke.tasks.outcome.table import OutcomeError
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # All of a grid that is in MNI space lies in this box, margins of the templates included [mm].
 _BOX = ((-101.0, 101.0), (-140.0, 105.0), (-96.0, 126.0))
@@ -44,18 +42,18 @@ class Lesion:
     @property
     def volume_ml(self) -> float:
         """Volume in MNI space."""
-        return float(self.shares.sum()) * SPACING**3 / 1000
+        return float(self.shares.sum()) * REGION_SPACING**3 / 1000
 
     def dense(self) -> Array:
         """Return float32 (91, 109, 91)."""
-        whole = np.zeros(SHAPE[0] * SHAPE[1] * SHAPE[2], dtype=np.float32)
+        whole = np.zeros(REGION_SHAPE[0] * REGION_SHAPE[1] * REGION_SHAPE[2], dtype=np.float32)
         whole[self.voxels] = self.shares
-        return whole.reshape(SHAPE)
+        return whole.reshape(REGION_SHAPE)
 
     def mirrored(self) -> "Lesion":
         """Return the lesion with left and right exchanged."""
-        x, y, z = np.unravel_index(self.voxels, SHAPE)
-        voxels = np.ravel_multi_index((SHAPE[0] - 1 - x, y, z), SHAPE)
+        x, y, z = np.unravel_index(self.voxels, REGION_SHAPE)
+        voxels = np.ravel_multi_index((REGION_SHAPE[0] - 1 - x, y, z), REGION_SHAPE)
         order = voxels.argsort()
         return Lesion(voxels[order].astype(np.int32), self.shares[order])
 
@@ -200,9 +198,9 @@ def on_grid(mask: Volume) -> Lesion:
 def _overlap(mask: Volume, axis: int) -> Array:
     """Return which share of each voxel of the grid each voxel of the mask covers along an axis."""
     step, start = float(mask.affine[axis, axis]), float(mask.affine[axis, 3])
-    low = (start + step * (np.arange(mask.shape[axis]) - 0.5) - ORIGIN[axis]) / SPACING
-    edges = np.arange(SHAPE[axis]) - 0.5
-    upper = np.minimum(edges[:, None] + 1, low + step / SPACING)
+    low = (start + step * (np.arange(mask.shape[axis]) - 0.5) - ORIGIN[axis]) / REGION_SPACING
+    edges = np.arange(REGION_SHAPE[axis]) - 0.5
+    upper = np.minimum(edges[:, None] + 1, low + step / REGION_SPACING)
     covered: Array = np.clip(upper - np.maximum(edges[:, None], low), 0, None)
     return covered
 
@@ -256,7 +254,7 @@ def _check_place(lesion: Lesion, mask: Volume, path: Path) -> None:
     total = float(mask.data.sum()) * mask.voxel_volume
     if total == 0:
         return
-    inside = float(lesion.shares[_near_brain()[lesion.voxels]].sum()) * SPACING**3 / 1000 / total
+    inside = float(lesion.shares[_near_brain()[lesion.voxels]].sum()) * REGION_SPACING**3 / 1000 / total
     if inside < _SMALLEST_INSIDE:
         raise OutcomeError(
             f"{path} is in another space: {100 * inside:.0f} % of the lesion lies in or at the MNI152 "
@@ -287,7 +285,7 @@ def check_sides(lesions: Mapping[str, Lesion], said: Mapping[str, str]) -> list[
         text = said.get(name, "").strip().lower()[:1]
         if text not in ("l", "r") or not len(lesion.voxels):
             continue
-        x = np.unravel_index(lesion.voxels, SHAPE)[0] * SPACING + ORIGIN[0]
+        x = np.unravel_index(lesion.voxels, REGION_SHAPE)[0] * REGION_SPACING + ORIGIN[0]
         left = float(lesion.shares[x < 0].sum()) / max(float(lesion.shares[x != 0].sum()), 1e-9)
         if (left < 0.1 and text == "l") or (left > 0.9 and text == "r"):
             wrong.append(name)

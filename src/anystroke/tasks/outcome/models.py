@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from anystroke.tasks.outcome.cohort import Cohort
-from anystroke.tasks.outcome.estimators import ESTIMATORS, Parameters, Part
+from anystroke.core.arrays import Array
+from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.estimators import ESTIMATORS, FittedPart, Parameters
 from anystroke.tasks.outcome.folds import stratified_folds
-from anystroke.tasks.outcome.table import Kind, OutcomeError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.tasks.outcome.table import OutcomeError, TargetKind
 
 _LOADS = ("size", "side", "shape", "territories", "tract")
 _COMPONENTS = 30
@@ -39,7 +38,7 @@ _WHOLE_VOLUMES = ("resnet10", "early-fusion-3d", "daft")
 
 
 @dataclass(frozen=True)
-class Member:
+class EnsembleMember:
     """One estimator and what it sees."""
 
     groups: tuple[str, ...]
@@ -58,7 +57,7 @@ class ModelSpec:
     """
 
     name: str
-    members: tuple[Member, ...] = ()
+    members: tuple[EnsembleMember, ...] = ()
     network: str = ""
     picture: str = ""
 
@@ -69,9 +68,9 @@ class ModelSpec:
 
 
 _BLEND = (
-    Member(REPRESENTATIONS["loads"], "support-vectors"),
-    Member(REPRESENTATIONS["loads"], "root-support-vectors"),
-    Member(REPRESENTATIONS["loads"], "boosting"),
+    EnsembleMember(REPRESENTATIONS["loads"], "support-vectors"),
+    EnsembleMember(REPRESENTATIONS["loads"], "root-support-vectors"),
+    EnsembleMember(REPRESENTATIONS["loads"], "boosting"),
 )
 
 
@@ -96,7 +95,7 @@ def find_model_spec(name: str) -> ModelSpec:
     if estimator in ESTIMATORS:
         chosen = before if colon else "loads"
         if chosen in REPRESENTATIONS:
-            return ModelSpec(name, (Member(REPRESENTATIONS[chosen], estimator),))
+            return ModelSpec(name, (EnsembleMember(REPRESENTATIONS[chosen], estimator),))
         raise OutcomeError(
             f"no representation {chosen!r} for {estimator}, expected one of {', '.join(REPRESENTATIONS)}"
         )
@@ -112,7 +111,7 @@ def find_model_spec(name: str) -> ModelSpec:
     )
 
 
-def fitting_spec(spec: ModelSpec, cohort: Cohort) -> ModelSpec:
+def fitting_spec(spec: ModelSpec, cohort: OutcomeCohort) -> ModelSpec:
     """Leave out of a default model what a cohort has not, and refuse others that need it.
 
     Raises:
@@ -135,7 +134,7 @@ def fitting_spec(spec: ModelSpec, cohort: Cohort) -> ModelSpec:
                 "with "
                 "columns of numbers"
             )
-        kept.append(Member(groups, member.estimator))
+        kept.append(EnsembleMember(groups, member.estimator))
     return replace(spec, members=tuple(kept))
 
 
@@ -162,7 +161,7 @@ class Transform:
     centre: Array
 
     @classmethod
-    def fit(cls, groups: Sequence[str], cohort: Cohort) -> "Transform":
+    def fit(cls, groups: Sequence[str], cohort: OutcomeCohort) -> "Transform":
         """Learn it from training patients."""
         empty = np.empty((0, 0))
         components, centre = empty, empty
@@ -177,7 +176,7 @@ class Transform:
         names = _names(groups, cohort, len(components))
         return cls(tuple(groups), names, median, filled.mean(axis=0), scale, components, centre)
 
-    def apply(self, cohort: Cohort) -> Array:
+    def apply(self, cohort: OutcomeCohort) -> Array:
         """Return float64 (patients, features), standardised and without gaps."""
         raw = _raw(self.groups, cohort, self.components, self.centre)
         filled = np.where(np.isnan(raw), self.median, raw)
@@ -185,7 +184,7 @@ class Transform:
         return standard
 
 
-def _raw(groups: Sequence[str], cohort: Cohort, components: Array, centre: Array) -> Array:
+def _raw(groups: Sequence[str], cohort: OutcomeCohort, components: Array, centre: Array) -> Array:
     parts = []
     for group in groups:
         if group == "columns":
@@ -202,7 +201,7 @@ def _raw(groups: Sequence[str], cohort: Cohort, components: Array, centre: Array
     return np.concatenate(parts, axis=1) if parts else np.empty((len(cohort.ids), 0))
 
 
-def _names(groups: Sequence[str], cohort: Cohort, components: int) -> tuple[str, ...]:
+def _names(groups: Sequence[str], cohort: OutcomeCohort, components: int) -> tuple[str, ...]:
     names: list[str] = []
     for group in groups:
         if group == "columns":
@@ -232,7 +231,7 @@ class FittedMember:
     """An estimator after training: how patients become rows, and one part a head."""
 
     transform: Transform
-    parts: tuple[Part, ...]
+    parts: tuple[FittedPart, ...]
     chosen: tuple[Parameters, ...] = ()
 
 
@@ -249,12 +248,12 @@ class FittedModel:
     """
 
     spec: ModelSpec
-    kind: Kind
+    kind: TargetKind
     members: tuple[FittedMember, ...] = ()
     bounds: tuple[float, float] = (-np.inf, np.inf)
     network: Any = field(default=None)
 
-    def raw(self, cohort: Cohort) -> Array:
+    def raw(self, cohort: OutcomeCohort) -> Array:
         """Predict numbers, or logits of lying above each class but the last.
 
         Returns:
@@ -266,7 +265,7 @@ class FittedModel:
             found = np.mean([self._member(member, cohort) for member in self.members], axis=0)
         return np.clip(found, *self.bounds) if self.kind == "number" else found
 
-    def _member(self, member: FittedMember, cohort: Cohort) -> Array:
+    def _member(self, member: FittedMember, cohort: OutcomeCohort) -> Array:
         x = member.transform.apply(cohort)
         return np.stack([part.apply(x) for part in member.parts], axis=1)
 
@@ -276,7 +275,7 @@ def uses_lesions(fitted: FittedModel) -> bool:
     return any(set(member.transform.groups) - {"columns"} for member in fitted.members)
 
 
-def head_targets(kind: Kind, target: Array) -> list[Array]:
+def head_targets(kind: TargetKind, target: Array) -> list[Array]:
     """Return what each head learns: numbers, or 0 and 1 for lying above a class."""
     if kind == "number":
         return [target]
@@ -284,7 +283,7 @@ def head_targets(kind: Kind, target: Array) -> list[Array]:
 
 
 def fit_model(
-    spec: ModelSpec, cohort: Cohort, kind: Kind, *, seed: int = 1, epochs: int | None = None
+    spec: ModelSpec, cohort: OutcomeCohort, kind: TargetKind, *, seed: int = 1, epochs: int | None = None
 ) -> FittedModel:
     """Train a model.
 
@@ -319,7 +318,7 @@ def fit_model(
     return FittedModel(spec, kind, tuple(members), bounds)
 
 
-def _tuned(name: str, x: Array, y: Array, classes: bool, seed: int) -> tuple[Part, Parameters]:
+def _tuned(name: str, x: Array, y: Array, classes: bool, seed: int) -> tuple[FittedPart, Parameters]:
     """Choose an estimator's parameters by cross-validation among the training patients, and fit it."""
     estimator = ESTIMATORS[name]
     chosen = estimator.grid[len(estimator.grid) // 2]

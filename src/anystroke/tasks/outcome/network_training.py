@@ -2,24 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
+from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
-from anystroke.tasks.outcome.cohort import Cohort
-from anystroke.tasks.outcome.estimators import ESTIMATORS, Part
+from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.estimators import ESTIMATORS, FittedPart
 from anystroke.tasks.outcome.files import PictureNetworkConfig
 from anystroke.tasks.outcome.folds import stratified_folds
 from anystroke.tasks.outcome.models import ModelSpec, Transform, head_targets
 from anystroke.tasks.outcome.networks import build_outcome_network
 from anystroke.tasks.outcome.pictures import pictures_of, to_grid
-from anystroke.tasks.outcome.table import Kind
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.tasks.outcome.table import TargetKind
 
 _EPOCHS = 30
 _BATCH = 16
@@ -50,9 +48,9 @@ class FittedNetwork:
     scale: float
     scans: bool
     heads: int
-    parts: tuple[Part, ...] = ()
+    parts: tuple[FittedPart, ...] = ()
 
-    def raw(self, cohort: Cohort) -> Array:
+    def raw(self, cohort: OutcomeCohort) -> Array:
         """Predict, as `FittedModel.raw`."""
         table = self.transform.apply(cohort)
         pictures = torch.from_numpy(pictures_of(cohort, self.spec.picture, scans=self.scans))
@@ -62,7 +60,7 @@ class FittedNetwork:
         found = _outputs(self.network, pictures, _table_tensor(table))
         return found * self.scale + self.centre
 
-    def saliency(self, cohort: Cohort, *, seed: int = 1, draws: int = 8, noise: float = 0.1) -> Array:
+    def saliency(self, cohort: OutcomeCohort, *, seed: int = 1, draws: int = 8, noise: float = 0.1) -> Array:
         """Find where small changes of pictures change predictions, averaged over patients.
 
         SmoothGrad: absolute gradients, averaged over pictures with noise (Smilkov et al., 2017), mapped
@@ -148,7 +146,7 @@ def restore_network(config: PictureNetworkConfig, tensors: Mapping[str, Tensor],
     arrays = [tensors[f"transform.{each}"].numpy() for each in _TRANSFORM]
     transform = Transform(config.groups, config.features, *arrays)
     parts = tuple(
-        Part("linear", {each: tensors[f"part{k}.{each}"].numpy() for each in ("weights", "constant")})
+        FittedPart("linear", {each: tensors[f"part{k}.{each}"].numpy() for each in ("weights", "constant")})
         for k in range(config.heads if config.network == "combined" else 0)
     )
     centre, scale = tensors["scaling"].tolist()
@@ -159,7 +157,7 @@ def restore_network(config: PictureNetworkConfig, tensors: Mapping[str, Tensor],
 
 
 def fit_network(
-    spec: ModelSpec, cohort: Cohort, kind: Kind, *, seed: int, epochs: int | None
+    spec: ModelSpec, cohort: OutcomeCohort, kind: TargetKind, *, seed: int, epochs: int | None
 ) -> FittedNetwork:
     """Train a network; a fifth of the patients says after which epoch it is best.
 
@@ -187,7 +185,7 @@ def fit_network(
         network = build_outcome_network(spec.network, table=table.shape[1], heads=goal.shape[1])
     folds = stratified_folds(cohort.target, 5, seed=seed, classes=kind != "number")
     _learn(network, pictures, _table_tensor(table), goal, folds == 0, kind, epochs or _EPOCHS, seed)
-    parts: tuple[Part, ...] = ()
+    parts: tuple[FittedPart, ...] = ()
     if spec.network == "combined":
         x = np.concatenate([_features(network, pictures), table], axis=1)
         ridge = ESTIMATORS["ridge"].fit
@@ -201,7 +199,7 @@ def _learn(
     table: Tensor,
     goal: Tensor,
     held: Array,
-    kind: Kind,
+    kind: TargetKind,
     epochs: int,
     seed: int,
 ) -> None:

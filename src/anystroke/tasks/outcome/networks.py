@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class ResidualEncoder(nn.Module):
+class PictureEncoder(nn.Module):
     """ResNet-18 in 2 dimensions or ResNet-10 in 3, with batch statistics replaced by groups.
 
     Cohorts are small, so that channels are those of the originals divided by ``slimmer``.
@@ -119,7 +119,7 @@ class EarlyFusion(nn.Module):
 class Daft(nn.Module):
     """The table scales and shifts the last feature maps (Wolf et al., NeuroImage 260:119505, 2022)."""
 
-    def __init__(self, encoder: ResidualEncoder, table: int, heads: int) -> None:
+    def __init__(self, encoder: PictureEncoder, table: int, heads: int) -> None:
         super().__init__()
         self.encoder = encoder
         width = encoder.features
@@ -158,17 +158,17 @@ def build_outcome_network(name: str, *, table: int, heads: int) -> nn.Module:
         torch.Size([1, 1])
     """
     if name in ("resnet18", "combined"):
-        return PictureNetwork(ResidualEncoder(2, 2), heads)
+        return PictureNetwork(PictureEncoder(2, 2), heads)
     if name == "lightweight":
         return PictureNetwork(LightweightEncoder(), heads)
     if name == "resnet10":
-        return PictureNetwork(ResidualEncoder(3, 1), heads)
+        return PictureNetwork(PictureEncoder(3, 1), heads)
     if name == "early-fusion":
-        return EarlyFusion(ResidualEncoder(2, 2), table, heads)
+        return EarlyFusion(PictureEncoder(2, 2), table, heads)
     if name == "early-fusion-3d":
-        return EarlyFusion(ResidualEncoder(3, 1), table, heads)
+        return EarlyFusion(PictureEncoder(3, 1), table, heads)
     if name == "daft":
-        return Daft(ResidualEncoder(3, 1), table, heads)
+        return Daft(PictureEncoder(3, 1), table, heads)
     raise ValueError(f"no network {name!r}; see anystroke.tasks.outcome.models.NETWORKS")
 
 

@@ -3,29 +3,27 @@
 import base64
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from anystroke.anatomy.regions.grid import affine
+from anystroke.core.arrays import Array
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.volume import Volume
 from anystroke.reports.glass_brain import glass_brain
 from anystroke.reports.outcome import bars, figure_text
 from anystroke.reports.theme import write_page
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.explain import Explanation, column_effects, one_number, patients_like, region_map
 from anystroke.tasks.outcome.files import OutcomeModel
 from anystroke.tasks.outcome.predict import predict_rows, prediction_columns
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _SHOWN = 12
 
 
 def write_explanation(
-    folder: Path, model: OutcomeModel, cohort: Cohort, explanation: Explanation, *, patients: int = 20
+    folder: Path, model: OutcomeModel, cohort: OutcomeCohort, explanation: Explanation, *, patients: int = 20
 ) -> Path:
     """Write what predictions rest on.
 
@@ -94,7 +92,7 @@ def write_explanation(
 def _patient_page(
     folder: Path,
     model: OutcomeModel,
-    cohort: Cohort,
+    cohort: OutcomeCohort,
     explanation: Explanation,
     k: int,
     rows: list[dict[str, Cell]],

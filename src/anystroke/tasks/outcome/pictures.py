@@ -1,15 +1,14 @@
 """Pictures of the patients of a cohort, and where their pixels lie in the brain."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
-from anystroke.anatomy.regions.grid import SHAPE, affine, tissue
+from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, tissue
 from anystroke.anatomy.registration.affine import RegistrationError
 from anystroke.anatomy.registration.mni import SMALLEST_BRAIN_OVERLAP, register_scan
+from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.masks import in_mni_space
 from anystroke.tasks.outcome.representations import (
     Symbols,
@@ -22,14 +21,12 @@ from anystroke.tasks.outcome.representations import (
 )
 from anystroke.tasks.outcome.table import OutcomeError
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 _LARGEST_ML = 300.0
 _SEVERITY = ("severity", "initial_severity", "nihss", "baseline_nihss", "nihss_admission")
 _TIME = ("time", "recovery_time", "days", "wab_days", "years", "time_since_stroke")
 
 
-def pictures_of(cohort: Cohort, picture: str, *, scans: bool) -> Array:
+def pictures_of(cohort: OutcomeCohort, picture: str, *, scans: bool) -> Array:
     """Draw what a network sees.
 
     Args:
@@ -59,13 +56,13 @@ def one_picture(volume: Array, picture: str, symbols: Symbols) -> Array:
 def to_grid(values: Array, picture: str) -> Array:
     """Map values of the pixels of a picture back to the grid of MNI space, float32 (91, 109, 91)."""
     if picture == "volume":
-        whole = np.zeros(SHAPE, dtype=np.float32)
+        whole = np.zeros(REGION_SHAPE, dtype=np.float32)
         whole[:90, :108, :90] = values.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
         return whole
     return uncanvas(values) if picture.endswith("canvas") else unstitched(values)
 
 
-def symbols_of(cohort: Cohort, patient: int) -> Symbols:
+def symbols_of(cohort: OutcomeCohort, patient: int) -> Symbols:
     """Read from a cohort what symbols show; severity and time from columns of such names, scaled to 0..1."""
     lower = [name.lower() for name in cohort.column_names]
 
@@ -86,7 +83,7 @@ def symbols_of(cohort: Cohort, patient: int) -> Symbols:
     return Symbols(scaled(_SEVERITY), float(np.log1p(size) / np.log1p(_LARGEST_ML)), scaled(_TIME))
 
 
-def scan_on_grid(cohort: Cohort, patient: int) -> Array:
+def scan_on_grid(cohort: OutcomeCohort, patient: int) -> Array:
     """Read a scan, take it to MNI space and keep the brain, float32 (91, 109, 91) from 0 to 1.
 
     Raises:
@@ -101,7 +98,7 @@ def scan_on_grid(cohort: Cohort, patient: int) -> Array:
             if found.overlap < SMALLEST_BRAIN_OVERLAP:
                 raise RegistrationError(f"the brains overlap by {found.overlap:.2f}")
             moved = Volume(scan.data, found.affine @ scan.affine)
-        x, y, z = SHAPE
+        x, y, z = REGION_SHAPE
         data = moved.resample_to(torch.from_numpy(affine()), (x, y, z), antialias=True).data[0].numpy()
     except (RegistrationError, VolumeError) as error:
         raise OutcomeError(f"{path} cannot be taken to MNI space: {error}") from None

@@ -5,18 +5,17 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.core.tables import Cell
-from anystroke.tasks.outcome.cohort import Cohort, Files, gather
+from anystroke.tasks.outcome.cohort import Files, OutcomeCohort, gather
 from anystroke.tasks.outcome.files import OutcomeConfig, OutcomeModel
 from anystroke.tasks.outcome.scores import chances
 from anystroke.tasks.outcome.table import OutcomeError, PatientTable, apply_target
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 
 def read_patients(
     config: OutcomeConfig, table: PatientTable, files: Files, notes: list[str], progress: Any = lambda: None
-) -> Cohort:
+) -> OutcomeCohort:
     """Read what a model needs of patients.
 
     Args:
@@ -63,7 +62,7 @@ def _class_columns(config: OutcomeConfig) -> tuple[str, ...]:
     return tuple(f"probability_{name}" for name in config.target.classes)
 
 
-def predict_rows(model: OutcomeModel, cohort: Cohort) -> list[dict[str, Cell]]:
+def predict_rows(model: OutcomeModel, cohort: OutcomeCohort) -> list[dict[str, Cell]]:
     """Predict patients.
 
     Returns:

@@ -7,15 +7,13 @@ cells, each packed with what a region shows in the sections; symbols for severit
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import label, map_coordinates
 
-from anystroke.anatomy.regions.grid import SHAPE
+from anystroke.anatomy.regions.grid import REGION_SHAPE
 from anystroke.anatomy.regions.regions import region_labels, region_names
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.core.arrays import Array
 
 PIXELS = 256
 SECTIONS = 64
@@ -65,8 +63,8 @@ def _stitch_places() -> Array:
     row, column = np.meshgrid(np.arange(PIXELS), np.arange(PIXELS), indexing="ij")
     section = (row // _CELL_PIXELS) * _CELLS + column // _CELL_PIXELS
     # Pixel 0 of a cell is the front left of the section, which is turned by 90 degrees.
-    x = ((column % _CELL_PIXELS) + 0.5) / _CELL_PIXELS * SHAPE[0] - 0.5
-    y = SHAPE[1] - 0.5 - ((row % _CELL_PIXELS) + 0.5) / _CELL_PIXELS * SHAPE[1]
+    x = ((column % _CELL_PIXELS) + 0.5) / _CELL_PIXELS * REGION_SHAPE[0] - 0.5
+    y = REGION_SHAPE[1] - 0.5 - ((row % _CELL_PIXELS) + 0.5) / _CELL_PIXELS * REGION_SHAPE[1]
     return np.stack([x, y, _FIRST_SECTION + section.astype(np.float64)])
 
 
@@ -96,11 +94,14 @@ def unstitched(picture: Array) -> Array:
     Returns:
         float32 (91, 109, 91); 0 below and above the 64 sections.
     """
-    x = np.minimum((np.arange(SHAPE[0]) + 0.5) / SHAPE[0] * _CELL_PIXELS, _CELL_PIXELS - 1).astype(int)
-    y = np.minimum((SHAPE[1] - np.arange(SHAPE[1]) - 0.5) / SHAPE[1] * _CELL_PIXELS, _CELL_PIXELS - 1).astype(
-        int
-    )
-    volume = np.zeros(SHAPE, dtype=np.float32)
+    x = np.minimum(
+        (np.arange(REGION_SHAPE[0]) + 0.5) / REGION_SHAPE[0] * _CELL_PIXELS, _CELL_PIXELS - 1
+    ).astype(int)
+    y = np.minimum(
+        (REGION_SHAPE[1] - np.arange(REGION_SHAPE[1]) - 0.5) / REGION_SHAPE[1] * _CELL_PIXELS,
+        _CELL_PIXELS - 1,
+    ).astype(int)
+    volume = np.zeros(REGION_SHAPE, dtype=np.float32)
     for section in range(SECTIONS):
         row, column = divmod(section, _CELLS)
         cell = picture[
@@ -162,7 +163,7 @@ class _Piece:
 def _pieces(name: str) -> tuple[tuple[slice, slice, Array], ...]:
     """Find the connected pieces of a left region in whole stitched sections, the tallest first."""
     number = region_names().index(name) + 1
-    left = (region_labels() == number) & (np.arange(SHAPE[0]) < SHAPE[0] // 2)[:, None, None]
+    left = (region_labels() == number) & (np.arange(REGION_SHAPE[0]) < REGION_SHAPE[0] // 2)[:, None, None]
     numbered, count = label(stitch_exactly(left[:, :, _SHOWN]))
     found = []
     for k in range(1, count + 1):
@@ -210,12 +211,12 @@ def canvas(volume: Array, rois: int = 8) -> Array:
 def uncanvas(picture: Array, rois: int = 8) -> Array:
     """Map a canvas back to the grid, float32 (91, 109, 91); 0 where no region is shown."""
     rows = SECTIONS // _CELLS
-    found = np.zeros((rows * SHAPE[1], _CELLS * SHAPE[0]), dtype=np.float32)
+    found = np.zeros((rows * REGION_SHAPE[1], _CELLS * REGION_SHAPE[0]), dtype=np.float32)
     for piece in _placed(rois):
         shown = picture[piece.to_rows, piece.to_columns]
         found[piece.rows, piece.columns] += np.where(piece.inside, shown, 0)
-    volume = np.zeros(SHAPE, dtype=np.float32)
-    volume[:, :, _SHOWN] = unstitch_exactly(found, (SHAPE[0], SHAPE[1], SECTIONS))
+    volume = np.zeros(REGION_SHAPE, dtype=np.float32)
+    volume[:, :, _SHOWN] = unstitch_exactly(found, (REGION_SHAPE[0], REGION_SHAPE[1], SECTIONS))
     return volume
 
 

@@ -3,16 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import stats
 from scipy.special import expit
 
-from anystroke.tasks.outcome.table import Kind
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from anystroke.core.arrays import Array
+from anystroke.tasks.outcome.table import TargetKind
 
 ECE_BINS = 30
 """As in White et al., NeuroImage: Clinical 2024."""
@@ -67,7 +65,7 @@ def calibration_error(probability: Array, positive: Array, bins: int = ECE_BINS)
     return float(sum(gaps))
 
 
-def scores(raw: Array, target: Array, kind: Kind) -> dict[str, float]:
+def scores(raw: Array, target: Array, kind: TargetKind) -> dict[str, float]:
     """Measure predictions.
 
     Args:
@@ -116,7 +114,7 @@ def _number_scores(predicted: Array, target: Array) -> dict[str, float]:
     }
 
 
-MAIN_SCORE: dict[Kind, str] = {"number": "r", "two_classes": "auc", "ordered": "spearman"}
+MAIN_SCORE: dict[TargetKind, str] = {"number": "r", "two_classes": "auc", "ordered": "spearman"}
 """The score that models are compared by; more is better."""
 
 

@@ -7,13 +7,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from anystroke.core.files import atomic_path
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.models import PICTURES, Transform
 from anystroke.tasks.outcome.pictures import one_picture, scan_on_grid, symbols_of
 from anystroke.tasks.outcome.table import OutcomeError
 
 
-def show_representations(cohort: Cohort, folder: Path, patients: int = 3) -> Path:
+def show_representations(cohort: OutcomeCohort, folder: Path, patients: int = 3) -> Path:
     """Draw every representation of the first patients.
 
     Args:
@@ -45,7 +45,7 @@ def show_representations(cohort: Cohort, folder: Path, patients: int = 3) -> Pat
     return folder
 
 
-def _show_patterns(cohort: Cohort, path: Path) -> None:
+def _show_patterns(cohort: OutcomeCohort, path: Path) -> None:
     """Draw the first patterns of the low-rank representation, seen from above."""
     transform = Transform.fit(("low-rank",), cohort)
     shown = transform.components[:6].reshape(-1, *(cohort.measured.maps.shape[1:] if cohort.measured else ()))

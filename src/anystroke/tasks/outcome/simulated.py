@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from anystroke.anatomy.regions.grid import SHAPE, SPACING, positions, tissue
+from anystroke.anatomy.regions.grid import REGION_SHAPE, REGION_SPACING, positions, tissue
 from anystroke.anatomy.regions.regions import region_labels, region_names
 from anystroke.core.rng import stream
-from anystroke.tasks.outcome.cohort import Cohort
+from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.features import measure
 from anystroke.tasks.outcome.masks import Lesion
 
@@ -14,7 +14,7 @@ PLANTED = ("superior_temporal", "insula")
 """Regions of the left hemisphere whose damage lowers the outcome."""
 
 
-def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> Cohort:
+def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> OutcomeCohort:
     """Draw patients with left lesions.
 
     The outcome is 1 for good if ``2 severity + time - 6 (summed damage of the planted regions)`` and noise
@@ -45,7 +45,7 @@ def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> Cohor
     target = (score > np.median(score)).astype(np.float64)
     # Columns on the scales of the symbols: severity from 1 to 7, time in years up to 5.
     shown = columns * np.array([6.0, 5.0]) + np.array([1.0, 0.0])
-    return Cohort(ids, shown, ("severity", "time"), target, lesions, measure(lesions))
+    return OutcomeCohort(ids, shown, ("severity", "time"), target, lesions, measure(lesions))
 
 
 def _lesion(rng: torch.Generator) -> Lesion:
@@ -54,7 +54,10 @@ def _lesion(rng: torch.Generator) -> Lesion:
     centre = np.array([-50, -45, -10]) + u[:3] * np.array([26, 65, 40])
     radius = (3 * 1000 * 2 * 30 ** u[3] / (4 * np.pi)) ** (1 / 3)
     stretch = 0.7 + 0.6 * u[4:7]
-    axes = [np.arange(n) * SPACING + start for n, start in zip(SHAPE, (-90.0, -126.0, -72.0), strict=True)]
+    axes = [
+        np.arange(n) * REGION_SPACING + start
+        for n, start in zip(REGION_SHAPE, (-90.0, -126.0, -72.0), strict=True)
+    ]
     parts = [((x - c) / (radius * s)) ** 2 for x, c, s in zip(axes, centre, stretch, strict=True)]
     inside = parts[0][:, None, None] + parts[1][:, None] + parts[2] <= 1
     inside &= (tissue().template > 0) & (axes[0] < 0)[:, None, None]

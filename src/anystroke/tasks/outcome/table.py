@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.core.config import StrictModel
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import read_rows
 
-Array = np.ndarray[Any, np.dtype[Any]]
-Kind = Literal["number", "two_classes", "ordered"]
+TargetKind = Literal["number", "two_classes", "ordered"]
 
 _MISSING = {"", "n/a", "na", "nan", "none", "null", ".", "-", "unknown", "missing"}
 _ID_COLUMNS = ("participant_id", "subject_id", "patient_id", "subject", "patient", "id")
@@ -69,7 +69,7 @@ class Target(StrictModel):
     """
 
     name: str
-    kind: Kind
+    kind: TargetKind
     classes: tuple[str, ...] = ()
     above: float | None = None
     at_least: float | None = None
@@ -265,7 +265,7 @@ def read_target(
     table: PatientTable,
     name: str,
     *,
-    kind: Kind | None = None,
+    kind: TargetKind | None = None,
     above: float | None = None,
     at_least: float | None = None,
 ) -> tuple[Target, Array]:
@@ -309,7 +309,7 @@ def read_target(
 
 
 def _numeric_target(
-    name: str, values: Array, kind: Kind | None, above: float | None, at_least: float | None
+    name: str, values: Array, kind: TargetKind | None, above: float | None, at_least: float | None
 ) -> tuple[Target, Array]:
     known = ~np.isnan(values)
     if above is not None or at_least is not None:

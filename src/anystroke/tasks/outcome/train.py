@@ -6,28 +6,27 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.calibrate import Conformal, fit_temperature
-from anystroke.tasks.outcome.cohort import Cohort, Files, gather
-from anystroke.tasks.outcome.evaluate import OutOfFold, Validation, cross_validate, subgroups, summary
+from anystroke.tasks.outcome.cohort import Files, OutcomeCohort, gather
+from anystroke.tasks.outcome.evaluate import FoldSettings, OutOfFold, cross_validate, subgroups, summary
 from anystroke.tasks.outcome.files import OutcomeConfig, OutcomeModel, describe_atlas, member_configs
 from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, fit_model, uses_lesions
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
 from anystroke.tasks.outcome.table import (
     Column,
-    Kind,
     OutcomeError,
     PatientTable,
     Target,
+    TargetKind,
     apply_target,
     choose_columns,
     listed,
     read_target,
 )
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 FEWEST_FOR_NETWORKS = 40
-FEWEST = 12
+FEWEST_PATIENTS = 12
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class TrainOptions:
 
     target: str
     columns: tuple[str, ...] | None = None
-    kind: Kind | None = None
+    kind: TargetKind | None = None
     above: float | None = None
     at_least: float | None = None
 
@@ -53,7 +52,7 @@ class TrainOptions:
 class Study:
     """Patients that a model is trained on, and what was decided on the way."""
 
-    cohort: Cohort
+    cohort: OutcomeCohort
     target: Target
     columns: tuple[Column, ...]
     files: Files
@@ -104,11 +103,11 @@ def open_study(
     return Study(cohort, target, columns, files, notes)
 
 
-def _check_size(cohort: Cohort, target: Target) -> None:
-    if len(cohort.ids) < FEWEST:
+def _check_size(cohort: OutcomeCohort, target: Target) -> None:
+    if len(cohort.ids) < FEWEST_PATIENTS:
         raise OutcomeError(
-            f"expected at least {FEWEST} patients with a target to train on, got {len(cohort.ids)}; add "
-            "patients"
+            f"expected at least {FEWEST_PATIENTS} patients with a target to train on, got "
+            f"{len(cohort.ids)}; add patients"
         )
     if len(np.unique(cohort.target)) < 2:
         raise OutcomeError(
@@ -146,7 +145,7 @@ def train_outcome(
     name: str,
     *,
     rate: float = 0.9,
-    validation: Validation | None = None,
+    validation: FoldSettings | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Trained:
     """Cross-validate a model, calibrate it on what was held out, and train it on all patients.
@@ -159,7 +158,7 @@ def train_outcome(
         validation: Folds and repeats.
         progress: Called after each fold and after the last training.
     """
-    validation = validation or Validation()
+    validation = validation or FoldSettings()
     spec = find_model_spec(model_name)
     check_model(spec, study)
     cohort, kind = study.cohort, study.target.kind
@@ -231,7 +230,9 @@ def _interval_facts(found: OutOfFold, target: Array, rate: float) -> dict[str, f
     return {"rate": rate, "held": float(held.mean()), "mean_width": float(widths.mean())}
 
 
-def _calibration_facts(found: OutOfFold, target: Array, kind: Kind, temperature: float) -> dict[str, float]:
+def _calibration_facts(
+    found: OutOfFold, target: Array, kind: TargetKind, temperature: float
+) -> dict[str, float]:
     """Measure calibration before and after a temperature that the patients in question did not set."""
     facts = {"temperature": temperature}
     if kind != "two_classes":
@@ -246,7 +247,7 @@ def _calibration_facts(found: OutOfFold, target: Array, kind: Kind, temperature:
     return facts
 
 
-def out_of_fold_rows(trained: Trained, cohort: Cohort) -> list[dict[str, Any]]:
+def out_of_fold_rows(trained: Trained, cohort: OutcomeCohort) -> list[dict[str, Any]]:
     """Return one row a patient: target and out-of-fold prediction."""
     kind = trained.model.config.target.kind
     raw = trained.out_of_fold.mean

@@ -108,7 +108,7 @@ def pretraining_loss(
     compared = compared if compared.dtype == torch.float64 else compared.float()
     total = compared.new_zeros(())
     if settings.kind != "none":
-        first, second = gathered(compared, reduce).unbind(1)
+        first, second = gathered_over_processes(compared, reduce).unbind(1)
         if settings.kind == "nt_xent":
             total = total + nt_xent(first, second, temperature=settings.temperature)
         else:
@@ -120,7 +120,7 @@ def pretraining_loss(
     return total
 
 
-def gathered(part: Tensor, reduce: Reduce) -> Tensor:
+def gathered_over_processes(part: Tensor, reduce: Reduce) -> Tensor:
     """Return what all processes of a distributed run have, in their order, with its gradient.
 
     Args:

@@ -20,7 +20,7 @@ from anystroke.corruption.kspace import gibbs_ringing
 from anystroke.corruption.noise import rician
 from anystroke.learning.augmentation.apply import AugmentationSettings, apply_augmentation, draw_augmentation
 
-Kind = Literal["mprage", "one_sequence", "two_sequences"]
+ViewKind = Literal["mprage", "one_sequence", "two_sequences"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Range = tuple[float, float]
 
@@ -54,7 +54,7 @@ class ViewSettings(StrictModel):
         largest_hole: Largest side, as a share of the view's.
     """
 
-    kind: Kind = "two_sequences"
+    kind: ViewKind = "two_sequences"
     mprage: str = "qatlas"
     margin: float = Field(default=1.2, ge=1)
     lower: float = Field(default=0.005, ge=0, lt=0.5)

@@ -25,7 +25,7 @@ from anystroke.tasks.qmri.validate import Head, MapErrors, simulated_heads
 BALANCED = ("grey_matter", "white_matter")
 """Tissues whose bias is taken out, as much of the one as of the other."""
 
-SPACING = 1.0
+CALIBRATION_SPACING = 1.0
 """Voxel size of the heads, as scans usually have it [mm]."""
 
 _POINTS = 40
@@ -88,7 +88,7 @@ def heads_to_estimate(config: EstimatorConfig, pack: Pack, *, count: int, seed: 
     """Simulate T1w scans of 1 mm with the maps that an estimator should find in them."""
     return simulated_heads(
         pack,
-        SynthesisSettings(preset="estimator", spacing=SPACING, fat_suppression={}),
+        SynthesisSettings(preset="estimator", spacing=CALIBRATION_SPACING, fat_suppression={}),
         names=config.maps,
         target=MapTargetSettings(field_strength=config.field_strength),
         count=count,
@@ -98,7 +98,9 @@ def heads_to_estimate(config: EstimatorConfig, pack: Pack, *, count: int, seed: 
 
 def scan_of_head(head: Head) -> Volume:
     """Return the scan of a head of `heads_to_estimate`."""
-    return Volume(head.image[None], torch.diag(torch.tensor([SPACING] * 3 + [1.0], dtype=torch.float64)))
+    return Volume(
+        head.image[None], torch.diag(torch.tensor([CALIBRATION_SPACING] * 3 + [1.0], dtype=torch.float64))
+    )
 
 
 def calibrate_estimator(

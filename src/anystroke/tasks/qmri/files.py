@@ -21,7 +21,7 @@ from anystroke.core.tables import Cell, write_table
 from anystroke.core.threads import in_stages
 from anystroke.core.volume import Volume
 from anystroke.io.folders import walk
-from anystroke.io.inputs import Found, ScanSource
+from anystroke.io.inputs import Found, Input
 from anystroke.io.labelled import LabelledScan, find_labelled_scans
 from anystroke.io.names import Name
 from anystroke.io.results import Outcome, ResultFolder, Status, generated_by, read_facts
@@ -201,7 +201,7 @@ def t1w_alone(found: Found, inputs: Sequence[Path]) -> Found:
         inputs: What it was called with; scans that are named there stay.
 
     Example:
-        >>> scans = [ScanSource.of_file(f"in/sub-1_{name}.nii") for name in ("FLAIR", "T1w")]
+        >>> scans = [Input.of_file(f"in/sub-1_{name}.nii") for name in ("FLAIR", "T1w")]
         >>> [scan.path.name for scan in t1w_alone(Found(scans), [Path("in")]).scans]
         ['sub-1_T1w.nii']
     """
@@ -214,12 +214,12 @@ def t1w_alone(found: Found, inputs: Sequence[Path]) -> Found:
     return Found(kept, [*found.skipped, *skipped], found.problems)
 
 
-def _is_t1w(scan: ScanSource) -> bool:
+def _is_t1w(scan: Input) -> bool:
     return Name.parse(scan.path).suffix == "T1w"
 
 
 def estimate_files(
-    scans: Sequence[ScanSource],
+    scans: Sequence[Input],
     folder: Path,
     model: Estimator,
     segmenter: Model,
@@ -300,7 +300,7 @@ class _Run:
 class _Job:
     """A scan on its way through the threads."""
 
-    source: ScanSource | LabelledScan
+    source: Input | LabelledScan
     place: PurePosixPath
     stem: str
     protocol: SidecarReading | None = None
@@ -336,7 +336,7 @@ def _read(run: _Run, job: _Job) -> Outcome | Volume:
     marker = (job.place / _marker(job.stem)).as_posix()
     if not options.overwrite and (facts := run.results.kept(marker, {"RunSHA256": job.run})):
         return _outcome("kept", job, facts["CorrelationWithScan"], facts["Warnings"])
-    if isinstance(job.source, ScanSource):
+    if isinstance(job.source, Input):
         return job.source.load()
     scan, job.lesion, job.brain = job.source.load()
     return scan
@@ -390,14 +390,14 @@ def _write(run: _Run, job: _Job, estimate: Outcome | QmriEstimate) -> Outcome:
 
 
 def _digest(
-    source: ScanSource | LabelledScan,
+    source: Input | LabelledScan,
     model: Estimator,
     segmenter: Model,
     options: EstimateOptions,
     reading: SidecarReading | None,
 ) -> str:
     """Return a fingerprint of all that the result of one scan depends on."""
-    files: list[Path | None] = [source.path] if isinstance(source, ScanSource) else []
+    files: list[Path | None] = [source.path] if isinstance(source, Input) else []
     if isinstance(source, LabelledScan):
         files = [source.image, source.mask, source.brain]
     parts = [

@@ -21,12 +21,12 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import Patient, score_of, simulated_patients
+from anystroke.tasks.segmentation.validate import JudgedPatient, score_of, simulated_patients
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 CERTAINTIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
+CALIBRATION_WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 _SMALLEST_PROBABILITY = 1e-7
 _NEIGHBOURS = np.ones((3, 3, 3))
 
@@ -126,7 +126,7 @@ def calibrate(
         count=patients - healthy,
         healthy=healthy,
         seed=seed,
-        weightings=WEIGHTINGS,
+        weightings=CALIBRATION_WEIGHTINGS,
         spacing=model.config.spacing,
     ):
         everyone.append(patient)
@@ -180,7 +180,7 @@ def _twice(both: tuple[Array, Array], of: Callable[[Array], float]) -> tuple[flo
 
 @torch.inference_mode()
 def _choose_temperature(
-    model: Model, patients: Sequence[Patient], on_patient: OnPatient
+    model: Model, patients: Sequence[JudgedPatient], on_patient: OnPatient
 ) -> tuple[float, tuple[float, float]]:
     """Return the temperature of the least log loss, and the loss at the model's own and at this one."""
     config = model.config
@@ -203,14 +203,14 @@ def _choose_temperature(
     return tried[mean.index(least)], (round(own, 6), round(least, 6))
 
 
-def _log_loss(probability: Tensor, patient: Patient) -> float:
+def _log_loss(probability: Tensor, patient: JudgedPatient) -> float:
     right = torch.where(patient.truth, probability, 1 - probability).clamp_min(_SMALLEST_PROBABILITY)
     if patient.ignored is not None:
         right = right[~patient.ignored]
     return -float(right.log().mean(dtype=torch.float64))
 
 
-def _judged_masks(probability: Tensor, patient: Patient, ml: float) -> list[list[tuple[float, ...]]]:
+def _judged_masks(probability: Tensor, patient: JudgedPatient, ml: float) -> list[list[tuple[float, ...]]]:
     """Judge the mask of each threshold and smallest certainty."""
     truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
     counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()
@@ -246,7 +246,7 @@ def _lesion_errors(parts: Sequence[tuple[float, float, float]], certain: float) 
     return fit_volume_errors([volume for volume, _ in kept], [true for _, true in kept])
 
 
-def _judged(mask: Tensor, patient: Patient, ml: float) -> tuple[float, float, float]:
+def _judged(mask: Tensor, patient: JudgedPatient, ml: float) -> tuple[float, float, float]:
     """Return Dice, lesion-wise F1, both 1 if there is neither lesion nor mask, and the mask's volume [ml]."""
     mask = patient.judged(mask)
     overlap = dice(mask, patient.truth, empty="perfect")

@@ -13,7 +13,7 @@ from anystroke.core.volume import Volume
 from anystroke.simulation.cohorts import visible_lesion
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.segmentation.validate import SMALLEST_ML, Patient
+from anystroke.tasks.segmentation.validate import SMALLEST_ML, JudgedPatient
 
 _WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 HEALTHY_SHARE = 0.25
@@ -72,7 +72,7 @@ def patient_of(
     seed: int,
     spacing: float = 2.0,
     generators: dict[str, Generator] | None = None,
-) -> Patient:
+) -> JudgedPatient:
     """Simulate one patient of an endless series, a quarter of them without a lesion.
 
     Args:
@@ -120,7 +120,7 @@ def _patient(
     healthy: bool,
     seed: int,
     number: int,
-) -> Patient:
+) -> JudgedPatient:
     lesions = generator.settings.lesions
     for attempt in range(1 if healthy else _TRIES):
         rng = stream(seed, "difficult", number, attempt)
@@ -133,7 +133,7 @@ def _patient(
             break
     else:
         truth = truth.new_zeros(truth.shape)
-    return Patient(
+    return JudgedPatient(
         Volume(sample.image[None], sample.affine),
         truth,
         {

@@ -19,7 +19,7 @@ from anystroke.core.tables import Cell, GrowingTable
 from anystroke.core.threads import in_stages
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
 from anystroke.core.warned import Collected, collected_warnings
-from anystroke.io.inputs import ScanSource
+from anystroke.io.inputs import Input
 from anystroke.io.names import derivative_stem, image_stem
 from anystroke.io.results import Outcome, ResultFolder
 from anystroke.models.passes import PredictionWarning
@@ -49,7 +49,7 @@ VOLUME_COLUMNS = (
 class _Job:
     """Scans that are segmented together, or one alone, on their way through the threads."""
 
-    sources: list[ScanSource]
+    sources: list[Input]
     described: str = ""
     settings: list[dict[str, Any]] = field(default_factory=list)
     error: Exception | None = None
@@ -57,7 +57,7 @@ class _Job:
     start: float = 0.0
     messages: list[str] = field(default_factory=list)
 
-    def sidecar(self, source: ScanSource, described: str | None = None) -> str:
+    def sidecar(self, source: Input, described: str | None = None) -> str:
         """Where the sidecar of a scan's mask is, below the output folder."""
         stem = derivative_stem(source.path, described=self.described if described is None else described)
         return (source.folder / f"{stem}_mask.json").as_posix()
@@ -93,7 +93,7 @@ class _Run:
 
 
 def segment_files(
-    inputs: Sequence[str | Path | ScanSource],
+    inputs: Sequence[str | Path | Input],
     folder: str | Path,
     model: Model,
     options: SegmentOptions = SegmentOptions(),  # noqa: B008  # immutable, as are the others
@@ -141,7 +141,7 @@ def segment_files(
         tissues=tuple(model.config.brain) if write.tissues else options.tissues,
     )
     results = ResultFolder(folder, {"Model": model.identity})
-    sources = [item if isinstance(item, ScanSource) else ScanSource.of_file(item) for item in inputs]
+    sources = [item if isinstance(item, Input) else Input.of_file(item) for item in inputs]
     with collected_warnings(VolumeWarning, PredictionWarning) as collected:
         run = _Run(results, model, options, write, cohort, atlas, collected)
         settings = run.settings() | {"overwrite": cohort.overwrite}
@@ -152,7 +152,7 @@ def segment_files(
 
 
 def _all_outcomes(
-    run: _Run, sources: Sequence[ScanSource], problems: Sequence[tuple[str, str]]
+    run: _Run, sources: Sequence[Input], problems: Sequence[tuple[str, str]]
 ) -> Iterator[Outcome]:
     for named, problem in problems:
         yield Outcome(named, "failed", messages=(problem,))
@@ -166,9 +166,9 @@ def _all_outcomes(
         yield from job.failed(outcomes) if isinstance(outcomes, Exception) else outcomes
 
 
-def _jobs(run: _Run, sources: Sequence[ScanSource]) -> list[_Job]:
+def _jobs(run: _Run, sources: Sequence[Input]) -> list[_Job]:
     """Make the jobs: one for each scan or patient; two that would write the same files are refused."""
-    groups: dict[str, list[ScanSource]] = {}
+    groups: dict[str, list[Input]] = {}
     for i, source in enumerate(sources):
         key = f"series {source.fused}" if source.fused else str(i)
         groups.setdefault(f"patient {source.patient}" if run.cohort.together else key, []).append(source)
@@ -231,7 +231,7 @@ def _mask(sidecar: str) -> str:
     return sidecar.removesuffix(".json") + ".nii.gz"
 
 
-def _outcome(status: Any, source: ScanSource, sidecar: str, facts: dict[str, Any], seconds: float) -> Outcome:
+def _outcome(status: Any, source: Input, sidecar: str, facts: dict[str, Any], seconds: float) -> Outcome:
     files = sorted(str(source.folder / name) for name in facts["Files"])
     mask = str(source.folder / Path(_mask(sidecar)).name)
     return Outcome(
@@ -295,7 +295,7 @@ def _write(run: _Run, job: _Job, results: list[Segmentation], together: "Togethe
     return outcomes
 
 
-def _patient_stem(first: ScanSource, names: Sequence[str]) -> str:
+def _patient_stem(first: Input, names: Sequence[str]) -> str:
     digest = hashlib.sha256("\n".join(names).encode()).hexdigest()[:6]
     return Path(first.patient.replace("/", "-").strip(".") or f"together-{digest}").name
 

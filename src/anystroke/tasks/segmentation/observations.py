@@ -21,7 +21,7 @@ from anystroke.tasks.segmentation.difficulties import patient_of
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.risk import LARGEST_FALSE_ML, SMALLEST_DICE
 from anystroke.tasks.segmentation.signs import signs_of
-from anystroke.tasks.segmentation.validate import Patient
+from anystroke.tasks.segmentation.validate import JudgedPatient
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 
@@ -78,7 +78,7 @@ class PatientSet:
         return made_of.anatomies, made_of.masks
 
 
-def failure(mask: Tensor, patient: Patient, *, voxel_ml: float) -> tuple[bool, float | None, float]:
+def failure(mask: Tensor, patient: JudgedPatient, *, voxel_ml: float) -> tuple[bool, float | None, float]:
     """Tell whether a mask fails.
 
     Args:
@@ -104,13 +104,13 @@ def failure(mask: Tensor, patient: Patient, *, voxel_ml: float) -> tuple[bool, f
     )
 
 
-def observe(model: Model, patient: Patient) -> Observation:
+def observe(model: Model, patient: JudgedPatient) -> Observation:
     """Segment a patient, and note the signs and whether the mask fails."""
     plain = Model(model.network, model.config.model_copy(update={"risk": None}), model.sha256, model.refiner)
     return observation_of(segment(patient.scan, plain, device="cpu"), patient)
 
 
-def observation_of(found: Segmentation, patient: Patient) -> Observation:
+def observation_of(found: Segmentation, patient: JudgedPatient) -> Observation:
     """Note the signs of a segmentation, and whether the mask fails."""
     failed, overlap, false_ml = failure(found.mask.data[0] > 0, patient, voxel_ml=found.mask.voxel_volume)
     return Observation(

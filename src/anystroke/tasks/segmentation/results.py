@@ -13,7 +13,7 @@ from anystroke.core.files import write_json
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.threads import in_threads
 from anystroke.core.volume import Volume
-from anystroke.io.inputs import ScanSource
+from anystroke.io.inputs import Input
 from anystroke.io.names import Name, derivative_stem, image_stem
 from anystroke.io.results import ResultFolder
 from anystroke.tasks.segmentation.findings import (
@@ -52,7 +52,7 @@ _PARTIAL_VOLUME = 8
 
 
 def write_scan_results(
-    source: ScanSource,
+    source: Input,
     result: "Segmentation",
     folder: Path,
     *,
@@ -120,7 +120,7 @@ def save_result(result: "Segmentation", folder: Path, *, name: str, write: Write
     Raises:
         OSError: The folder cannot be written.
     """
-    source = ScanSource.of_file(result.source or Path(f"{name}.nii.gz"))
+    source = Input.of_file(result.source or Path(f"{name}.nii.gz"))
     results = ResultFolder(folder)
     facts: dict[str, Any] = {}
     settings = result.options.settings()
@@ -135,7 +135,7 @@ def save_result(result: "Segmentation", folder: Path, *, name: str, write: Write
 class _Scan:
     """The scan that is written, and how its files are called."""
 
-    source: ScanSource
+    source: Input
     folder: Path
     described: str
 

@@ -27,7 +27,7 @@ from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.sources import open_sources
 from anystroke.tasks.segmentation.validate import (
     SCORE,
-    Patient,
+    JudgedPatient,
     judge,
     real_patients,
     simulated_patients,
@@ -100,7 +100,7 @@ class SegmentationTask:
         )
         return partial(self._validate, list(patients))
 
-    def _validate(self, patients: list[Patient], trainer: Trainer, record: RunLog) -> None:
+    def _validate(self, patients: list[JudgedPatient], trainer: Trainer, record: RunLog) -> None:
         """Judge the averaged network; what it makes of simulated patients decides."""
         config = trainer.model_config()
         assert isinstance(config, SegmentationConfig)

@@ -22,7 +22,7 @@ from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.predict import Model, segment
 
-STAGES: tuple[Stage, ...] = ("acute", "subacute", "chronic")
+JUDGED_STAGES: tuple[Stage, ...] = ("acute", "subacute", "chronic")
 SMALLEST_ML = 1.0
 SCORE = "score"
 """Column of `summarise_scores` that the best model has most of."""
@@ -34,7 +34,7 @@ _HEAD_MM = (192.0, 224.0, 192.0)
 
 
 @dataclass(frozen=True)
-class Patient:
+class JudgedPatient:
     """One scan with its truth.
 
     Attributes:
@@ -100,7 +100,7 @@ def simulated_patients(
     preset: str = "realistic",
     priors: str = "literature",
     spacing: float = 2.0,
-) -> Iterator[Patient]:
+) -> Iterator[JudgedPatient]:
     """Simulate a fixed set of patients, each with the whole head in the field of view.
 
     One after the other takes the next contrast; all contrasts done, the next stage; all stages done, skull
@@ -140,7 +140,7 @@ def simulated_patients(
     combinations = [
         (weighting, stage, stripped)
         for stripped in (False, True)
-        for stage in STAGES
+        for stage in JUDGED_STAGES
         for weighting in weightings
     ]
     members, groups = [], []
@@ -166,10 +166,12 @@ def simulated_patients(
             }
         )
     for sample, group in zip(Cohort(pack.anatomies, members, seed), groups, strict=True):
-        yield Patient(Volume(sample.image[None], sample.affine), visible_lesion(sample), group, sample.unseen)
+        yield JudgedPatient(
+            Volume(sample.image[None], sample.affine), visible_lesion(sample), group, sample.unseen
+        )
 
 
-def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:
+def real_patients(scans: Sequence[LabelledScan]) -> Iterator[JudgedPatient]:
     """Load labelled scans, one after the other.
 
     Raises:
@@ -177,10 +179,10 @@ def real_patients(scans: Sequence[LabelledScan]) -> Iterator[Patient]:
     """
     for scan in scans:
         image, mask, _ = scan.load()
-        yield Patient(image, mask.data[0] > 0, {"set": "real", "scan": scan.name})
+        yield JudgedPatient(image, mask.data[0] > 0, {"set": "real", "scan": scan.name})
 
 
-def judge(model: Model, patients: Sequence[Patient] | Iterator[Patient]) -> list[Score]:
+def judge(model: Model, patients: Sequence[JudgedPatient] | Iterator[JudgedPatient]) -> list[Score]:
     """Segment each scan and compare.
 
     Args:

@@ -7,7 +7,7 @@ from anystroke.core.tables import Cell, write_table
 from anystroke.core.volume import Volume
 from anystroke.io.names import image_stem
 from anystroke.tasks.tissues.predict import TissueModel, segment_tissues
-from anystroke.tasks.tissues.sources import TISSUES
+from anystroke.tasks.tissues.sources import LEARNT_TISSUES
 
 TABLE = "tissues.tsv"
 
@@ -34,10 +34,10 @@ def write_tissues(scans: Sequence[Path], model: TissueModel, folder: Path) -> Pa
         voxel = float(found.affine[:3, :3].det().abs()) / 1000
         volumes: dict[str, Cell] = {
             f"{name}_ml": float((found.data == number).sum()) * voxel
-            for number, name in enumerate(TISSUES)
+            for number, name in enumerate(LEARNT_TISSUES)
             if number
         }
         rows.append({"scan": image_stem(path), **volumes})
-    columns = ("scan", *(f"{name}_ml" for name in TISSUES[1:]))
+    columns = ("scan", *(f"{name}_ml" for name in LEARNT_TISSUES[1:]))
     write_table(folder / TABLE, columns, rows)
     return folder / TABLE

@@ -13,7 +13,7 @@ from anystroke.learning.cases import IGNORED, Case, CaseSource
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.tasks.tissues.recipe import TissueSettings
 
-TISSUES = CLASSES[:LESION]
+LEARNT_TISSUES = CLASSES[:LESION]
 """What is told apart: background, grey matter, white matter and fluid."""
 
 

@@ -20,7 +20,7 @@ from anystroke.tasks.tissues.config import TissueConfig
 from anystroke.tasks.tissues.losses import tissue_loss
 from anystroke.tasks.tissues.predict import TissueModel
 from anystroke.tasks.tissues.recipe import TissueSettings
-from anystroke.tasks.tissues.sources import TISSUES, open_sources
+from anystroke.tasks.tissues.sources import LEARNT_TISSUES, open_sources
 from anystroke.tasks.tissues.validate import CRITERION, Head, judge_tissues, simulated_heads
 
 _SHEET_CASES = 3
@@ -39,7 +39,7 @@ class TissueTask(PlainTask):
     @property
     def outputs(self) -> int:
         """Channels of the network's output."""
-        return len(TISSUES)
+        return len(LEARNT_TISSUES)
 
     @property
     def criterion(self) -> str:
@@ -110,4 +110,4 @@ class TissueTask(PlainTask):
 
     def config(self, common: Mapping[str, Any]) -> TissueConfig:
         """Return the configuration of the model."""
-        return TissueConfig(classes=TISSUES, **common)
+        return TissueConfig(classes=LEARNT_TISSUES, **common)

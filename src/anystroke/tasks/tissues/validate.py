@@ -17,12 +17,12 @@ from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.tissues.predict import TissueModel
-from anystroke.tasks.tissues.sources import TISSUES, without_lesion
+from anystroke.tasks.tissues.sources import LEARNT_TISSUES, without_lesion
 
 CRITERION = "mean_dice"
 """What the best model has most of."""
 
-WEIGHTINGS = ("T1w", "T2w", "FLAIR", "PDw")
+JUDGED_WEIGHTINGS = ("T1w", "T2w", "FLAIR", "PDw")
 _HEAD_MM = (192.0, 224.0, 192.0)
 
 
@@ -68,7 +68,7 @@ def simulated_heads(
         }
     )
     generator = Generator(settings, pack.masks)
-    known = [each for each in WEIGHTINGS if each in generator.preset.weightings]
+    known = [each for each in JUDGED_WEIGHTINGS if each in generator.preset.weightings]
     for number in range(count):
         anatomy, weighting = pack.anatomies[number % len(pack.anatomies)], known[number % len(known)]
         [sample] = generator.session(anatomy, [], weightings=[weighting], rng=stream(seed, "head", number))
@@ -90,7 +90,7 @@ def tissue_scores(found: Tensor, head: Head, *, spacing: float) -> dict[str, flo
     """
     known = head.tissues != IGNORED
     scores = {}
-    for number, name in enumerate(TISSUES[1:], 1):
+    for number, name in enumerate(LEARNT_TISSUES[1:], 1):
         mask, truth = (found == number) & known, head.tissues == number
         scores[f"{name}_dice"] = dice(mask, truth)
         scores[f"{name}_hausdorff95"] = hausdorff(mask, truth, spacing=(spacing,) * 3)
@@ -118,6 +118,8 @@ def judge_tissues(
         for key in chosen[0]:
             values = [s[key] for s in chosen if math.isfinite(s[key])]
             row[key] = sum(values) / len(values) if values else math.nan
-        row[CRITERION] = sum(float(row[f"{name}_dice"]) for name in TISSUES[1:]) / (len(TISSUES) - 1)
+        row[CRITERION] = sum(float(row[f"{name}_dice"]) for name in LEARNT_TISSUES[1:]) / (
+            len(LEARNT_TISSUES) - 1
+        )
         rows.append(row)
     return rows
