@@ -99,6 +99,14 @@ def test_noise_of_ratio_images_is_blanked() -> None:
     assert float((inside & ~head).sum() / (~head).sum()) < 0.1
 
 
+def test_noise_of_computed_maps_stays() -> None:
+    """In the air of ADC maps noise is cut off at zero: most of it lies far below the middle of the range."""
+    noise = 0.5 * torch.randn(1, *SHAPE, generator=stream(7, "air")).clamp(min=0)
+    data = torch.where(_head(), 1 + _scan() / _scan().max(), noise)
+    scan = Volume(data, AFFINE)
+    assert clean_background(scan) is scan
+
+
 def test_noise_without_a_head_is_refused() -> None:
     noise = torch.rand(1, *SHAPE, generator=stream(6, "air")) * 4095
     with pytest.raises(VolumeError, match=r"noise over the whole range.*INV2"):

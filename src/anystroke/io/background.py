@@ -18,8 +18,10 @@ _RIM = 2
 _SMALLEST_SHARE = 0.002
 # Distance of a padding value from all others, as a share of their range.
 _FAR = 0.25
-# Standard deviation of air as a share of the intensities' range; that of magnitude images is a few per cent.
-_NOISY = 0.12
+# Air of ratio images is about uniform over the intensities' range: standard deviation 0.29 of it, median in the
+# middle. That of magnitude images has a few per cent, that of computed ADC maps up to 0.15 near the lower end.
+_NOISY = 0.2
+_MIDDLE = (0.3, 0.7)
 # Mean difference of neighbours over the standard deviation: 1.13 of Gaussian noise, little of tissue.
 _UNCORRELATED = 0.8
 _CORNER = 10
@@ -163,6 +165,9 @@ def _noise_of_air(data: _Array) -> float | None:
         ]
         spread = float(part.std())
         differences = float(np.abs(np.diff(part, axis=0)).mean())
+        place = (float(np.median(part)) - low) / (high - low)
+        if not _MIDDLE[0] <= place <= _MIDDLE[1]:
+            continue
         if spread > _NOISY * (high - low) and differences > _UNCORRELATED * spread:
             noisy.append(spread)
     return float(np.median(noisy)) if len(noisy) >= 6 else None
