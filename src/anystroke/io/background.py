@@ -18,8 +18,8 @@ _RIM = 2
 _SMALLEST_SHARE = 0.002
 # Distance of a padding value from all others, as a share of their range.
 _FAR = 0.25
-# Air of ratio images is about uniform over the intensities' range: standard deviation 0.29 of it, median in the
-# middle. That of magnitude images has a few per cent, that of computed ADC maps up to 0.15 near the lower end.
+# Air of ratio images is about uniform over the range of intensities: standard deviation 0.29 of it, median in
+# the middle. That of magnitude images has a few per cent, of computed ADC maps up to 0.15 near the lower end.
 _NOISY = 0.2
 _MIDDLE = (0.3, 0.7)
 # Mean difference of neighbours over the standard deviation: 1.13 of Gaussian noise, little of tissue.
