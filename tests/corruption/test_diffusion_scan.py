@@ -8,7 +8,8 @@ from anystroke.acquisition.sequences.diffusion import AdcMap, DiffusionWeighted
 from anystroke.corruption.diffusion_scan import DiffusionSettings
 from anystroke.corruption.scanner import ScannerSettings, acquire_scan
 from anystroke.qmri.tissue_priors import MAPS
-from anystroke.simulation.generator import CLASSES, Generator, regenerate
+from anystroke.simulation.generator import CLASSES, Generator
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -23,7 +23,8 @@ from anystroke.corruption.head_field import (
     shimmed_on_grid,
 )
 from anystroke.corruption.susceptibility import PROTON_HZ_PER_TESLA
-from anystroke.simulation.generator import CLASSES, Generator, regenerate
+from anystroke.simulation.generator import CLASSES, Generator
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -10,10 +10,10 @@ from anystroke.core.rng import stream
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.sources.simulated import SimulatedSource, TargetKind
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme
-from anystroke.simulation import generator as synthesis
 from anystroke.simulation import random_contrasts
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.random_contrasts import RandomContrastSettings
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
@@ -42,12 +42,10 @@ def test_a_case_has_the_shape_asked_for_and_its_record_gives_it_back(
             assert case.target.shape == (len(TARGET_SCHEMES[scheme]), *shape)
             assert torch.allclose(case.target.sum(0), torch.ones(shape), atol=1e-5)
         record = json.loads(json.dumps(case.record))
-        regenerate = (
-            synthesis.regenerate
-            if isinstance(settings, SynthesisSettings)
-            else random_contrasts.regenerate_random
+        replayed = (
+            regenerate if isinstance(settings, SynthesisSettings) else random_contrasts.regenerate_random
         )
-        again = regenerate(record, PACK.anatomies, PACK.masks)
+        again = replayed(record, PACK.anatomies, PACK.masks)
         assert torch.equal(again.image, case.image)
         assert torch.equal(source.regenerate(record).target, again.target)
 

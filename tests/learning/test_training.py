@@ -28,7 +28,7 @@ from anystroke.learning.trainer import LossError, Trainer, TrainingError
 from anystroke.models.checkpoints import open_network, read_tensors
 from anystroke.models.image_features import FEATURES
 from anystroke.models.model_space import normalise_intensity
-from anystroke.simulation.generator import regenerate
+from anystroke.simulation.replay import regenerate
 from anystroke.tasks.segmentation import task
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.losses import LossSettings

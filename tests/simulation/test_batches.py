@@ -9,7 +9,8 @@ from anystroke.anatomy.lesions.made_up import blob_bank
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.compiled import as_on_a_card
 from anystroke.simulation.batches import Order, generate_batch
-from anystroke.simulation.generator import Generator, Sample, regenerate
+from anystroke.simulation.generator import Generator, Sample
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 
 MASKS = blob_bank(3, seed=1)

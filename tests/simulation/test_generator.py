@@ -15,7 +15,8 @@ from anystroke.anatomy.tissues.mixing import LabelField, mix, read_once
 from anystroke.anatomy.tissues.texture import spread_left
 from anystroke.core.rng import stream, uniform
 from anystroke.corruption.echo_planar_scan import EchoPlanarSettings
-from anystroke.simulation.generator import CLASSES, Generator, Sample, regenerate
+from anystroke.simulation.generator import CLASSES, Generator, Sample
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

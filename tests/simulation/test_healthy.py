@@ -14,8 +14,9 @@ from anystroke.core.rng import stream
 from anystroke.corruption.coils import slice_gains, surface_coil_field
 from anystroke.qmri.patient_maps import Exchange, PatientMaps
 from anystroke.qmri.tissue_priors import load_table
-from anystroke.simulation.generator import Generator, regenerate
+from anystroke.simulation.generator import Generator
 from anystroke.simulation.healthy import NOTHING, HealthySettings, Where, draw_structures, replaced_fluid
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

@@ -22,8 +22,9 @@ from anystroke.io.results import Outcome, ResultError
 from anystroke.simulation import files as simulation
 from anystroke.simulation import patient_files
 from anystroke.simulation.files import Format, Request, SimulationError, simulate_files
-from anystroke.simulation.generator import CLASSES, Generator, Sample, regenerate
+from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.nnunet import NnunetError
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
 

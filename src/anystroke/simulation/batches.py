@@ -49,7 +49,7 @@ def generate_batch(
         device: Where to compute.
 
     Returns:
-        A sample for each order, whose record `anystroke.simulation.generator.regenerate` replays.
+        A sample for each order, whose record `anystroke.simulation.replay.regenerate` replays.
 
     Example:
         >>> from anystroke.anatomy.tissues.mni import mni_anatomy

@@ -1,7 +1,7 @@
 """Labels and lesions -> quantitative maps -> protocol -> signal -> corruption -> image and target."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from anystroke.anatomy.lesions.placement import lesion_area, lesion_box, mni_poi
 from anystroke.anatomy.lesions.stages import LESION_TISSUES, STAGES, Stage
 from anystroke.anatomy.lesions.visibility import VisibleTruth, visible_truth
 from anystroke.anatomy.lookalikes.confounders import WHITE_MATTER_HYPERINTENSITY
-from anystroke.anatomy.tissues.anatomies import Anatomy, anatomy_called
+from anystroke.anatomy.tissues.anatomies import Anatomy
 from anystroke.anatomy.tissues.classes import CLASS_OF_TISSUE as CLASS_OF_TISSUE
 from anystroke.anatomy.tissues.classes import CLASSES as CLASSES
 from anystroke.anatomy.tissues.classes import LESION, class_shares
@@ -551,59 +551,3 @@ class Generator:
                 draw.sd[row, 0] *= remaining
             return draw, remaining
         return draw, 1.0
-
-
-def _same_draws(record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether records tell of the same draws; what was measured in the image may differ by rounding."""
-    apart = "visibility"
-    if {**record, apart: None} != {**other, apart: None}:
-        return False
-    volumes = [sum(float(lesion["ml"]) for lesion in each.get(apart, ())) for each in (record, other)]
-    return math.isclose(volumes[0], volumes[1], rel_tol=0.01, abs_tol=0.05)
-
-
-def regenerate(
-    record: Mapping[str, Any],
-    anatomies: Iterable[Anatomy],
-    masks: Sequence[LesionMask],
-    *,
-    device: torch.device | str = "cpu",
-) -> Sample:
-    """Make a sample again from its record: to the bit on the CPU, but for rounding on a GPU.
-
-    Args:
-        record: ``Sample.record``, or what was read back from JSON.
-        anatomies: Hold the patient, found by name.
-        masks: Those that the generator drew from, in the same order; or those that it was given.
-        device: Where to compute.
-
-    Raises:
-        ValueError: If the anatomy or a lesion is not there, or the record is that of another version.
-    """
-    if "shown_on" not in record:
-        raise ValueError("expected a record of this version, got one without 'shown_on'; simulate anew")
-    anatomy = anatomy_called(record["anatomy"], anatomies)
-    settings = SynthesisSettings.model_validate(record["settings"])
-    generator = Generator(settings, masks)
-    lesions = None
-    if not record["lesions_drawn"]:
-        by_name = {mask.name: mask for mask in masks}
-        if missing := [name for name in record["lesions"] if name not in by_name]:
-            raise ValueError(f"expected a lesion mask called {missing[0]!r}, but it is not among those given")
-        lesions = [by_name[name] for name in record["lesions"]]
-    sample = generator.generate(
-        anatomy,
-        lesions,
-        key=record["key"],
-        stage=record["stage"],
-        scan=record["scan"],
-        weighting=record["weighting"],
-        shown_on=record["shown_on"],
-        field_strength=record["field_strength"],
-        device=device,
-    )
-    # A record from before a setting was there means the setting's default.
-    drawn = {**record, "settings": settings.model_dump(mode="json")}
-    if not _same_draws(sample.record, drawn):
-        raise ValueError("the lesion masks are not those that the sample was drawn from; give the same bank")
-    return sample

@@ -12,7 +12,7 @@ from anystroke.corruption.scanner import ScannerSettings
 from anystroke.learning.sources.maps import MapSettings, pack_data
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS, MAP_OUTPUTS
 from anystroke.simulation.cohorts import Pack
-from anystroke.simulation.generator import regenerate
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.qmri.cases import MapTargetSettings, MeasuredMapSource, SimulatedMapSource
 from map_phantoms import SPACING, STILL, write_map_subject

@@ -20,12 +20,12 @@ from anystroke.learning.cases import Case, first_that_shows_something
 from anystroke.learning.stream import CaseStream, StreamSettings
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme, make_target, needs_shares
 from anystroke.qmri.tissue_priors import TissuePriors
-from anystroke.simulation import generator as synthesis
 from anystroke.simulation import random_contrasts
 from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.patient import Patient
 from anystroke.simulation.random_contrasts import RandomContrastGenerator, RandomContrastSettings
+from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 
 TargetKind = Literal["hard", "soft"]
@@ -189,7 +189,7 @@ class SimulatedSource:
             ValueError: If the anatomy is not there, or the masks are others.
         """
         physics = isinstance(self.settings, SynthesisSettings)
-        again = synthesis.regenerate if physics else random_contrasts.regenerate_random
+        again = regenerate if physics else random_contrasts.regenerate_random
         return again(record, self.pack.anatomies, self.pack.masks)
 
     def _generator(self, shape: GridShape) -> Generator | RandomContrastGenerator:
