@@ -188,7 +188,7 @@ def test_simulated_maps_of_a_real_head_give_cases(data_dir: Path, tmp_path: Path
     request = Request(
         label_maps=(labels,), maps=True, synthesis=synthesis, weightings=("T1w",), stage="acute"
     )
-    assert [each.status for each in simulate_files(request, tmp_path / "data")] == ["written"]
+    assert [each.status for each in simulate_files(request, tmp_path / "data")] == ["done"]
     settings = SETTINGS.model_copy(update={"data": (tmp_path / "data",), "preset": "realistic"})
     assert pack_data(settings, tmp_path / "pack").names == ("sim-0001",)
     for number in range(3):
