@@ -78,16 +78,15 @@ def find_model_spec(name: str) -> ModelSpec:
     """Return a model by its name.
 
     Args:
-        name: ``default``, ``REPRESENTATION:ESTIMATOR`` such as ``low-rank:ridge`` or ``hybrid:resnet18``,
-        or an
-            estimator alone, which sees loads, or the stitched picture if it is a network.
+        name: ``default``, ``REPRESENTATION:ESTIMATOR`` such as ``low-rank:ridge`` or ``hybrid:resnet18``, or
+            an estimator alone, which sees loads, or the stitched picture if it is a network.
 
     Raises:
         OutcomeError: There is no such representation or estimator, or they do not fit together.
 
     Example:
         >>> find_model_spec("table:ridge").members
-        (Member(groups=('columns',), estimator='ridge'),)
+        (EnsembleMember(groups=('columns',), estimator='ridge'),)
     """
     if name == "default":
         return ModelSpec(name, _BLEND)
