@@ -11,7 +11,7 @@ from torch import Tensor
 
 from anystroke.acquisition.fast.blocks import in_blocks
 from anystroke.acquisition.fast.tabulated import can_tabulate, tabulated_signal
-from anystroke.acquisition.sidecars.sidecar import Evidence, Sidecar
+from anystroke.acquisition.sidecars.sidecar import Evidence, Sidecar, SidecarError
 from anystroke.acquisition.weightings import in_order
 from anystroke.core import units
 
@@ -154,9 +154,9 @@ class Protocol(ABC):
         """Read the fields of this sequence from a sidecar, other than dimensions and field strength.
 
         Raises:
-            SidecarError: One is missing or not a number.
+            SidecarError: One is missing or not a number, or sidecars do not describe this sequence.
         """
-        raise NotImplementedError(f"a {cls.sequence} cannot be read from a sidecar")
+        raise SidecarError(f"a {cls.sequence} cannot be read from a sidecar; give its protocol as a preset")
 
     @classmethod
     def usual_weighting(cls, fields: Mapping[str, Any]) -> str:

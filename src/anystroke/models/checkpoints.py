@@ -1,6 +1,7 @@
 """Networks on disk: ``config.json`` + ``model.safetensors`` + a model card. Nothing is ever unpickled."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,9 @@ class NetworkConfig(StrictModel):
     training: dict[str, Any] = Field(default_factory=dict)
 
     @property
+    @abstractmethod
     def output_names(self) -> tuple[str, ...]:
         """Names of the network's output channels."""
-        raise NotImplementedError
 
     def build(self) -> nn.Module:
         """Build the network, with weights that are to be replaced.
