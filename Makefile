@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/anystroke demo -o demo --overwrite
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadscope
 
 test-slow: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow

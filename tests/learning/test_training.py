@@ -2,7 +2,6 @@ import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 
 from anystroke.anatomy.lesions.bank import save_bank
 from anystroke.anatomy.tissues.anatomies import load_anatomies, save_anatomies
@@ -34,6 +32,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.losses import LossSettings
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
+from processes import run_in_processes
 
 SHAPE = (32, 32, 32)
 
@@ -160,20 +159,8 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_bit(run: Path, tmp_path: Path
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def _gradients(rank: int, run: Path, ranks: int, batch: int, port: int) -> None:
+def _gradients(run: Path, ranks: int, batch: int) -> None:
     """Compute the gradients of one step in one of several processes; the first writes them down."""
-    torch.set_num_threads(1)
-    if ranks > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
-            "GROUP_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "test",
-        }
     settings = _settings(batch=batch, precision="float64")
     fabric = Devices(accelerator="cpu").fabric(settings)
     fabric.launch()
@@ -183,22 +170,18 @@ def _gradients(rank: int, run: Path, ranks: int, batch: int, port: int) -> None:
         sources_of(settings, run / "data"),
         StreamSettings((1,), settings.grid.shapes, (1.0,), settings.seed, batch),
         first=3,
-        rank=rank,
+        rank=fabric.global_rank,
         ranks=ranks,
     )
     fabric.backward(made._loss(*next(iter(cases)), number=0))
-    if rank == 0:
+    if fabric.global_rank == 0:
         gradients = {k: p.grad.contiguous() for k, p in made.module.named_parameters() if p.grad is not None}
         save_file(gradients, run / f"gradients_{ranks}.safetensors")
-    fabric.barrier()
 
 
 def test_two_processes_have_the_gradients_of_one_with_twice_the_batch(run: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_gradients, (run, 2, 1, port), nprocs=2)  # type: ignore[no-untyped-call]
-    _gradients(0, run, 1, 2, 0)
+    run_in_processes(_gradients, run, 2, 1, ranks=2)
+    _gradients(run, 1, 2)
     two, one = (load_file(run / f"gradients_{k}.safetensors") for k in (2, 1))
     assert one.keys() == two.keys()
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3

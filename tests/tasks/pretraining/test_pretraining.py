@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch.multiprocessing.spawn import spawn
 
 from anystroke.anatomy.lesions.bank import save_bank
 from anystroke.anatomy.tissues.anatomies import save_anatomies
@@ -38,6 +36,7 @@ from anystroke.tasks.registry import load_any_recipe
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from phantoms import ellipsoid_anatomy, sphere_lesion
+from processes import run_in_processes
 
 RECIPE: dict[str, Any] = {
     "task": "pretraining",
@@ -190,44 +189,31 @@ def _toml(recipe: dict[str, Any]) -> str:
     return lines(plain) + tables + parts
 
 
-def _gradients(rank: int, run: Path, ranks: int, batch: int, port: int) -> None:
+def _gradients(run: Path, ranks: int, batch: int) -> None:
     """Compute the gradients of one step in one of several processes; the first writes them down."""
-    torch.set_num_threads(1)
-    if ranks > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(ranks),
-            "LOCAL_WORLD_SIZE": str(ranks),
-            "GROUP_RANK": "0",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "test",
-        }
     settings = _settings(batch=batch, precision="float64")
     fabric = Devices(accelerator="cpu").fabric(settings)
     fabric.launch()
     made = Trainer(settings, run, fabric)
     stream = CaseStream(
-        sources_of(settings, run / "data"), stream_settings(settings), first=3, rank=rank, ranks=ranks
+        sources_of(settings, run / "data"),
+        stream_settings(settings),
+        first=3,
+        rank=fabric.global_rank,
+        ranks=ranks,
     )
     image, target, _ = next(iter(stream))
     loss = made._loss(image.double(), target.double(), number=0)
     made.fabric.backward(loss)
-    if rank == 0:
+    if fabric.global_rank == 0:
         gradients = {n: p.grad.contiguous() for n, p in made.module.named_parameters() if p.grad is not None}
         save_file(gradients, run / f"gradients_{ranks}.safetensors")
-    if ranks > 1:
-        torch.distributed.destroy_process_group()
 
 
 def test_patients_of_all_processes_are_told_from_each_other(run: Path) -> None:
     """Two processes with two patients each have the gradients of one process with four."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_gradients, (run, 2, 2, port), nprocs=2)  # type: ignore[no-untyped-call]
-    _gradients(0, run, 1, 4, 0)
+    run_in_processes(_gradients, run, 2, 2, ranks=2)
+    _gradients(run, 1, 4)
     two, one = (load_file(run / f"gradients_{k}.safetensors") for k in (2, 1))
     assert one.keys() == two.keys()
     assert max(float(gradient.abs().max()) for gradient in one.values()) > 1e-3
