@@ -21,7 +21,8 @@ def run_in_processes(function: Callable[..., None], *values: Any, ranks: int) ->
     Raises:
         TimeoutError: They had not ended after DEADLINE seconds, and were killed.
     """
-    running = spawn(_one, (function, values, ranks, _free_port()), nprocs=ranks, join=False, daemon=True)
+    arguments = (function, values, ranks, _free_port())
+    running = spawn(_one, arguments, nprocs=ranks, join=False, daemon=True)  # type: ignore[no-untyped-call]
     until = time.monotonic() + DEADLINE
     try:
         while not running.join(timeout=1):
