@@ -15,7 +15,7 @@ from anystroke.evaluation.metrics.measure import dice
 from anystroke.models.checkpoints import WEIGHTS, load_config, shipped_models, task_of_model
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.outcome.files import OutcomeConfig
+from anystroke.tasks.outcome.config import OutcomeConfig
 from anystroke.tasks.qmri.config import EstimatorConfig
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.predict import Model, segment

@@ -12,8 +12,8 @@ from anystroke.commands.options import Debug, Overwrite, with_options
 
 if TYPE_CHECKING:
     from anystroke.tasks.outcome.cohort import Files, OutcomeCohort
+    from anystroke.tasks.outcome.config import OutcomeConfig
     from anystroke.tasks.outcome.evaluate import FoldSettings
-    from anystroke.tasks.outcome.files import OutcomeConfig
     from anystroke.tasks.outcome.train import Study, Trained
 
 outcome = typer.Typer(

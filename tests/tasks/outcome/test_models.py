@@ -20,6 +20,7 @@ from anystroke.tasks.outcome.evaluate import (
 )
 from anystroke.tasks.outcome.explain import explain_model, one_number, region_importance, region_map
 from anystroke.tasks.outcome.files import load_outcome, save_outcome
+from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import (
     close_box,
     group_differences,
@@ -27,7 +28,7 @@ from anystroke.tasks.outcome.folds import (
     open_box,
     stratified_folds,
 )
-from anystroke.tasks.outcome.models import Transform, find_model_spec, fit_model
+from anystroke.tasks.outcome.models import Transform, find_model_spec
 from anystroke.tasks.outcome.predict import predict_rows
 from anystroke.tasks.outcome.scores import (
     area_under_curve,

@@ -11,7 +11,8 @@ from anystroke.anatomy.regions.regions import region_labels, region_names
 from anystroke.tasks.outcome.cohort import Files, OutcomeCohort
 from anystroke.tasks.outcome.evaluate import FoldSettings
 from anystroke.tasks.outcome.files import load_outcome, save_outcome
-from anystroke.tasks.outcome.models import NETWORKS, find_model_spec, fit_model
+from anystroke.tasks.outcome.fitting import fit_model
+from anystroke.tasks.outcome.models import NETWORKS, find_model_spec
 from anystroke.tasks.outcome.networks import build_outcome_network
 from anystroke.tasks.outcome.pictures import pictures_of, to_grid
 from anystroke.tasks.outcome.representations import (

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ from anystroke.learning.augmentation.apply import apply_augmentation, draw_augme
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.patient_packs import first_of
 from anystroke.models.model_space import to_model_space
-from anystroke.tasks.classification.recipe import ClassificationSettings, ParticipantsPart
+
+if TYPE_CHECKING:
+    from anystroke.tasks.classification.recipe import ClassificationSettings, ParticipantsPart
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Split:
     test: tuple[Participant, ...]
 
 
-def split_participants(settings: ClassificationSettings) -> Split:
+def split_participants(settings: "ClassificationSettings") -> Split:
     """Say who is learnt from, and who is tested on.
 
     Args:
@@ -92,7 +95,7 @@ class ParticipantCases:
         self,
         people: Sequence[Participant],
         classes: Sequence[str],
-        part: ParticipantsPart,
+        part: "ParticipantsPart",
         *,
         spacing: float,
         divisor: int,
@@ -113,7 +116,7 @@ class ParticipantCases:
         return Case(image, target, {"participant": person.name, "scan": path.name, "label": person.label})
 
 
-def open_sources(settings: ClassificationSettings, divisor: int) -> list[ParticipantCases]:
+def open_sources(settings: "ClassificationSettings", divisor: int) -> list[ParticipantCases]:
     """Open the source of a recipe.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,9 +18,11 @@ from anystroke.reports.training import picture_sheet
 from anystroke.tasks.classification.config import ClassConfig
 from anystroke.tasks.classification.losses import class_loss
 from anystroke.tasks.classification.predict import ClassModel
-from anystroke.tasks.classification.recipe import ClassificationSettings
 from anystroke.tasks.classification.sources import Split, open_sources, split_participants
 from anystroke.tasks.classification.validate import CRITERION, judge_classes
+
+if TYPE_CHECKING:
+    from anystroke.tasks.classification.recipe import ClassificationSettings
 
 _SHEET_CASES = 3
 
@@ -32,7 +34,7 @@ class ClassificationTask(PlainTask):
         settings: The recipe.
     """
 
-    def __init__(self, settings: ClassificationSettings) -> None:
+    def __init__(self, settings: "ClassificationSettings") -> None:
         self.settings = settings
 
     @cached_property

@@ -1,6 +1,7 @@
 """Sources of noisy scans and their noise."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,7 +10,9 @@ from anystroke.core.rng import stream
 from anystroke.learning.cases import Case, CaseSource
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.models.model_space import normalise_intensity
-from anystroke.tasks.denoising.recipe import DenoisingSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.denoising.recipe import DenoisingSettings
 
 
 class NoisySource:
@@ -32,7 +35,7 @@ class NoisySource:
         return Case(clean + noise, noise[None], made.record, standardised=True)
 
 
-def open_sources(settings: DenoisingSettings, folder: Path) -> list[CaseSource]:
+def open_sources(settings: "DenoisingSettings", folder: Path) -> list[CaseSource]:
     """Open the sources of a recipe.
 
     Args:

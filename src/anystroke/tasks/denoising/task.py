@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.denoising.config import NoiseConfig
 from anystroke.tasks.denoising.losses import noise_loss
 from anystroke.tasks.denoising.predict import NoiseModel
-from anystroke.tasks.denoising.recipe import DenoisingSettings
 from anystroke.tasks.denoising.sources import open_sources
 from anystroke.tasks.denoising.validate import CRITERION, judge_denoising, noisy_scans
+
+if TYPE_CHECKING:
+    from anystroke.tasks.denoising.recipe import DenoisingSettings
 
 _SHEET_CASES = 3
 
@@ -33,7 +35,7 @@ class DenoisingTask(PlainTask):
         settings: The recipe.
     """
 
-    def __init__(self, settings: DenoisingSettings) -> None:
+    def __init__(self, settings: "DenoisingSettings") -> None:
         self.settings = settings
 
     @property

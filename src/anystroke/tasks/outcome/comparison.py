@@ -21,8 +21,9 @@ from anystroke.tasks.outcome.evaluate import (
     subgroups,
     summary,
 )
+from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import close_box, group_differences, matched_groups, open_box
-from anystroke.tasks.outcome.models import EnsembleMember, ModelSpec, fit_model
+from anystroke.tasks.outcome.models import EnsembleMember, ModelSpec
 from anystroke.tasks.outcome.scores import MAIN_SCORE, scores
 from anystroke.tasks.outcome.train import Study
 

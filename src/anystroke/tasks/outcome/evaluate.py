@@ -11,8 +11,9 @@ import torch
 from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
 from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import stratified_folds
-from anystroke.tasks.outcome.models import ModelSpec, fit_model
+from anystroke.tasks.outcome.models import ModelSpec
 from anystroke.tasks.outcome.scores import (
     MAIN_SCORE,
     bootstrap,

@@ -4,81 +4,21 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.core.arrays import Array
-from anystroke.core.config import ConfigError, StrictModel, validate
+from anystroke.core.config import ConfigError, validate
 from anystroke.core.files import write_json, write_text
 from anystroke.models.checkpoints import CheckpointError, find_model, read_tensors, write_atomically
-from anystroke.tasks.outcome.calibrate import Conformal
+from anystroke.tasks.outcome.config import MemberConfig, OutcomeConfig
 from anystroke.tasks.outcome.estimators import FittedPart
 from anystroke.tasks.outcome.features import AtlasRegions
 from anystroke.tasks.outcome.models import EnsembleMember, FittedMember, FittedModel, ModelSpec, Transform
-from anystroke.tasks.outcome.table import Column, OutcomeError, Target
-
-
-class MemberConfig(StrictModel):
-    """What a member sees, and its names, beside its arrays."""
-
-    groups: tuple[str, ...]
-    estimator: str
-    features: tuple[str, ...]
-    parts: tuple[str, ...]
-
-
-class PictureNetworkConfig(StrictModel):
-    """What a network is and sees, beside its weights."""
-
-    network: str
-    picture: str
-    heads: int
-    table: int
-    groups: tuple[str, ...] = ()
-    features: tuple[str, ...] = ()
-    sees_scans: bool = False
-
-
-class OutcomeConfig(StrictModel):
-    """What is needed to use a model of outcomes, beside its arrays.
-
-    Attributes:
-        task: Tells it from other models.
-        name: Short name.
-        version: Of the arrays.
-        model: As in ``--model``.
-        target: What is predicted.
-        columns: Of tables.
-        masks: Whether lesion masks are needed.
-        images: Whether scans are needed.
-        atlas: Regions it was trained with.
-        members: Estimators.
-        network: A network instead.
-        bounds: Smallest and largest number of the training.
-        conformal: Of intervals, where numbers are predicted.
-        temperature: Logits are divided by it.
-        training: Facts for the record.
-    """
-
-    task: Literal["outcome"] = "outcome"
-    name: str
-    version: str = "1"
-    model: str
-    target: Target
-    columns: tuple[Column, ...] = ()
-    masks: bool = False
-    images: bool = False
-    atlas: AtlasRegions | None = None
-    members: tuple[MemberConfig, ...] = ()
-    network: PictureNetworkConfig | None = None
-    bounds: tuple[float, float] = (0.0, 0.0)
-    conformal: Conformal | None = None
-    temperature: float = 1.0
-    training: dict[str, Any] = Field(default_factory=dict)
+from anystroke.tasks.outcome.network_training import restore_network
+from anystroke.tasks.outcome.table import OutcomeError
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,8 +90,6 @@ def load_outcome(name: str | Path) -> OutcomeModel:
 def _fitted(config: OutcomeConfig, tensors: Mapping[str, torch.Tensor]) -> FittedModel:
     kind = config.target.kind
     if config.network is not None:
-        from anystroke.tasks.outcome.network_training import restore_network
-
         spec = ModelSpec(config.model, network=config.network.network, picture=config.network.picture)
         network = restore_network(config.network, tensors, config.model)
         return FittedModel(spec, kind, bounds=config.bounds, network=network)

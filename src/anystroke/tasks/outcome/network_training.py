@@ -11,8 +11,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
 from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.config import PictureNetworkConfig
 from anystroke.tasks.outcome.estimators import ESTIMATORS, FittedPart
-from anystroke.tasks.outcome.files import PictureNetworkConfig
 from anystroke.tasks.outcome.folds import stratified_folds
 from anystroke.tasks.outcome.models import ModelSpec, Transform, head_targets
 from anystroke.tasks.outcome.networks import build_outcome_network

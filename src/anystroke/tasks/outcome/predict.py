@@ -8,7 +8,8 @@ import numpy as np
 from anystroke.core.arrays import Array
 from anystroke.core.tables import Cell
 from anystroke.tasks.outcome.cohort import Files, OutcomeCohort, gather
-from anystroke.tasks.outcome.files import OutcomeConfig, OutcomeModel
+from anystroke.tasks.outcome.config import OutcomeConfig
+from anystroke.tasks.outcome.files import OutcomeModel
 from anystroke.tasks.outcome.scores import chances
 from anystroke.tasks.outcome.table import OutcomeError, PatientTable, apply_target
 

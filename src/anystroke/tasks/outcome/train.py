@@ -9,9 +9,11 @@ import numpy as np
 from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.calibrate import Conformal, fit_temperature
 from anystroke.tasks.outcome.cohort import Files, OutcomeCohort, gather
+from anystroke.tasks.outcome.config import OutcomeConfig
 from anystroke.tasks.outcome.evaluate import FoldSettings, OutOfFold, cross_validate, subgroups, summary
-from anystroke.tasks.outcome.files import OutcomeConfig, OutcomeModel, describe_atlas, member_configs
-from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, fit_model, uses_lesions
+from anystroke.tasks.outcome.files import OutcomeModel, describe_atlas, member_configs
+from anystroke.tasks.outcome.fitting import fit_model
+from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, uses_lesions
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
 from anystroke.tasks.outcome.table import (
     Column,

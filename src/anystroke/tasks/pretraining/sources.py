@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,8 +16,10 @@ from anystroke.learning.sources.maps import MapCases
 from anystroke.learning.sources.packing import folder_of, maps_at_grid
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.models.model_space import Normalisation, normalise_intensity
-from anystroke.tasks.pretraining.recipe import PretrainingSettings
 from anystroke.tasks.pretraining.views import ViewSettings, make_view, prepared_scan
+
+if TYPE_CHECKING:
+    from anystroke.tasks.pretraining.recipe import PretrainingSettings
 
 _VIEWS = 2
 _MOST_TRIES = 100
@@ -100,7 +103,7 @@ def _shows_something(image: Tensor) -> bool:
     return len(set(values.tolist())) > 2
 
 
-def open_sources(settings: PretrainingSettings, folder: Path) -> list[CaseSource]:
+def open_sources(settings: "PretrainingSettings", folder: Path) -> list[CaseSource]:
     """Open the sources of a recipe.
 
     Args:
@@ -119,7 +122,7 @@ def open_sources(settings: PretrainingSettings, folder: Path) -> list[CaseSource
     ]
 
 
-def _open(settings: PretrainingSettings, number: int, folder: Path) -> CaseSource:
+def _open(settings: "PretrainingSettings", number: int, folder: Path) -> CaseSource:
     part = settings.sources[number]
     changes = {"preset": settings.views.mprage, "weighting": None} if settings.views.kind == "mprage" else {}
     if isinstance(part, MapsPart):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +21,11 @@ from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.config import VIEWS, EncoderConfig
 from anystroke.tasks.pretraining.losses import pretraining_loss
 from anystroke.tasks.pretraining.predict import FeatureModel
-from anystroke.tasks.pretraining.recipe import PretrainingSettings
 from anystroke.tasks.pretraining.sources import open_sources
 from anystroke.tasks.pretraining.validate import CRITERION, TwoScans, judge_encoder, scanned_twice
+
+if TYPE_CHECKING:
+    from anystroke.tasks.pretraining.recipe import PretrainingSettings
 
 _SHEET_CASES = 3
 
@@ -35,7 +37,7 @@ class PretrainingTask(PlainTask):
         settings: The recipe.
     """
 
-    def __init__(self, settings: PretrainingSettings) -> None:
+    def __init__(self, settings: "PretrainingSettings") -> None:
         self.settings = settings
 
     @property

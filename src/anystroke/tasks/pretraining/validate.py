@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,7 +16,9 @@ from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.predict import FeatureModel
-from anystroke.tasks.pretraining.recipe import PretrainingValidationSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.pretraining.recipe import PretrainingValidationSettings
 
 CRITERION = "retrieved"
 """What the best model has most of."""
@@ -42,7 +45,7 @@ class TwoScans:
 def scanned_twice(
     pack: Pack,
     looks: SynthesisSettings,
-    wanted: PretrainingValidationSettings,
+    wanted: "PretrainingValidationSettings",
     *,
     spacing: float,
     shape: GridShape,

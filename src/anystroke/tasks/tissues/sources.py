@@ -1,6 +1,7 @@
 """Sources of the cases that a tissue segmentation learns from."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import AugmentationSettings, augment
 from anystroke.learning.cases import IGNORED, Case, CaseSource
 from anystroke.learning.sources.simulated import SimulatedSource
-from anystroke.tasks.tissues.recipe import TissueSettings
+
+if TYPE_CHECKING:
+    from anystroke.tasks.tissues.recipe import TissueSettings
 
 LEARNT_TISSUES = CLASSES[:LESION]
 """What is told apart: background, grey matter, white matter and fluid."""
@@ -62,7 +65,7 @@ def without_lesion(target: Tensor) -> Tensor:
     return torch.where(target[LESION] < 0.5, healthy / whole.clamp(min=1e-6), 0.0)
 
 
-def open_sources(settings: TissueSettings, folder: Path) -> list[CaseSource]:
+def open_sources(settings: "TissueSettings", folder: Path) -> list[CaseSource]:
     """Open the sources of a recipe.
 
     Args:

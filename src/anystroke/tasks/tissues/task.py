@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,9 +19,11 @@ from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.tissues.config import TissueConfig
 from anystroke.tasks.tissues.losses import tissue_loss
 from anystroke.tasks.tissues.predict import TissueModel
-from anystroke.tasks.tissues.recipe import TissueSettings
 from anystroke.tasks.tissues.sources import LEARNT_TISSUES, open_sources
 from anystroke.tasks.tissues.validate import CRITERION, Head, judge_tissues, simulated_heads
+
+if TYPE_CHECKING:
+    from anystroke.tasks.tissues.recipe import TissueSettings
 
 _SHEET_CASES = 3
 
@@ -33,7 +35,7 @@ class TissueTask(PlainTask):
         settings: The recipe.
     """
 
-    def __init__(self, settings: TissueSettings) -> None:
+    def __init__(self, settings: "TissueSettings") -> None:
         self.settings = settings
 
     @property
