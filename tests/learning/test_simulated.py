@@ -8,7 +8,7 @@ from anystroke.anatomy.lesions.bank import LesionSettings, save_bank
 from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.core.rng import stream
 from anystroke.learning.cases import CaseSource
-from anystroke.learning.sources.simulated import SimulatedSource, TargetKind
+from anystroke.learning.sources.simulated import SimulatedSource, TargetForm
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme
 from anystroke.simulation import random_contrasts
 from anystroke.simulation.cohorts import Pack
@@ -26,7 +26,7 @@ PACK = Pack([ellipsoid_anatomy(), ellipsoid_anatomy(head=False)][:1], [sphere_le
 @pytest.mark.parametrize("scheme", list(TARGET_SCHEMES))
 @pytest.mark.parametrize("kind", ["hard", "soft"])
 def test_a_case_has_the_shape_asked_for_and_its_record_gives_it_back(
-    settings: SynthesisSettings | RandomContrastSettings, scheme: Scheme, kind: TargetKind
+    settings: SynthesisSettings | RandomContrastSettings, scheme: Scheme, kind: TargetForm
 ) -> None:
     source: CaseSource = SimulatedSource(PACK, settings, scheme=scheme, target=kind)
     assert isinstance(source, SimulatedSource)

@@ -26,7 +26,7 @@ from anystroke.simulation.cohorts import (
 )
 from anystroke.simulation.generator import CLASSES, Generator
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.studies.benchmark.patients import Condition, Design, simulate
+from anystroke.studies.benchmark.patients import Condition, Design, simulate_scan
 from anystroke.studies.demo import simulate_patient
 from anystroke.studies.held_out.judge import HeldOutDesign, HeldOutError, held_out_cohort
 from anystroke.tasks.qmri.cases import MapTargetSettings
@@ -84,7 +84,7 @@ def test_patients_of_the_benchmark_stay(pack: Pack) -> None:
         Condition("T2w", slice_mm=6.0, stage="acute"),
         Condition("DWI", head="brain", snr=15.0),
     )
-    samples = [simulate(pack.anatomies[0], each, Design(shape=SMALL), 1) for each in conditions]
+    samples = [simulate_scan(pack.anatomies[0], each, Design(shape=SMALL), 1) for each in conditions]
     expected = [(18.714495, 160095), (2.190717, 156239), (21.33819, 160095), (9.497812, 160025)]
     _same(((s.image, s.target) for s in samples), expected)
 

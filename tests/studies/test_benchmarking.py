@@ -20,7 +20,7 @@ from anystroke.studies.benchmark.patients import (
     Condition,
     Design,
     conditions,
-    simulate,
+    simulate_scan,
     simulate_scans,
 )
 from anystroke.studies.benchmark.run import Segmenter, run_benchmark, threshold_baseline
@@ -50,33 +50,33 @@ def test_one_factor_at_a_time() -> None:
 
 
 def test_only_what_is_changed_differs(anatomy: Anatomy) -> None:
-    standard = simulate(anatomy, Condition("FLAIR"), DESIGN, 1)
-    again = simulate(anatomy, Condition("FLAIR"), DESIGN, 1)
+    standard = simulate_scan(anatomy, Condition("FLAIR"), DESIGN, 1)
+    again = simulate_scan(anatomy, Condition("FLAIR"), DESIGN, 1)
     assert torch.equal(standard.image, again.image)
-    noisy = simulate(anatomy, Condition("FLAIR", snr=15.0), DESIGN, 1)
-    thick = simulate(anatomy, Condition("FLAIR", slice_mm=6.0), DESIGN, 1)
-    acute = simulate(anatomy, Condition("FLAIR", stage="acute"), DESIGN, 1)
-    t1w = simulate(anatomy, Condition("T1w"), DESIGN, 1)
+    noisy = simulate_scan(anatomy, Condition("FLAIR", snr=15.0), DESIGN, 1)
+    thick = simulate_scan(anatomy, Condition("FLAIR", slice_mm=6.0), DESIGN, 1)
+    acute = simulate_scan(anatomy, Condition("FLAIR", stage="acute"), DESIGN, 1)
+    t1w = simulate_scan(anatomy, Condition("T1w"), DESIGN, 1)
     for other in (noisy, thick, acute, t1w):
         assert torch.equal(other.target, standard.target)
         assert not torch.equal(other.image, standard.image)
-    clean = simulate(anatomy, Condition("FLAIR", snr=1e5), DESIGN, 1).image
+    clean = simulate_scan(anatomy, Condition("FLAIR", snr=1e5), DESIGN, 1).image
     white = standard.target == CLASSES.index("white_matter")
     noise = [float((one.image - clean)[white].std()) for one in (noisy, standard)]
     assert noise[0] / noise[1] == pytest.approx(40 / 15, rel=0.05)
     assert float(thick.image.diff(dim=2).abs().mean()) < float(standard.image.diff(dim=2).abs().mean())
-    brain = simulate(anatomy, Condition("FLAIR", head="brain"), DESIGN, 1)
+    brain = simulate_scan(anatomy, Condition("FLAIR", head="brain"), DESIGN, 1)
     assert int((brain.image == 0).sum()) > 100
     assert int((standard.image == 0).sum()) == 0
     sizes = [
-        int((simulate(anatomy, Condition("FLAIR", size_ml=ml), DESIGN, 1).target == LESION).sum())
+        int((simulate_scan(anatomy, Condition("FLAIR", size_ml=ml), DESIGN, 1).target == LESION).sum())
         for ml in (0.0, 5.0, 20.0, 60.0)
     ]
     assert sizes[0] == 0
     assert sizes == sorted(set(sizes))
     ratios = [one.record["visibility"][0]["contrast_to_noise"] for one in (noisy, standard)]
     assert 0 < ratios[0] < ratios[1]
-    other = simulate(anatomy, Condition("FLAIR"), DESIGN, 2)
+    other = simulate_scan(anatomy, Condition("FLAIR"), DESIGN, 2)
     assert not torch.equal(other.target, standard.target)
 
 

@@ -20,9 +20,9 @@ from anystroke.studies.held_out.judge import HeldOutDesign, HeldOutError, Patien
 from anystroke.studies.held_out.summary import (
     coverage,
     false_volumes,
+    group_scores,
     lesion_coverage,
     markdown,
-    scores,
     summary,
 )
 from anystroke.tasks.segmentation.predict import Model
@@ -69,7 +69,7 @@ def test_a_summary_has_every_patient_in_its_groups() -> None:
     assert found["by_weighting_and_stage"]["FLAIR acute"]["n"] == 2
     assert found["by_weighting_and_size_ml"]["T1w 5-20"]["n"] == 1
     assert "| FLAIR | 3 | 0.60 |" in markdown(found)
-    assert scores([], lambda _: True) == {"n": 0, "unseen": 0}
+    assert group_scores([], lambda _: True) == {"n": 0, "unseen": 0}
 
 
 def test_volumes_and_their_intervals() -> None:

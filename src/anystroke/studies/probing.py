@@ -21,7 +21,7 @@ from anystroke.simulation.cohorts import Pack, held_out_pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.pretraining.predict import FeatureModel
-from anystroke.tasks.pretraining.validate import moved
+from anystroke.tasks.pretraining.validate import moved_at_random
 
 _HEAD_MM = (192.0, 224.0, 192.0)
 _BY = ("patient", "weighting", "field")
@@ -96,7 +96,9 @@ def simulated_scans(
         patient = generator.patient(anatomy, key=key, shown_on="any")
         for scan, weighting in enumerate(settings.weightings):
             sample = generator.scan(patient, scan=scan, weighting=weighting, field_strength=field)
-            image = moved(sample.image, spacing=spacing, rng=stream(settings.seed, "moved", number, scan))
+            image = moved_at_random(
+                sample.image, spacing=spacing, rng=stream(settings.seed, "moved", number, scan)
+            )
             yield (
                 Volume(image[None], sample.affine),
                 {

@@ -8,7 +8,7 @@ import torch
 from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, index_of, positions, tissue
 from anystroke.anatomy.regions.regions import load_regions, region_labels, region_names
 from anystroke.core.volume import Volume
-from anystroke.tasks.outcome.features import loads_of, measure
+from anystroke.tasks.outcome.features import loads_of, measure_lesions
 from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion, on_grid
 from anystroke.tasks.outcome.table import OutcomeError
 
@@ -95,7 +95,7 @@ def test_an_empty_mask_is_no_lesion(tmp_path: Path) -> None:
     Volume(torch.zeros_like(ball.data), ball.affine).save(tmp_path / "a.nii.gz")
     lesion = load_lesion(tmp_path / "a.nii.gz")
     assert lesion.volume_ml == 0
-    measured = measure([lesion])
+    measured = measure_lesions([lesion])
     assert all(np.isfinite(values).all() for values in measured.values.values())
 
 
@@ -151,5 +151,5 @@ def test_voxels_and_positions_are_inverse() -> None:
 def test_measured_volume_doubles_by_a_step_of_one_size() -> None:
     one = Lesion(np.arange(400_000, 401_000, dtype=np.int32), np.ones(1000, dtype=np.float32))
     two = Lesion(np.arange(400_000, 402_000, dtype=np.int32), np.ones(2000, dtype=np.float32))
-    size = measure([one, two]).values["size"][:, 0]
+    size = measure_lesions([one, two]).values["size"][:, 0]
     assert size[1] - size[0] == pytest.approx(np.log((16 + 0.1) / (8 + 0.1)), rel=1e-5)

@@ -15,8 +15,8 @@ from anystroke.tasks.outcome.evaluate import (
     FoldSettings,
     compare_two,
     cross_validate,
+    out_of_fold_scores,
     permutation_test,
-    summary,
 )
 from anystroke.tasks.outcome.explain import explain_model, one_number, region_importance, region_map
 from anystroke.tasks.outcome.files import load_outcome, save_outcome
@@ -152,7 +152,7 @@ def test_grades_and_numbers(cohort: OutcomeCohort) -> None:
     found = cross_validate(
         find_model_spec("table:ridge"), numbers, "number", FoldSettings(folds=4, repeats=2)
     )
-    values = summary(found, numbers.target, "number", draws=50)
+    values = out_of_fold_scores(found, numbers.target, "number", draws=50)
     assert values["r"] > 0.95
     assert values["r_interval"][0] <= values["r"] <= values["r_interval"][1] + 0.01
 

@@ -28,7 +28,7 @@ from anystroke.simulation.random_contrasts import RandomContrastGenerator, Rando
 from anystroke.simulation.replay import regenerate
 from anystroke.simulation.settings import SynthesisSettings
 
-TargetKind = Literal["hard", "soft"]
+TargetForm = Literal["hard", "soft"]
 
 
 def read_ahead(folder: Path) -> None:
@@ -83,7 +83,7 @@ class SimulatedSource:
         settings: SynthesisSettings | RandomContrastSettings,
         *,
         scheme: Scheme = "tissues",
-        target: TargetKind = "hard",
+        target: TargetForm = "hard",
         weightings_follow_age: bool = True,
         priors: TissuePriors | None = None,
     ) -> None:

@@ -180,13 +180,13 @@ def simulate_scans(design: Design, folder: Path, *, overwrite: bool = False) -> 
         for patient, number, condition in wanted:
             name = _scan_id(patient, condition)
             if name not in done:
-                sample = simulate(anatomy, condition, design, number)
+                sample = simulate_scan(anatomy, condition, design, number)
                 table.put([_save(sample, folder, name, patient, condition)], key="id")
             yield name, note
             note = ""
 
 
-def simulate(anatomy: Anatomy, condition: Condition, design: Design, number: int) -> Sample:
+def simulate_scan(anatomy: Anatomy, condition: Condition, design: Design, number: int) -> Sample:
     """Simulate one scan; of two conditions of a patient, only what differs between them differs.
 
     Args:

@@ -48,7 +48,7 @@ VISIBLE = within("contrast_to_noise", VISIBLE_FROM, math.inf)
 
 
 def summary(rows: Sequence[PatientRow]) -> dict[str, Any]:
-    """Return Dice over groups of patients with a lesion, see `scores`.
+    """Return Dice over groups of patients with a lesion, see `group_scores`.
 
     Args:
         rows: Of `judge_sample`, all with a lesion.
@@ -59,25 +59,25 @@ def summary(rows: Sequence[PatientRow]) -> dict[str, Any]:
     stages: dict[str, Keep] = {each: among(stage=each) for each in STAGES}
 
     def each_of(groups: Mapping[str, Keep]) -> dict[str, Any]:
-        return {name: scores(rows, keep) for name, keep in groups.items()}
+        return {name: group_scores(rows, keep) for name, keep in groups.items()}
 
     def crossed(groups: Mapping[str, Keep]) -> dict[str, Any]:
         return each_of({f"{w} {name}": both(scans[w], keep) for w in scans for name, keep in groups.items()})
 
     return {
-        "all": scores(rows, lambda _: True),
+        "all": group_scores(rows, lambda _: True),
         "by_weighting": each_of(scans),
         "by_stage": each_of(stages),
         "by_size_ml": each_of(sizes),
         "by_contrast_to_noise": each_of(contrasts),
-        "visible": scores(rows, VISIBLE),
+        "visible": group_scores(rows, VISIBLE),
         "visible_by_size_ml": each_of({name: both(keep, VISIBLE) for name, keep in sizes.items()}),
         "by_weighting_and_stage": crossed(stages),
         "by_weighting_and_size_ml": crossed(sizes),
     }
 
 
-def scores(rows: Sequence[PatientRow], keep: Keep) -> dict[str, float | int]:
+def group_scores(rows: Sequence[PatientRow], keep: Keep) -> dict[str, float | int]:
     """Return median, quartiles and mean of Dice, lesions missed, and how many nobody could see.
 
     Args:

@@ -9,9 +9,9 @@ import numpy as np
 
 from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.core.arrays import Array
-from anystroke.tasks.outcome.features import Measured, measure
+from anystroke.tasks.outcome.features import Measured, measure_lesions
 from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion
-from anystroke.tasks.outcome.table import Column, OutcomeError, PatientTable, encode, listed
+from anystroke.tasks.outcome.table import Column, OutcomeError, PatientTable, encode, first_few
 
 _SIDE_COLUMNS = ("lesion_side", "side", "hemisphere", "lesion_hemisphere", "stroke_side")
 
@@ -102,7 +102,7 @@ def gather(
         kinds = " or ".join(
             word for word, folder in (("mask", files.masks), ("image", files.images)) if folder
         )
-        counted = f"{len(missing)} of {len(table.ids)} patients have no {kinds}: {listed(missing, 12)}"
+        counted = f"{len(missing)} of {len(table.ids)} patients have no {kinds}: {first_few(missing, 12)}"
         if not files.skip_missing:
             raise OutcomeError(f"{counted}; add them, or leave these patients out with --skip-missing")
         if len(missing) == len(table.ids):
@@ -126,8 +126,8 @@ def gather(
         _check_sides(table, lesions)
         empty = [each for each, lesion in zip(table.ids, lesions, strict=True) if not len(lesion.voxels)]
         if empty:
-            notes.append(f"{len(empty)} masks are empty ({listed(empty)}), which counts as no lesion")
-        measured = measure(lesions, files.atlas)
+            notes.append(f"{len(empty)} masks are empty ({first_few(empty)}), which counts as no lesion")
+        measured = measure_lesions(lesions, files.atlas)
     names = tuple(name for column in columns for name in column.features)
     images = tuple(found_images[each] for each in table.ids) if files.images else ()
     return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, images)
@@ -141,7 +141,7 @@ def _check_sides(table: PatientTable, lesions: Sequence[Lesion]) -> None:
     wrong = check_sides(dict(zip(table.ids, lesions, strict=True)), said)
     if wrong:
         raise OutcomeError(
-            f"the masks of {len(wrong)} patients ({listed(wrong)}) lie on the other side than {column} "
+            f"the masks of {len(wrong)} patients ({first_few(wrong)}) lie on the other side than {column} "
             "says; check "
             "whether left and right are exchanged"
         )

@@ -17,9 +17,9 @@ from anystroke.tasks.outcome.evaluate import (
     OutOfFold,
     compare_two,
     cross_validate,
+    out_of_fold_scores,
     permutation_test,
     subgroups,
-    summary,
 )
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import close_box, group_differences, matched_groups, open_box
@@ -80,7 +80,7 @@ def compare_outcome_models(
     ]
     rows = []
     for each in found:
-        values = summary(each, cohort.target, kind, seed=options.validation.seed)
+        values = out_of_fold_scores(each, cohort.target, kind, seed=options.validation.seed)
         low, high = values.pop(f"{main}_interval")
         values.pop(f"{main}_repeats")
         rows.append({"model": each.model, main: values.pop(main), "low": low, "high": high, **values})

@@ -102,7 +102,7 @@ def repeated_folds(target: Array, kind: TargetKind, validation: FoldSettings) ->
     )
 
 
-def summary(
+def out_of_fold_scores(
     found: OutOfFold, target: Array, kind: TargetKind, *, seed: int = 1, draws: int = 1000
 ) -> dict[str, Any]:
     """Measure out-of-fold predictions.

@@ -14,7 +14,7 @@ from anystroke.anatomy.regions.regions import SIDES, load_regions, region_labels
 from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
 from anystroke.tasks.outcome.cohort import OutcomeCohort
-from anystroke.tasks.outcome.features import measure
+from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.files import OutcomeModel
 from anystroke.tasks.outcome.masks import Lesion
 from anystroke.tasks.outcome.models import FittedModel
@@ -201,7 +201,7 @@ def region_importance(
 
 def _measured_like(cohort: OutcomeCohort, lesions: Sequence[Lesion], patient: int) -> Any:
     """Measure lesions; loads of an atlas stay those of the patient."""
-    made = measure(lesions)
+    made = measure_lesions(lesions)
     if cohort.measured is not None and "atlas" in cohort.measured.values:
         kept = np.repeat(cohort.measured.values["atlas"][[patient]], len(lesions), axis=0)
         return replace(

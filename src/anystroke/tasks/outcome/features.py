@@ -58,7 +58,7 @@ class Measured:
         return Measured(self.names, {k: v[index] for k, v in self.values.items()}, self.maps[index])
 
 
-def measure(lesions: Sequence[Lesion], atlas: Atlas | None = None) -> Measured:
+def measure_lesions(lesions: Sequence[Lesion], atlas: Atlas | None = None) -> Measured:
     """Measure lesions.
 
     Volumes and loads become the logarithm of ml + 0.1, so that a load of nothing differs little from one of a
@@ -69,7 +69,7 @@ def measure(lesions: Sequence[Lesion], atlas: Atlas | None = None) -> Measured:
         atlas: Whose regions are a group of their own.
 
     Example:
-        >>> measured = measure([Lesion(np.array([450_000]), np.array([1.0]))])
+        >>> measured = measure_lesions([Lesion(np.array([450_000]), np.array([1.0]))])
         >>> measured.values["size"].round(2).tolist()
         [[-2.23]]
     """

@@ -7,7 +7,7 @@ from anystroke.anatomy.regions.grid import REGION_SHAPE, REGION_SPACING, positio
 from anystroke.anatomy.regions.regions import region_labels, region_names
 from anystroke.core.rng import stream
 from anystroke.tasks.outcome.cohort import OutcomeCohort
-from anystroke.tasks.outcome.features import measure
+from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.masks import Lesion
 
 PLANTED = ("superior_temporal", "insula")
@@ -45,7 +45,7 @@ def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> Outco
     target = (score > np.median(score)).astype(np.float64)
     # Columns on the scales of the symbols: severity from 1 to 7, time in years up to 5.
     shown = columns * np.array([6.0, 5.0]) + np.array([1.0, 0.0])
-    return OutcomeCohort(ids, shown, ("severity", "time"), target, lesions, measure(lesions))
+    return OutcomeCohort(ids, shown, ("severity", "time"), target, lesions, measure_lesions(lesions))
 
 
 def _lesion(rng: torch.Generator) -> Lesion:

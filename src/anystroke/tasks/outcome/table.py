@@ -134,7 +134,7 @@ def read_table(path: Path) -> PatientTable:
     twice = sorted(name for name, count in Counter(ids).items() if count > 1)
     if twice:
         raise OutcomeError(
-            f"{path} has {len(twice)} ids more than once ({listed(twice)}), expected a row a patient; "
+            f"{path} has {len(twice)} ids more than once ({first_few(twice)}), expected a row a patient; "
             "keep one "
             "of each"
         )
@@ -172,11 +172,11 @@ def as_number(text: str) -> float:
     return value
 
 
-def listed(names: Sequence[str], most: int = 8) -> str:
+def first_few(names: Sequence[str], most: int = 8) -> str:
     """Name a few of many.
 
     Example:
-        >>> listed(["a", "b", "c"], most=2)
+        >>> first_few(["a", "b", "c"], most=2)
         'a, b and 1 more'
     """
     rest = len(names) - most
@@ -234,7 +234,7 @@ def encode(table: PatientTable, columns: Sequence[Column]) -> Array:
     absent = [column.name for column in columns if column.name not in table.columns]
     if absent:
         raise OutcomeError(
-            f"{table.source} has no column {listed(absent)}, which the model predicts from; add it, with n/a "
+            f"{table.source} has no column {first_few(absent)}, which the model predicts from; add it, with n/a "
             "where it is not known"
         )
     parts = [_encoded(table, column) for column in columns]
@@ -298,7 +298,7 @@ def read_target(
         levels = sorted(set(present))
         if len(levels) > 2 or above is not None or at_least is not None or kind == "number":
             raise OutcomeError(
-                f"the target {name} is text with {len(levels)} levels ({listed(levels, 4)}), expected "
+                f"the target {name} is text with {len(levels)} levels ({first_few(levels, 4)}), expected "
                 "numbers or "
                 "two levels; code it as numbers"
             )

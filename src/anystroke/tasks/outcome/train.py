@@ -10,7 +10,13 @@ from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.calibrate import Conformal, fit_temperature
 from anystroke.tasks.outcome.cohort import Files, OutcomeCohort, gather
 from anystroke.tasks.outcome.config import OutcomeConfig
-from anystroke.tasks.outcome.evaluate import FoldSettings, OutOfFold, cross_validate, subgroups, summary
+from anystroke.tasks.outcome.evaluate import (
+    FoldSettings,
+    OutOfFold,
+    cross_validate,
+    out_of_fold_scores,
+    subgroups,
+)
 from anystroke.tasks.outcome.files import OutcomeModel, describe_atlas, member_configs
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, uses_lesions
@@ -23,7 +29,7 @@ from anystroke.tasks.outcome.table import (
     TargetKind,
     apply_target,
     choose_columns,
-    listed,
+    first_few,
     read_target,
 )
 
@@ -98,7 +104,7 @@ def open_study(
         if missing := int(np.isnan(column).sum()):
             gaps[name.split("=")[0]] = missing
     if gaps:
-        counted = listed([f"{name} ({count})" for name, count in gaps.items()])
+        counted = first_few([f"{name} ({count})" for name, count in gaps.items()])
         notes.append(
             f"missing values of {counted} become the medians of the training patients, within each fold too"
         )
@@ -174,7 +180,7 @@ def train_outcome(
         "folds": validation.folds,
         "repeats": validation.repeats,
         "main_score": MAIN_SCORE[kind],
-        "scores": summary(found, cohort.target, kind),
+        "scores": out_of_fold_scores(found, cohort.target, kind),
         "subgroups": subgroups(cohort, found, kind),
         "notes": study.notes,
     }

@@ -81,13 +81,13 @@ def scanned_twice(
         rng = stream(seed, "scanned twice", number)
         one, two = generator.session(anatomy, weightings=[first, second], rng=rng)
         images = (
-            moved(sample.image, spacing=spacing, rng=stream(seed, "moved", number, place))
+            moved_at_random(sample.image, spacing=spacing, rng=stream(seed, "moved", number, place))
             for place, sample in enumerate((one, two))
         )
         yield TwoScans((next(images), next(images)), (first, second), anatomy.name)
 
 
-def moved(image: Tensor, *, spacing: float, rng: torch.Generator) -> Tensor:
+def moved_at_random(image: Tensor, *, spacing: float, rng: torch.Generator) -> Tensor:
     """Turn, bend and flip a scan at random, so that a patient is not found again by the place of the head.
 
     Args:
