@@ -1,6 +1,6 @@
 """Measure what the images of a training are like, and write that into a model's configuration.
 
-    python benchmarks/image_range.py recipes/whole-heads.toml runs/default/data src/anystroke/weights/default
+    python benchmarks/image_range.py whole-heads runs/default/data src/anystroke/weights/default
 
 For models of a training that did not do so at its end; the cases are those that would have followed.
 """

@@ -1,7 +1,8 @@
 r"""Train the compared recipes for the same number of steps, judge each on the same patients, and tabulate.
 
-    python benchmarks/recipes_compared.py recipes/compared/*.toml --runs runs/compared --output compared
-    python benchmarks/recipes_compared.py recipes/compared/stage/*.toml --held-out \
+    python benchmarks/recipes_compared.py src/anystroke/recipes/compared/*.toml \
+        --runs runs/compared --output compared
+    python benchmarks/recipes_compared.py src/anystroke/recipes/compared/stage/*.toml --held-out \
         --runs runs/stage --output stage
 
 A recipe whose steps are all done is taken as it is, one that was cut short goes on; tables are written after
@@ -12,7 +13,7 @@ calibrated by the same rule, as differences to ``--reference`` with bootstrap in
 
 On a GPU, whole heads in batches of 16:
 
-    python benchmarks/recipes_compared.py recipes/compared/stage/*.toml --held-out \
+    python benchmarks/recipes_compared.py src/anystroke/recipes/compared/stage/*.toml --held-out \
         --runs runs/stage-heads --output stage-heads --cases 80 --healthy 50 \
         --override 'grid.shapes=[[96, 112, 96]]' --override optimiser.batch=16 \
         --override optimiser.learning_rate=1.2e-3 --override optimiser.warm_up=100 \

@@ -1,10 +1,10 @@
 r"""Train one recipe in several variants and with several seeds for equal steps, and compare what comes of it.
 
-    python benchmarks/starts_compared.py recipes/downstream/lesions.toml --seeds 1 2 3 \
+    python benchmarks/starts_compared.py src/anystroke/recipes/downstream/lesions.toml --seeds 1 2 3 \
         --variant "random" --variant "encoder start_from=runs/encoder/model" \
         --runs runs/starts --output starts
 
-    python benchmarks/starts_compared.py recipes/downstream/lesions.toml --seeds 1 \
+    python benchmarks/starts_compared.py src/anystroke/recipes/downstream/lesions.toml --seeds 1 \
         --variant "compact_unet" --variant "residual_unet architecture=residual_unet" \
         --variant "plain_unet architecture=plain_unet" --variant "mde architecture=mde" \
         --variant "mded architecture=mded" --runs runs/networks --output networks

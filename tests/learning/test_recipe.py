@@ -8,6 +8,7 @@ from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import TAIL
 from anystroke.learning.recipe import RandomContrastPart, SimulatedPart
+from anystroke.learning.shipped_recipes import RECIPES
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.architectures.catalogue import build_network
 from anystroke.simulation.healthy import NOTHING
@@ -16,7 +17,6 @@ from anystroke.tasks.pretraining.recipe import PretrainingSettings
 from anystroke.tasks.registry import load_any_recipe
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe, parse_recipe
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 TOY = """
 name = "toy"
 [[sources]]
@@ -267,7 +267,7 @@ def test_what_the_stage_leaves_out_is_left_out_of_every_source() -> None:
 def test_bases_that_lead_nowhere(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text('base = "b.toml"\n')
-    with pytest.raises(ConfigError, match=r"b\.toml, but there is none"):
+    with pytest.raises(ConfigError, match=r"b\.toml, or a recipe of that name.*but there is none"):
         load_recipe(path)
     (tmp_path / "b.toml").write_text('base = "a.toml"\n')
     with pytest.raises(ConfigError, match="lead back to itself"):

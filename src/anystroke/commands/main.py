@@ -26,6 +26,7 @@ from anystroke.commands import (
     pretrain,
     probe,
     pseudo_label,
+    recipes,
     segment,
     simulate,
     train,
@@ -64,6 +65,7 @@ app.command()(demo.demo)
 app.command("fit-priors")(fit_priors.fit_priors)
 app.command()(doctor.doctor)
 app.command("estimate-qmri")(estimate_qmri.estimate_qmri)
+app.command()(recipes.recipes)
 app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(pretrain.pretrain)

@@ -23,7 +23,7 @@ def pretrain(
     Writes a model folder that start_from in other recipes takes, with checkpoints, a log, pictures and a
     report as 'train' does. A run that was killed goes on with --resume as if nothing had happened.
 
-    Example: anystroke pretrain recipes/pretraining.toml -o encoder
+    Example: anystroke pretrain pretraining -o encoder
     """
     started = time.monotonic()
     check_folder(output)

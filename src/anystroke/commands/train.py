@@ -71,10 +71,53 @@ class ComputeOptions:
         return Devices(self.accelerator, number, self.nodes)
 
 
+@dataclass(frozen=True)
+class DataOptions:
+    """Data of one's own in place of those that a recipe names."""
+
+    anatomies: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DIR",
+            help="Label maps with FreeSurfer numbers, in any space.",
+            show_default="the recipe's",
+        ),
+    ] = None
+    lesions: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Lesion masks in MNI space.", show_default="the recipe's"),
+    ] = None
+    scans: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DATA",
+            help="Scans with masks: a BIDS data set, an nnU-Net raw folder, a folder or a TSV of paths.",
+            show_default="the recipe's",
+        ),
+    ] = None
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Masks of the one folder of --scans, named alike.",
+            show_default="beside the scans",
+        ),
+    ] = None
+    maps: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DATA", help="Quantitative maps with lesion masks.", show_default="the recipe's"
+        ),
+    ] = None
+
+
 @with_options
 def train(
-    recipe: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe (TOML).")],
+    recipe: Annotated[
+        Path, typer.Argument(metavar="NAME|FILE", help="A recipe: its name ('anystroke recipes'), or TOML.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the run.")],
+    data: DataOptions,
     run: RunOptions,
     compute: ComputeOptions,
 ) -> int:
@@ -87,14 +130,29 @@ def train(
     Where time is limited (a queue, a notebook, a rented GPU), --minutes 9 trains by the clock; a second call
     with --resume --minutes 9 goes on for as long again. On SIGTERM a run writes a checkpoint and stops.
 
-    Example: anystroke train recipes/default.toml -o run --minutes 9
+    Example: anystroke train qsynth-small -o run --anatomies my_label_maps --lesions my_lesions_in_mni
     """
     started = time.monotonic()
     check_folder(output)
     devices = compute.chosen()
+    from anystroke.learning.own_data import OwnData, own_overrides
+    from anystroke.learning.sources.packing import is_judged
+    from anystroke.learning.sources.patient_packs import with_held_out_anatomies
     from anystroke.tasks.registry import load_any_recipe
 
-    return run_recipe(load_any_recipe(recipe, run.overrides), output, run, devices, started)
+    if data.masks is not None and len(data.scans or ()) != 1:
+        raise ArgumentError("--masks are those of one folder of scans; name it with --scans DIR")
+    own = OwnData(
+        anatomies=tuple(data.anatomies or ()),
+        lesions=tuple(data.lesions or ()),
+        scans=tuple(data.scans or ()),
+        masks=data.masks,
+        maps=tuple(data.maps or ()),
+    )
+    settings = load_any_recipe(recipe, [*own_overrides(recipe, own, output), *run.overrides])
+    if is_judged(settings):
+        settings = settings.model_copy(update={"data": with_held_out_anatomies(settings.data)})
+    return run_recipe(settings, output, run, devices, started)
 
 
 def run_recipe(

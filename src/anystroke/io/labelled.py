@@ -14,10 +14,11 @@ from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import check_columns, read_cells
 from anystroke.core.volume import Grid, Volume, VolumeError
 from anystroke.io.bids import pair_lesions
-from anystroke.io.folders import folders_in
-from anystroke.io.inputs import usable_scan
+from anystroke.io.folders import folders_in, walk
+from anystroke.io.inputs import is_image_name, usable_scan
 from anystroke.io.kinds import reason_by_name, sidecar_of
 from anystroke.io.names import image_stem
+from anystroke.io.pairing import is_mask_name, pairs_of_folders
 
 TABLES = ("pairs.tsv", "samples.tsv")
 """Tables that make a folder a data set: those of pseudo-labels and of simulated scans."""
@@ -110,7 +111,8 @@ def find_labelled_scans(source: str | Path) -> list[LabelledScan]:
 
     Known are a BIDS data set (a folder with ``sub-*``; see `anystroke.io.bids.pair_lesions`), a raw
     folder of nnU-Net (``dataset.json``; each channel is a scan), what ``anystroke simulate`` and
-    ``anystroke pseudo-label`` write, and a table: a .tsv or .csv file with columns ``image`` and ``mask``
+    ``anystroke pseudo-label`` write, a folder with masks beside scans (`anystroke.io.pairing`),
+    and a table: a .tsv or .csv file with columns ``image`` and ``mask``
     and, if wanted, ``name``, ``brain``, ``label`` (the lesion's number in the mask) and ``kept`` (yes or no),
     its paths relative to the table. Headers alone are read; `LabelledScan.load` looks at the voxels.
 
@@ -195,9 +197,12 @@ def _reader(source: Path) -> Callable[[Path], _Found]:
             return lambda folder: _read_table(folder / name)
     if folders_in(source, "sub-"):
         return _read_bids
+    if any(is_mask_name(path) for path in walk(source) if is_image_name(path)):
+        return _read_folder
     raise LabelledScanError(
-        f"{source} is no data set of a known kind: expected folders sub-* (BIDS), dataset.json (nnU-Net) or "
-        f"one of {', '.join(TABLES)}; write a table with the columns image and mask"
+        f"{source} is no data set of a known kind: expected folders sub-* (BIDS), dataset.json (nnU-Net), "
+        f"one of {', '.join(TABLES)}, or masks beside scans, such as p1_T2w.nii.gz and p1_lesion.nii.gz; "
+        "name the folder of the masks with --masks, or write a table with the columns image and mask"
     )
 
 
@@ -219,6 +224,20 @@ def _read_bids(folder: Path) -> _Found:
     found = pair_lesions(folder)
     scans = [LabelledScan(image_stem(image), image, mask, brain) for image, mask, brain in found.pairs]
     return scans, found.left_out, found.problems
+
+
+def _read_folder(folder: Path) -> _Found:
+    """Pair scans with the masks beside them by their names."""
+    found = pairs_of_folders(folder)
+    scans: list[LabelledScan] = []
+    left_out = [(path, "no mask is named like it") for path in found.without_mask]
+    left_out += [(path, "a mask that no scan is named like") for path in found.without_scan]
+    for name, image, mask in found.named():
+        if reason := reason_by_name(image, sidecar_of(image)):
+            left_out.append((image, reason))
+        else:
+            scans.append(LabelledScan(name, image, mask))
+    return scans, left_out, found.unclear
 
 
 def _read_table(path: Path) -> _Found:

@@ -10,6 +10,7 @@ from anystroke.core.config import ConfigError, StrictModel, read_toml, validate
 from anystroke.core.fields import GridShape
 from anystroke.learning.augmentation.apply import AUGMENTATIONS, AugmentationSettings
 from anystroke.learning.buffer import BufferSettings
+from anystroke.learning.shipped_recipes import find_base, find_recipe
 from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.scans import ScanSettings
 from anystroke.models.architectures.catalogue import ARCHITECTURES, ENCODERS
@@ -273,10 +274,13 @@ class DownstreamSettings(StrictModel):
 def read_recipe(path: Path) -> dict[str, Any]:
     """Read a recipe with its bases as plain values, unchecked.
 
+    Args:
+        path: The file, or the name of a shipped recipe.
+
     Raises:
         ConfigError: If a file is missing or is not TOML, or bases go round in a circle.
     """
-    return _with_bases(Path(path), ())
+    return _with_bases(find_recipe(path), ())
 
 
 class _Common(StrictModel):
@@ -331,7 +335,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: 'base' should name one recipe or a list of them, but it is {bases!r}")
     for name in reversed(names):
-        data = _merged(_with_bases(path.parent / name, (*seen, path.resolve())), data)
+        data = _merged(_with_bases(find_base(path, name), (*seen, path.resolve())), data)
     return data
 
 

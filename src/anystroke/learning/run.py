@@ -16,7 +16,7 @@ from anystroke.learning.loop import Loop
 from anystroke.learning.sources.packing import pack_showing_progress
 from anystroke.learning.supply import Supply
 from anystroke.learning.task import Recipe
-from anystroke.learning.trainer import Trainer, TrainingError, make_fabric
+from anystroke.learning.trainer import Trainer, TrainingError, check_shapes, make_fabric
 from anystroke.models.checkpoints import model_facts
 
 log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ def train(
 
 def _run(settings: Recipe, folder: Path, fabric: Fabric, *, resume: bool, clock: Clock | None) -> None:
     if fabric.is_global_zero:
+        check_shapes(settings, settings.open_task().network().divisor)
         folder.mkdir(parents=True, exist_ok=True)
         split = pack_showing_progress(settings, folder / "data")
         check_held_out(settings, split)

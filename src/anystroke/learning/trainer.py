@@ -144,7 +144,7 @@ class Trainer:
         self.fabric = fabric or make_fabric(settings.optimiser.precision)
         self.task = settings.open_task()
         self.module = self.task.network()
-        _check_shapes(settings, self.module.divisor)
+        check_shapes(settings, self.module.divisor)
         self.task.prepare(self.module)
         if settings.start_from is not None:
             _start(self.module, settings, self.task)
@@ -375,7 +375,16 @@ def _channels_last(network: torch.nn.Module) -> None:
             weight.data = weight.data.clone(memory_format=torch.contiguous_format)
 
 
-def _check_shapes(settings: Recipe, divisor: int) -> None:
+def check_shapes(settings: Recipe, divisor: int) -> None:
+    """Refuse parts of heads that do not fit a network.
+
+    Args:
+        settings: The recipe.
+        divisor: What the sides must be multiples of.
+
+    Raises:
+        TrainingError: One does not.
+    """
     for shape in settings.grid.shapes:
         if any(side % divisor for side in shape):
             raise TrainingError(

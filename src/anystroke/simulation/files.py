@@ -43,7 +43,6 @@ RUN_FILE = "simulation.json"
 Format = Literal["bids", "nnunet"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet")
 
-_POOR_REGISTRATION = 0.8
 _ANY = "any"
 _STEM = re.compile(r"sim-\d{4,}")
 _Rows = dict[str, list[dict[str, str]]]
@@ -300,26 +299,13 @@ def open_anatomy(source: Path | None) -> tuple[Anatomy, str]:
     if source is None:
         return mni_anatomy(), ""
     # nilearn and SimpleITK take seconds to import, and the MNI brain needs no registration.
-    from anystroke.anatomy.registration.affine import (
-        RegistrationError,
-        file_stem,
-        register_to_mni,
-        stored_registration,
-    )
+    from anystroke.anatomy.registration.affine import file_stem, registration_of
 
     labels, scheme = load_label_map(source)
     name = file_stem(source)
     anatomy = build_anatomy(labels, scheme, torch.eye(4), name=name)
     # Registration takes longest, so it comes when all else is known to be right.
-    note = ""
-    try:
-        registration = stored_registration(source)
-    except RegistrationError:
-        registration = register_to_mni(labels, scheme)
-        dice = registration.brain_dice
-        note = f"{source} was registered to MNI space (Dice of the brain {dice:.2f})"
-        if dice < _POOR_REGISTRATION:
-            note += "; that is poor, lesions may lie in odd places"
+    registration, note = registration_of(source, labels, scheme)
     return Anatomy(name, anatomy.tissues, registration.affine), note
 
 

@@ -34,7 +34,7 @@ from anystroke.tasks.segmentation.recipe import TrainingSettings
 from map_phantoms import write_map_subject
 from phantoms import ellipsoid_anatomy, sphere_lesion
 
-RECIPES = Path(__file__).resolve().parents[3] / "recipes"
+RECIPES = Path(__file__).resolve().parents[3] / "src" / "anystroke" / "recipes"
 
 
 def _settings(**changes: Any) -> EstimatorSettings:

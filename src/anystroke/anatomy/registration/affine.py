@@ -31,6 +31,9 @@ WORKING_SPACING = 3.0
 STORED = Path(__file__).with_name("mni_registrations.json")
 """The registrations that come with the package."""
 
+POOR_DICE = 0.8
+"""Dice of the brain with that of MNI152, below which a registration is poor."""
+
 SAMPLING_SEED = 1
 """Of the voxels that a metric is measured in; without it ITK takes the time of day."""
 
@@ -196,6 +199,30 @@ def stored_registration(file: Path, path: Path = STORED) -> Registration:
             f"{known[stem].sha256[:12]}..., {file} has {found[:12]}...; call register_to_mni on it again"
         )
     return known[stem]
+
+
+def registration_of(file: Path, labels: Volume, scheme: LabelScheme) -> tuple[Registration, str]:
+    """Give the registration of a label map: the stored one, or else a new one.
+
+    Args:
+        file: The label map.
+        labels: What it holds.
+        scheme: The meaning of its labels.
+
+    Returns:
+        The registration, and a sentence if it was computed.
+
+    Raises:
+        RegistrationError: As `register_to_mni`.
+    """
+    try:
+        return stored_registration(file), ""
+    except RegistrationError:
+        found = register_to_mni(labels, scheme)
+    note = f"{file} was registered to MNI space (Dice of the brain {found.brain_dice:.2f})"
+    if found.brain_dice < POOR_DICE:
+        note += "; that is poor, lesions may lie in odd places"
+    return found, note
 
 
 def file_stem(file: Path) -> str:

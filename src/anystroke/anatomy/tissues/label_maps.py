@@ -63,6 +63,53 @@ def load_label_map(path: Path) -> tuple[Volume, LabelScheme]:
     return Volume(torch.from_numpy(anatomy.astype(np.int32))[None], _COLIN27_AFFINE), COLIN27
 
 
+def label_map_problem(path: Path) -> str | None:
+    """Say why an anatomy cannot be made of a label map, as far as a quick look at it tells.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A sentence; None if it looks right: isotropic voxels, known numbers, the left half on the left.
+
+    Example:
+        >>> label_map_problem(Path("missing.nii.gz"))
+        'missing.nii.gz does not exist; check the path'
+    """
+    try:
+        volume, scheme = load_label_map(path)
+    except VolumeError as error:
+        return str(error)
+    spacing = volume.spacing
+    if max(spacing) - min(spacing) > 0.01 * spacing[0]:
+        sides = " x ".join(f"{side:.3g}" for side in spacing)
+        return (
+            f"{path} has voxels of {sides} mm, expected isotropic ones; resample it with nearest neighbours"
+        )
+    labels = volume.reorient("RAS").data[0]
+    numbers = [int(value) for value in torch.unique(labels).tolist()]
+    if unknown := [value for value in numbers if value not in scheme.labels]:
+        listed = ", ".join(map(str, unknown[:6])) + (" ..." if len(unknown) > 6 else "")
+        return (
+            f"{path} holds the numbers {listed}, which are none of FreeSurfer's that are known here; "
+            "is it a label map?"
+        )
+    if not set(numbers) & set(scheme.brain_ids):
+        return f"{path} holds no label of the brain, but {numbers[:6]}; is it a label map?"
+    left, right = (
+        torch.isin(labels, torch.tensor(ids, dtype=labels.dtype)) for ids in zip(*scheme.pairs, strict=True)
+    )
+    if bool(left.any()) and bool(right.any()) and _middle(left) > _middle(right):
+        return f"{path} has the left half of the brain on the right side; mend the orientation of its file"
+    return None
+
+
+def _middle(mask: Tensor) -> float:
+    """Return where a mask (X, Y, Z) lies along the first axis."""
+    count = mask.sum((1, 2)).double()
+    return float((count * torch.arange(len(count))).sum() / count.sum())
+
+
 def base_numbers(labels: Tensor) -> Tensor:
     """Replace FreeSurfer's numbers of parts by those of what they are parts of.
 

@@ -47,24 +47,33 @@ def pack(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {}
+    scans = {
+        folder_of(number, part): [each for source in part.scans.data for each in find_labelled_scans(source)]
+        for number, part in enumerate(settings.sources)
+        if isinstance(part, ScansPart)
+    }
+    for name, found in scans.items():
+        pack_scans(found, folder / name, spacing=settings.grid.spacing, on_scan=on_item)
+        names[name] = [scan.name for scan in found]
     simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
-    validation = settings.validation
     known = all(part.kind == "participants" for part in settings.sources)
-    if simulates or (not known and (validation.patients or getattr(validation, "healthy", 0))):
+    if simulates or (not known and is_judged(settings)):
         names |= pack_patients(settings.data, folder, on_patient)
         on_item("label maps and lesion masks")
     for number, part in enumerate(settings.sources):
-        place = folder / folder_of(number, part)
-        if isinstance(part, ScansPart):
-            scans = [scan for source in part.scans.data for scan in find_labelled_scans(source)]
-            pack_scans(scans, place, spacing=settings.grid.spacing, on_scan=on_item)
-            names[place.name] = [scan.name for scan in scans]
-        elif isinstance(part, MapsPart):
+        if isinstance(part, MapsPart):
+            place = folder / folder_of(number, part)
             report = pack_map_data(maps_at_grid(part.maps, settings), place, on_subject=on_item)
             for name, reason in report.skipped.items():
                 log.warning("%s is left out: %s", name, reason)
             names[place.name] = list(report.names)
     return names
+
+
+def is_judged(settings: Recipe) -> bool:
+    """Tell whether a run is judged on simulated patients."""
+    validation = settings.validation
+    return bool(validation.patients or getattr(validation, "healthy", 0))
 
 
 def maps_at_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
