@@ -234,8 +234,8 @@ def encode(table: PatientTable, columns: Sequence[Column]) -> Array:
     absent = [column.name for column in columns if column.name not in table.columns]
     if absent:
         raise OutcomeError(
-            f"{table.source} has no column {first_few(absent)}, which the model predicts from; add it, with n/a "
-            "where it is not known"
+            f"{table.source} has no column {first_few(absent)}, which the model predicts from; add it, "
+            "with n/a where it is not known"
         )
     parts = [_encoded(table, column) for column in columns]
     return np.concatenate(parts, axis=1) if parts else np.empty((len(table.ids), 0))

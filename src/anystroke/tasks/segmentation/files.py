@@ -250,11 +250,20 @@ def _outcome(status: Any, source: Input, sidecar: str, facts: dict[str, Any], se
 
 
 def _compute(run: _Run, job: _Job, scans: list[Volume]) -> "tuple[list[Segmentation], Together | None]":
-    """Put the scans of a job through the network."""
+    """Put the scans of a job through the network, and import meanwhile what writes reports."""
     if job.kept:
         return [], None
-    if run.write.report:
-        Thread(target=import_report_makers).start()
+    importing = Thread(target=import_report_makers) if run.write.report else None
+    if importing:
+        importing.start()
+    try:
+        return _found(run, job, scans)
+    finally:
+        if importing:
+            importing.join()
+
+
+def _found(run: _Run, job: _Job, scans: list[Volume]) -> "tuple[list[Segmentation], Together | None]":
     run.collected.take()
     results = [segment(scan, run.model, run.options) for scan in scans]
     fused: Together | None = None
