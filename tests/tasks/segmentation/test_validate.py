@@ -109,8 +109,8 @@ def test_the_score_is_of_dice_and_f1_less_false_volume() -> None:
     plain = {(row["set"], row["group"]): row["score"] for row in summarise_scores(scores)}
     assert plain["simulated", "all"] == pytest.approx((0.6 + 0.6) / 2)
     rows = {(row["set"], row["group"]): row["score"] for row in summarise_scores([*scores, *healthy])}
-    assert rows["simulated", "all"] == pytest.approx(0.6 - 0.2 * 0.75 / 2)
-    assert rows["simulated", "weighting T1w"] == pytest.approx(0.9 - 0.075)
+    assert rows["simulated", "all"] == pytest.approx(0.6 - 0.5 * 0.75 / 2)
+    assert rows["simulated", "weighting T1w"] == pytest.approx(0.9 - 0.1875)
     assert rows["real", "all"] == pytest.approx(0.3)
     assert math.isnan(float(rows["healthy", "all"]))
 
