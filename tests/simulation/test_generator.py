@@ -314,12 +314,11 @@ def test_a_scan_of_a_session_is_the_one_made_alone() -> None:
     scans = generator.session(ellipsoid_anatomy(), weightings=weightings, rng=stream(3, "session"))
     for scan in reversed(scans):
         record = scan.record
-        alone = generator.generate(
-            ellipsoid_anatomy(),
-            key=record["key"],
+        patient = generator.patient(ellipsoid_anatomy(), key=record["key"], shown_on=record["shown_on"])
+        alone = generator.scan(
+            patient,
             scan=record["scan"],
             weighting=record["weighting"],
-            shown_on=record["shown_on"],
             field_strength=record["field_strength"],
         )
         assert torch.equal(alone.image, scan.image)

@@ -180,7 +180,7 @@ class Generator:
                 return weighting
         return patient.shown_on
 
-    def generate(  # noqa: PLR0913
+    def generate(
         self,
         anatomy: Anatomy,
         lesions: Sequence[LesionMask] | None = None,
@@ -189,11 +189,12 @@ class Generator:
         stage: Stage | None = None,
         scan: int = 0,
         weighting: str | None = None,
-        shown_on: str | None = None,
-        field_strength: float | None = None,
         device: torch.device | str = "cpu",
     ) -> Sample:
         """Simulate the scan that belongs to a key; the same arguments give the same scan to the bit.
+
+        Lesions are as scans of its weighting show them; for others, or a field strength of choice, make the
+        `patient` and the `scan` of it.
 
         Args:
             anatomy: The patient.
@@ -202,27 +203,16 @@ class Generator:
             stage: Age of the lesion; None draws it.
             scan: Number of the scan within the patient's session; only protocol and corruption depend on it.
             weighting: Restricts the protocol; that of the settings if None.
-            shown_on: Weighting whose scans show such lesions, see `lesion_habits`; that of the scan if None.
-            field_strength: Of the scanner [T], where the preset has it; None draws it.
             device: Where to compute.
         """
-        if shown_on is None:
-            shown_on = self.weighting_of(key, scan=scan, weighting=weighting, field_strength=field_strength)
+        shown_on = self.weighting_of(key, scan=scan, weighting=weighting)
         patient = self.patient(anatomy, lesions, key=key, stage=stage, shown_on=shown_on, device=device)
-        return self.scan(patient, scan=scan, weighting=weighting, field_strength=field_strength)
+        return self.scan(patient, scan=scan, weighting=weighting)
 
-    def weighting_of(
-        self,
-        key: int,
-        *,
-        scan: int = 0,
-        weighting: str | None = None,
-        field_strength: float | None = None,
-    ) -> str:
+    def weighting_of(self, key: int, *, scan: int = 0, weighting: str | None = None) -> str:
         """Return the weighting that a scan of the patient of a key will have; arguments as for `generate`."""
         rng = stream(key, "protocol", *([scan] if scan else []))
-        wanted = weighting or self.settings.weighting
-        return self.preset.sample(rng, weighting=wanted, field_strength=field_strength).weighting
+        return self.preset.sample(rng, weighting=weighting or self.settings.weighting).weighting
 
     def patient(
         self,

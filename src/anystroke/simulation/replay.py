@@ -41,17 +41,12 @@ def regenerate(
         if missing := [name for name in record["lesions"] if name not in by_name]:
             raise ValueError(f"expected a lesion mask called {missing[0]!r}, but it is not among those given")
         lesions = [by_name[name] for name in record["lesions"]]
-    sample = generator.generate(
-        anatomy,
-        lesions,
-        key=record["key"],
-        stage=record["stage"],
-        scan=record["scan"],
-        weighting=record["weighting"],
-        shown_on=record["shown_on"],
-        field_strength=record["field_strength"],
-        device=device,
+    shown_on = record["shown_on"]
+    patient = generator.patient(
+        anatomy, lesions, key=record["key"], stage=record["stage"], shown_on=shown_on, device=device
     )
+    drawn_as = {name: record[name] for name in ("scan", "weighting", "field_strength")}
+    sample = generator.scan(patient, **drawn_as)
     # A record from before a setting was there means the setting's default.
     drawn = {**record, "settings": settings.model_dump(mode="json")}
     if not _same_draws(sample.record, drawn):
