@@ -49,6 +49,8 @@ class Protocol(ABC):
     * ``contrasts``: each contrast it gives, the usual one first, with the name that BIDS has for such images:
       a suffix, or ``acq-NAME_SUFFIX`` with the nearest suffix where BIDS has none;
     * ``scanning_sequence``: ``ScanningSequence`` of its sidecars;
+    * ``takes``: the maps that its signal equation takes;
+    * ``decays``: for each of them in which the signal decays as ``exp(-t R)``, the field that is ``t``;
     * ``choices``: fields that presets fix rather than draw, and that the signal equation does not take;
     * ``not_played``: other fields that the timing check and the signal equation do not take;
     * ``not_negative``: fields that must be finite and not negative;
@@ -73,6 +75,8 @@ class Protocol(ABC):
     sequence: ClassVar[str]
     contrasts: ClassVar[Mapping[str, str]]
     scanning_sequence: ClassVar[tuple[str, ...]]
+    takes: ClassVar[tuple[str, ...]] = ()
+    decays: ClassVar[Mapping[str, str]] = {}
     choices: ClassVar[tuple[str, ...]] = ()
     not_played: ClassVar[tuple[str, ...]] = ()
     not_negative: ClassVar[tuple[str, ...]] = ()
@@ -109,9 +113,9 @@ class Protocol(ABC):
         self._check()
 
     @property
-    @abstractmethod
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
+        return self.takes
 
     @property
     def additive(self) -> bool:
@@ -124,7 +128,7 @@ class Protocol(ABC):
 
         Empty unless the signed signal is ``PD S(R1, B1+)`` times these decays and the ``losses``.
         """
-        return {}
+        return {name: getattr(self, time) for name, time in self.decays.items()}
 
     @property
     def losses(self) -> Mapping[str, float]:

@@ -88,15 +88,11 @@ class BalancedSsfp(Protocol):
     sequence: ClassVar[str] = "bssfp"
     contrasts: ClassVar[Mapping[str, str]] = {"bSSFP": "acq-bSSFP_T2w"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("GR",)
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2")
 
     weighting: str = "bSSFP"
     repetition_time: float
     flip_angle: float
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2")
 
     @property
     def echo_time(self) -> float:

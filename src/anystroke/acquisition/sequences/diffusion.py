@@ -115,21 +115,13 @@ class DiffusionWeighted(Protocol):
     sequence: ClassVar[str] = "dwi"
     contrasts: ClassVar[Mapping[str, str]] = {"DWI": "dwi", "T2w": "T2w"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("EP", "SE")
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2", "adc")
+    decays: ClassVar[Mapping[str, str]] = {"r2": "echo_time", "adc": "b_value"}
 
     weighting: str = "DWI"
     repetition_time: float
     echo_time: float
     b_value: float
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2", "adc")
-
-    @property
-    def decay_times(self) -> Mapping[str, float]:
-        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
-        return {"r2": self.echo_time, "adc": self.b_value}
 
     @classmethod
     def claims(cls, sidecar: Sidecar) -> Evidence | None:
@@ -169,16 +161,12 @@ class AdcMap(Protocol):
     sequence: ClassVar[str] = "adc"
     contrasts: ClassVar[Mapping[str, str]] = {"ADC": "ADC"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("EP", "SE")
+    takes: ClassVar[tuple[str, ...]] = ("adc",)
 
     weighting: str = "ADC"
     repetition_time: float
     echo_time: float
     b_value: float
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("adc",)
 
     @property
     def additive(self) -> bool:

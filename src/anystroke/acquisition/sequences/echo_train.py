@@ -83,6 +83,7 @@ def incidental_mt_factor(*, mt_saturation: Tensor, sensitivity: float) -> Tensor
 class EchoTrain(Protocol):
     """What the sequences with a train of spin echoes share."""
 
+    decays: ClassVar[Mapping[str, str]] = {"r2": "echo_time"}
     not_played: ClassVar[tuple[str, ...]] = ("incidental_mt",)
     not_negative: ClassVar[tuple[str, ...]] = ("incidental_mt",)
     words: ClassVar[Mapping[str, str]] = {"incidental_mt": "incidental MT {:.3g}/p.u."}
@@ -98,11 +99,6 @@ class EchoTrain(Protocol):
     def needs(self) -> tuple[str, ...]:
         """The maps that ``signal`` takes."""
         return ("proton_density", "r1", "r2", *(("mt_saturation",) if self.incidental_mt else ()))
-
-    @property
-    def decay_times(self) -> Mapping[str, float]:
-        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
-        return {"r2": self.echo_time}
 
     @property
     def losses(self) -> Mapping[str, float]:

@@ -110,22 +110,14 @@ class InversionRecoverySpinEcho(Protocol):
     sequence: ClassVar[str] = "ir_se"
     contrasts: ClassVar[Mapping[str, str]] = {"T1w": "T1w"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("SE", "IR")
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2")
+    decays: ClassVar[Mapping[str, str]] = {"r2": "echo_time"}
 
     weighting: str = "T1w"
     repetition_time: float
     inversion_time: float
     echo_time: float
     inversion_efficiency: float = 0.95
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2")
-
-    @property
-    def decay_times(self) -> Mapping[str, float]:
-        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
-        return {"r2": self.echo_time}
 
     @classmethod
     def claims(cls, sidecar: Sidecar) -> Evidence | None:

@@ -223,6 +223,7 @@ class Mp2rage(Protocol):
     sequence: ClassVar[str] = "mp2rage"
     contrasts: ClassVar[Mapping[str, str]] = {"UNIT1": "UNIT1"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("GR", "IR")
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2star")
     choices: ClassVar[tuple[str, ...]] = ("image",)
     not_negative: ClassVar[tuple[str, ...]] = ("robust_beta",)
     words: ClassVar[Mapping[str, str]] = {"robust_beta": "beta {:.3g}"}
@@ -238,11 +239,6 @@ class Mp2rage(Protocol):
     centre_index: int | None = None
     robust_beta: float = 0.1
     image: str = "uni"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2star")
 
     @property
     def additive(self) -> bool:

@@ -178,6 +178,8 @@ class Mprage(Protocol):
     sequence: ClassVar[str] = "mprage"
     contrasts: ClassVar[Mapping[str, str]] = {"T1w": "T1w"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("GR", "IR")
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2star")
+    decays: ClassVar[Mapping[str, str]] = {"r2star": "echo_time"}
 
     weighting: str = "T1w"
     repetition_time: float
@@ -188,16 +190,6 @@ class Mprage(Protocol):
     echo_time: float
     inversion_efficiency: float = 0.95
     centre_index: int | None = None
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2star")
-
-    @property
-    def decay_times(self) -> Mapping[str, float]:
-        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
-        return {"r2star": self.echo_time}
 
     @classmethod
     def claims(cls, sidecar: Sidecar) -> Evidence | None:

@@ -124,20 +124,12 @@ class SpinEcho(Protocol):
     sequence: ClassVar[str] = "se"
     contrasts: ClassVar[Mapping[str, str]] = {"T1w": "T1w", "T2w": "T2w", "PDw": "PDw"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("SE",)
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2")
+    decays: ClassVar[Mapping[str, str]] = {"r2": "echo_time"}
 
     weighting: str = "T1w"
     repetition_time: float
     echo_time: float
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2")
-
-    @property
-    def decay_times(self) -> Mapping[str, float]:
-        """For each map ``R`` in which the signal decays as ``exp(-t R)``, the ``t``."""
-        return {"r2": self.echo_time}
 
     @classmethod
     def claims(cls, sidecar: Sidecar) -> Evidence | None:

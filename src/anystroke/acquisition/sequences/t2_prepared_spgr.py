@@ -170,6 +170,7 @@ class T2PreparedSpgr(Protocol):
     sequence: ClassVar[str] = "t2prep_spgr"
     contrasts: ClassVar[Mapping[str, str]] = {"T2prep": "acq-T2prep_T2w"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("GR",)
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2", "r2star")
     words: ClassVar[Mapping[str, str]] = {"preparation_time": "T2prep {:.3g} s"}
 
     weighting: str = "T2prep"
@@ -180,11 +181,6 @@ class T2PreparedSpgr(Protocol):
     flip_angle: float
     echo_time: float
     centre_index: int = 0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2", "r2star")
 
     @classmethod
     def claims(cls, sidecar: Sidecar) -> Evidence | None:

@@ -117,10 +117,6 @@ class PublishedSpgr(PublishedGradientEcho):
     sequence: ClassVar[str] = "published_spgr"
     contrasts: ClassVar[Mapping[str, str]] = {"T1w": "T1w"}
     scanning_sequence: ClassVar[tuple[str, ...]] = ("GR",)
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2star", "mt_saturation")
 
     weighting: str = "T1w"
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2star", "mt_saturation")

@@ -58,17 +58,13 @@ def train_powers(r1: Tensor, cosine: float, spacing: float, count: float) -> tup
 class PublishedProtocol(Protocol):
     """What the published sequences share."""
 
+    takes: ClassVar[tuple[str, ...]] = ("proton_density", "r1", "r2star")
     not_negative: ClassVar[tuple[str, ...]] = ("gain",)
     words: ClassVar[Mapping[str, str]] = {"gain": "gain {:.3g}"}
 
     repetition_time: float
     echo_time: float
     gain: float = 1.0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """The maps that ``signal`` takes."""
-        return ("proton_density", "r1", "r2star")
 
     @property
     def impossible(self) -> str:
