@@ -1,10 +1,13 @@
 """A small patient made of ellipsoids, and a spherical lesion: all that a generator needs."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import LesionMask
-from anystroke.anatomy.tissues.anatomies import Anatomy
+from anystroke.anatomy.lesions.bank import LesionMask, save_bank
+from anystroke.anatomy.tissues.anatomies import Anatomy, save_anatomies
 from anystroke.anatomy.tissues.labels import TISSUES
 from anystroke.anatomy.tissues.mixing import LabelField
 
@@ -44,3 +47,13 @@ def sphere_lesion(centre: tuple[float, float, float] = (38.0, -18.0, 8.0), radiu
     affine = torch.eye(4, dtype=torch.float64)
     affine[:3, 3] = torch.tensor(centre, dtype=torch.float64) - radius
     return LesionMask("sphere", mask, affine)
+
+
+def pack_phantoms(folder: Path) -> None:
+    """Write what training reads, and what it is judged on: heads, one of them bare, and spherical lesions."""
+    folder.mkdir(parents=True)
+    bare = replace(ellipsoid_anatomy(head=False), name="bare")
+    save_anatomies([ellipsoid_anatomy(), bare], folder / "anatomies.safetensors")
+    save_anatomies([ellipsoid_anatomy()], folder / "held_out_anatomies.safetensors")
+    save_bank([sphere_lesion()], folder / "lesions.safetensors")
+    save_bank([sphere_lesion(radius=18)], folder / "held_out_lesions.safetensors")

@@ -1,8 +1,10 @@
 """What every task that trains a network must do; a new task is a line in `TASKS`."""
 
 import json
-import tempfile
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,114 +13,55 @@ import pytest
 import torch
 
 import anystroke.tasks
-from anystroke.anatomy.lesions.bank import save_bank
-from anystroke.anatomy.tissues.anatomies import save_anatomies
+from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import CaseStream
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import Trainer
-from anystroke.models.checkpoints import open_network
-from anystroke.tasks.classification.recipe import ClassificationSettings
-from anystroke.tasks.denoising.recipe import DenoisingSettings
-from anystroke.tasks.pretraining.recipe import PretrainingSettings
-from anystroke.tasks.qmri.recipe import EstimatorSettings
-from anystroke.tasks.registry import AnyRecipe
-from anystroke.tasks.segmentation.recipe import TrainingSettings
-from anystroke.tasks.tissues.recipe import TissueSettings
+from anystroke.models.checkpoints import open_network, read_tensors
+from anystroke.tasks.registry import AnyRecipe, load_any_recipe
 from participants import write_participants
-from phantoms import ellipsoid_anatomy, sphere_lesion
+from recipe_files import write_recipe
 
 SHAPE = [32, 32, 32]
 FILES = ("config", "losses", "predict", "recipe", "sources", "task", "validate")
 """Modules that each task has, beside those of its own."""
 
 
-def _common(batch: int) -> dict[str, Any]:
-    options = {"steps": 4, "workers": 0, "precision": "float32", "warm_up": 0, "batch": batch}
-    return {"name": "test", "grid": {"spacing": 8.0, "shapes": [SHAPE]}, "optimiser": options}
-
-
-def _segmentation(batch: int = 1) -> AnyRecipe:
-    content = _common(batch) | {"architecture": "tiny_unet", "sources": [{"kind": "simulated"}]}
-    return TrainingSettings.model_validate(content)
-
-
-def _qmri(batch: int = 1) -> AnyRecipe:
-    content = _common(batch) | {
-        "task": "qmri",
+SIMULATED: dict[str, Any] = {"architecture": "tiny_unet", "sources": [{"kind": "simulated"}]}
+TASKS: dict[str, dict[str, Any]] = {
+    "segmentation": SIMULATED,
+    "qmri": {
         "architecture": "small_estimator_unet",
         "sources": [{"kind": "simulated", "synthesis": {"preset": "estimator"}}],
         "loss": {"scale": "typical"},
-    }
-    return EstimatorSettings.model_validate(content)
-
-
-def _pretraining(batch: int = 1) -> AnyRecipe:
-    content = _common(batch) | {
-        "task": "pretraining",
+    },
+    "pretraining": SIMULATED | {"loss": {"kind": "none"}},
+    "tissues": SIMULATED,
+    "denoising": SIMULATED | {"grid": {"normalisation": "whole"}},
+    "classification": {
         "architecture": "tiny_unet",
-        "sources": [{"kind": "simulated"}],
-        "loss": {"kind": "none"},
-    }
-    return PretrainingSettings.model_validate(content)
-
-
-def _tissues(batch: int = 1) -> AnyRecipe:
-    content = _common(batch) | {
-        "task": "tissues",
-        "architecture": "tiny_unet",
-        "sources": [{"kind": "simulated"}],
-    }
-    return TissueSettings.model_validate(content)
-
-
-def _denoising(batch: int = 1) -> AnyRecipe:
-    content = _common(batch) | {
-        "task": "denoising",
-        "architecture": "tiny_unet",
-        "grid": {"spacing": 8.0, "shapes": [SHAPE], "normalisation": "whole"},
-        "sources": [{"kind": "simulated"}],
-    }
-    return DenoisingSettings.model_validate(content)
-
-
-def _classification(batch: int = 1) -> AnyRecipe:
-    folder = Path(tempfile.gettempdir()) / "anystroke participants"
-    write_participants(folder)
-    content = _common(batch) | {
-        "task": "classification",
-        "architecture": "tiny_unet",
-        "sources": [
-            {
-                "kind": "participants",
-                "scans": [folder],
-                "table": folder / "participants.tsv",
-                "column": "sex",
-                "test": 0.4,
-            }
-        ],
-    }
-    return ClassificationSettings.model_validate(content)
-
-
-TASKS: dict[str, Callable[..., AnyRecipe]] = {
-    "segmentation": _segmentation,
-    "qmri": _qmri,
-    "pretraining": _pretraining,
-    "tissues": _tissues,
-    "denoising": _denoising,
-    "classification": _classification,
+        "sources": [{"kind": "participants", "column": "sex", "test": 0.4}],
+    },
 }
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    for name in ("anatomies", "held_out_anatomies"):
-        save_anatomies([ellipsoid_anatomy()], tmp_path / "data" / f"{name}.safetensors")
-    for name in ("lesions", "held_out_lesions"):
-        save_bank([sphere_lesion()], tmp_path / "data" / f"{name}.safetensors")
-    return tmp_path
+def _recipe(name: str, run: Path, **options: object) -> Path:
+    """Write the recipe of a task; a task with participants gets some."""
+    recipe = {"name": "test"} | TASKS[name]
+    if name != "segmentation":
+        recipe["task"] = name
+    if name == "classification":
+        table = write_participants(run / "participants")
+        files = {"scans": [str(table.parent)], "table": str(table)}
+        recipe["sources"] = [part | files for part in recipe["sources"]]
+    recipe["grid"] = {"spacing": 8.0, "shapes": [SHAPE]} | recipe.get("grid", {})
+    optimiser = {"steps": 4, "workers": 0, "precision": "float32", "warm_up": 0, "batch": 1}
+    return write_recipe(run / "recipe.toml", recipe | {"optimiser": optimiser | options})
+
+
+def _settings(name: str, run: Path, **options: object) -> AnyRecipe:
+    return load_any_recipe(_recipe(name, run, **options))
 
 
 def _stream(settings: AnyRecipe, run: Path) -> CaseStream:
@@ -127,8 +70,8 @@ def _stream(settings: AnyRecipe, run: Path) -> CaseStream:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_batch_holds_the_cases_of_its_numbers(name: str, run: Path) -> None:
-    alone = list(islice(_stream(TASKS[name](), run), 4))
-    pairs = list(islice(_stream(TASKS[name](batch=2), run), 2))
+    alone = list(islice(_stream(_settings(name, run), run), 4))
+    pairs = list(islice(_stream(_settings(name, run, batch=2), run), 2))
     for place, pair in enumerate(pairs):
         for inside in range(2):
             one = alone[2 * place + inside]
@@ -139,7 +82,7 @@ def test_a_batch_holds_the_cases_of_its_numbers(name: str, run: Path) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_run_goes_on_to_the_bit(name: str, run: Path) -> None:
-    settings = TASKS[name]()
+    settings = _settings(name, run)
     batches = list(islice(_stream(settings, run), 4))
     whole = Trainer(settings, run)
     for batch in batches[:2]:
@@ -151,9 +94,38 @@ def test_a_run_goes_on_to_the_bit(name: str, run: Path) -> None:
     assert all(torch.equal(whole.average[key], resumed.average[key]) for key in whole.average)
 
 
+def _start(recipe: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "anystroke", "train", str(recipe), "-o", str(folder), *more]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_killed_at_any_moment_goes_on_to_the_bit(name: str, run: Path) -> None:
+    recipe = _recipe(name, run, steps=40, checkpoint_every=7, workers=1)
+    whole, broken = run / "whole", run / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+        (folder / "data").symlink_to(run / "data")
+    assert _start(recipe, whole).wait() == 0
+    process = _start(recipe, broken)
+    while len(read_log(broken)) < 12:
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert 12 <= len(read_log(broken)) < 40
+    assert _start(recipe, broken, "--resume").wait() == 0
+    assert [row["loss"] for row in read_log(whole)] == [row["loss"] for row in read_log(broken)]
+    first, second = (read_tensors(folder / "state.safetensors")[0] for folder in (whole, broken))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_what_is_exported_computes_the_same(name: str, run: Path) -> None:
-    settings = TASKS[name]()
+    settings = _settings(name, run)
     trainer = Trainer(settings, run)
     [batch] = islice(_stream(settings, run), 1)
     trainer.train_step(batch)
@@ -169,7 +141,7 @@ def test_what_is_exported_computes_the_same(name: str, run: Path) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_configuration_survives_its_file(name: str, run: Path) -> None:
-    config = Trainer(TASKS[name](), run).model_config()
+    config = Trainer(_settings(name, run), run).model_config()
     assert config.task == name
     assert type(config).model_validate(json.loads(config.model_dump_json())) == config
 

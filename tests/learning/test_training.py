@@ -1,11 +1,5 @@
 import csv
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,15 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from anystroke.anatomy.lesions.bank import save_bank
-from anystroke.anatomy.tissues.anatomies import load_anatomies, save_anatomies
+from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.learning.run import Devices, train
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import LossError, Trainer, TrainingError
-from anystroke.models.checkpoints import open_network, read_tensors
+from anystroke.models.checkpoints import open_network
 from anystroke.models.image_features import FEATURES
 from anystroke.models.model_space import normalise_intensity
 from anystroke.simulation.replay import regenerate
@@ -31,7 +24,7 @@ from anystroke.tasks.segmentation import task
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.losses import LossSettings
 from anystroke.tasks.segmentation.recipe import TrainingSettings
-from phantoms import ellipsoid_anatomy, sphere_lesion
+from phantoms import sphere_lesion
 from processes import run_in_processes
 
 SHAPE = (32, 32, 32)
@@ -55,17 +48,6 @@ def _settings(
 def _batches(settings: TrainingSettings, run: Path, count: int) -> list[Batch]:
     drawn = StreamSettings((1,), settings.grid.shapes, settings.grid.shape_weights, settings.seed)
     return list(islice(CaseStream(sources_of(settings, run / "data"), drawn), count))
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    bare = replace(ellipsoid_anatomy(head=False), name="bare")
-    save_anatomies([ellipsoid_anatomy(), bare], tmp_path / "data" / "anatomies.safetensors")
-    save_anatomies([ellipsoid_anatomy()], tmp_path / "data" / "held_out_anatomies.safetensors")
-    save_bank([sphere_lesion()], tmp_path / "data" / "lesions.safetensors")
-    save_bank([sphere_lesion(radius=18)], tmp_path / "data" / "held_out_lesions.safetensors")
-    return tmp_path
 
 
 def _losses(folder: Path) -> list[tuple[int, float]]:
@@ -118,45 +100,6 @@ def test_resuming_gives_the_losses_of_a_run_without_break(run: Path, architectur
     assert [resumed.train_step(batch) for batch in batches[2:]] == expected_after
     assert all(torch.equal(whole.average[k], resumed.average[k]) for k in whole.average)
     assert expected_after != expected
-
-
-def _start(recipe: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "anystroke", "train", str(recipe), "-o", str(folder), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-def _recipe_file(run: Path, settings: TrainingSettings) -> Path:
-    """Write a recipe whose optimiser is that of the settings."""
-    path = run / "recipe.toml"
-    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.optimiser.model_dump().items()]
-    path.write_text(
-        f'name = "test"\narchitecture = "{settings.architecture}"\n[grid]\nspacing = 8.0\n'
-        'shapes = [[32, 32, 32]]\n[[sources]]\nkind = "simulated"\n[optimiser]\n' + "\n".join(lines)
-    )
-    return path
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on_to_the_bit(run: Path, tmp_path: Path) -> None:
-    recipe = _recipe_file(run, _settings(steps=60, checkpoint_every=7, workers=1))
-    folders = [tmp_path / name for name in ("whole", "broken")]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "data").symlink_to(run / "data")
-    assert _start(recipe, folders[0]).wait() == 0
-    process = _start(recipe, folders[1])
-    while len(read_log(folders[1])) < 23:
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 23 <= len(read_log(folders[1])) < 60
-    assert _start(recipe, folders[1], "--resume").wait() == 0
-    assert _losses(folders[0]) == _losses(folders[1])
-    first, second = (read_tensors(folder / "state.safetensors")[0] for folder in folders)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 def _gradients(run: Path, ranks: int, batch: int) -> None:

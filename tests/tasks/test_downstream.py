@@ -1,7 +1,6 @@
 """Tasks that start from an encoder: tissues, noise, classes of patients."""
 
 import math
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from anystroke.anatomy.lesions.bank import save_bank
-from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.commands.main import main
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
@@ -41,7 +38,6 @@ from anystroke.tasks.tissues.recipe import TissueSettings
 from anystroke.tasks.tissues.sources import LEARNT_TISSUES, without_lesion
 from anystroke.tasks.tissues.validate import Head, tissue_scores
 from participants import PEOPLE, write_participants
-from phantoms import ellipsoid_anatomy, sphere_lesion
 
 SMALL: dict[str, Any] = {
     "name": "toy",
@@ -59,17 +55,6 @@ SMALL: dict[str, Any] = {
     },
     "validation": {"every": 12, "patients": 2},
 }
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    bare = replace(ellipsoid_anatomy(head=False), name="bare")
-    save_anatomies([ellipsoid_anatomy(), bare], tmp_path / "data" / "anatomies.safetensors")
-    save_anatomies([ellipsoid_anatomy()], tmp_path / "data" / "held_out_anatomies.safetensors")
-    save_bank([sphere_lesion()], tmp_path / "data" / "lesions.safetensors")
-    save_bank([sphere_lesion(radius=18)], tmp_path / "data" / "held_out_lesions.safetensors")
-    return tmp_path
 
 
 @pytest.fixture

@@ -89,9 +89,14 @@ class CaseSource(Protocol):
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
         """Make one case; all that is random comes from ``rng``.
 
+        A draw in which the field of view misses the head is drawn anew.
+
         Args:
             shape: Voxels of the case.
             rng: Random stream on the CPU.
+
+        Raises:
+            RuntimeError: If 100 draws in a row gave constant images.
         """
 
 

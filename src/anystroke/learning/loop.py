@@ -22,6 +22,7 @@ from anystroke.models.image_features import image_features, image_range
 log = logging.getLogger(__name__)
 # Fewer do not tell the 0.5 and 99.5 % quantiles at all.
 _FEWEST_FOR_RANGE = 50
+_SHEET_CASES = 4
 
 
 class Loop:
@@ -169,7 +170,7 @@ class Loop:
         started = time.perf_counter()
         self._save()
         path = self.trainer.folder / "samples" / f"step_{self.trainer.step:06d}.png"
-        self.trainer.task.sheet(self.trainer, batch, path)
+        self.trainer.task.sheet(self.trainer, batch.first(_SHEET_CASES), path)
         record.sheet(self.trainer.step, path)
         if self._rehearses:
             write_report(self.trainer.folder, self.trainer.settings, criterion=self.criterion)

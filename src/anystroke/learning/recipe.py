@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -146,6 +146,32 @@ class MapsPart(_Source):
 
 
 SourcePart = Annotated[SimulatedPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")]
+
+
+_Part = TypeVar("_Part")
+
+
+def _some(sources: tuple[_Part, ...]) -> tuple[_Part, ...]:
+    if not sources:
+        raise ValueError("expected at least one source of cases")
+    return sources
+
+
+def _unchanged(sources: tuple[_Part, ...]) -> tuple[_Part, ...]:
+    """Refuse what changes the cases of a source or softens their targets."""
+    for part in sources:
+        if getattr(part, "augmentation", None) is not None or getattr(part, "target", "hard") != "hard":
+            raise ValueError(
+                "the sources of this task have neither 'augmentation' nor 'target'; leave them out, and set "
+                "how scans look in other tables of the recipe ('synthesis', 'maps', 'views')"
+            )
+    return sources
+
+
+SomeParts = Annotated[tuple[_Part, ...], AfterValidator(_some)]
+"""At least one source of cases."""
+PlainParts = Annotated[tuple[_Part, ...], AfterValidator(_some), AfterValidator(_unchanged)]
+"""At least one source of cases, none with augmentation or a target of its own."""
 
 
 class OptimiserSettings(StrictModel):

@@ -41,6 +41,11 @@ class Batch(NamedTuple):
     target: Tensor
     cells: Tensor | None = None
 
+    def first(self, count: int) -> "Batch":
+        """Return the first cases of it."""
+        cells = None if self.cells is None else self.cells[:count]
+        return Batch(self.image[:count], self.target[:count], cells)
+
 
 def rotation(shares: Sequence[int]) -> list[int]:
     """Return the order in which sources take turns, each spread as evenly as its share allows.

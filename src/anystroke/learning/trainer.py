@@ -18,7 +18,7 @@ from anystroke.learning.clock import rate_by_time
 from anystroke.learning.recipe import OptimiserSettings, Precision
 from anystroke.learning.run_log import RunLog, append_rows
 from anystroke.learning.stream import Batch
-from anystroke.learning.task import Recipe, Task
+from anystroke.learning.task import AnyTask, LossContext, Recipe, Verdict
 from anystroke.models.architectures.catalogue import DivisibleUNet
 from anystroke.models.architectures.twins import encoder_parts
 from anystroke.models.checkpoints import (
@@ -150,7 +150,7 @@ class Trainer:
             _start(self.module, settings, self.task)
         elif settings.start_from_wider:
             raise TrainingError("start_from_wider needs start_from, the model to take channels of; name one")
-        if self.task.freezes_encoder:
+        if settings.freeze_encoder:
             _freeze(self.module, settings)
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
             torch.nn.SyncBatchNorm.convert_sync_batchnorm(self.module)  # type: ignore[no-untyped-call]
@@ -230,7 +230,16 @@ class Trainer:
             torch.manual_seed(stream(self.settings.seed, "dropout", *place).initial_seed())
             heads: Sequence[Tensor] = self.network(image)
         cells = None if cells is None else cells.to(self.fabric.device)
-        return self.task.loss(heads, target, cells=cells, step=self.step, reduce=self._sum_over_processes)
+        return self.task.loss(heads, target, LossContext(self.step, self._sum_over_processes, cells))
+
+    def heads_of(self, image: Tensor) -> list[Tensor]:
+        """Return what all heads put out for images (B, C, X, Y, Z), on the CPU, without learning of them."""
+        was_training = self.module.training
+        self.module.eval()
+        with torch.no_grad():
+            heads = self.module.heads(image.to(self.fabric.device))
+        self.module.train(was_training)
+        return [head.float().cpu() for head in heads]
 
     def _cuda_devices(self) -> list[int]:
         device = self.fabric.device
@@ -297,7 +306,8 @@ class Trainer:
                 **facts,
             },
         }
-        return self.task.config(common)
+        config: NetworkConfig = self.task.config(common)
+        return config
 
     def _learnt_from(self) -> dict[str, list[str]]:
         """Return the names of the anatomies that were learnt from, where they are known."""
@@ -314,7 +324,7 @@ class Trainer:
         """
         save_model(folder, self.averaged(), self.model_config(**facts))
 
-    def judged(self, rows: Sequence[dict[str, str | int | float]], record: RunLog) -> None:
+    def judged(self, rows: Verdict, record: RunLog) -> None:
         """Keep a validation, and the model if none before it was as good.
 
         Args:
@@ -439,7 +449,7 @@ def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
     return wide
 
 
-def _start(network: torch.nn.Module, settings: Recipe, task: Task) -> None:
+def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)

@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar, cast
 
 import torch
 from pydantic import Field
@@ -62,6 +62,21 @@ class NetworkConfig(StrictModel):
         return build_network(self.architecture, len(self.output_names), seed=0)
 
 
+class ClassesConfig(NetworkConfig):
+    """What is needed to use a network whose outputs are classes.
+
+    Attributes:
+        classes: Names of the outputs, in order.
+    """
+
+    classes: tuple[str, ...]
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The classes."""
+        return self.classes
+
+
 Config = TypeVar("Config", bound=NetworkConfig)
 
 
@@ -72,12 +87,12 @@ class TrainedNetwork(Generic[Config]):
     Attributes:
         network: In evaluation mode, float32.
         config: What is needed to use it.
-        sha256: Of its weights file.
+        sha256: Of its weights file; nothing of a network that comes from none.
     """
 
     network: nn.Module
     config: Config
-    sha256: str
+    sha256: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -175,6 +190,26 @@ def model_facts(name: str | Path) -> dict[str, Any]:
         CheckpointError: If there is no such model, or its configuration is no table.
     """
     return {"version": "1", "training": {}} | _read_config(find_model(name) / "config.json")
+
+
+class TaskNetwork(TrainedNetwork[Config]):
+    """A network of one task, which loads by its name.
+
+    Attributes:
+        config_kind: The configuration of the task's models.
+    """
+
+    config_kind: ClassVar[type[NetworkConfig]]
+
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """Load a shipped model by its name, or one from a folder.
+
+        Raises:
+            CheckpointError: There is no such model, it is of another task, or it is damaged.
+        """
+        opened = open_network(name, cls.config_kind)
+        return cls(opened.network, cast(Config, opened.config), opened.sha256)
 
 
 def load_config(name: str | Path, kind: type[Config]) -> Config:

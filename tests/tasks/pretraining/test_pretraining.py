@@ -1,12 +1,5 @@
 """Runs of the task: they resume, gather patients over processes, and find patients again."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,8 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anystroke.anatomy.lesions.bank import save_bank
-from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.commands.main import main
 from anystroke.core.config import ConfigError
 from anystroke.core.volume import Volume
@@ -27,7 +18,7 @@ from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import CaseStream
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import Trainer
-from anystroke.models.checkpoints import CheckpointError, load_config, read_tensors, task_of_model
+from anystroke.models.checkpoints import CheckpointError, load_config, task_of_model
 from anystroke.models.encoders import EncoderError, load_encoder
 from anystroke.tasks.pretraining.config import EncoderConfig
 from anystroke.tasks.pretraining.predict import FeatureModel
@@ -35,8 +26,8 @@ from anystroke.tasks.pretraining.recipe import PretrainingSettings
 from anystroke.tasks.registry import load_any_recipe
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
-from phantoms import ellipsoid_anatomy, sphere_lesion
 from processes import run_in_processes
+from recipe_files import write_recipe
 
 RECIPE: dict[str, Any] = {
     "task": "pretraining",
@@ -59,17 +50,6 @@ RECIPE: dict[str, Any] = {
 def _settings(**optimiser: object) -> PretrainingSettings:
     changed = RECIPE["optimiser"] | optimiser
     return PretrainingSettings.model_validate(RECIPE | {"optimiser": changed})
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    bare = replace(ellipsoid_anatomy(head=False), name="bare")
-    save_anatomies([ellipsoid_anatomy(), bare], tmp_path / "data" / "anatomies.safetensors")
-    save_anatomies([ellipsoid_anatomy()], tmp_path / "data" / "held_out_anatomies.safetensors")
-    save_bank([sphere_lesion()], tmp_path / "data" / "lesions.safetensors")
-    save_bank([sphere_lesion(radius=18)], tmp_path / "data" / "held_out_lesions.safetensors")
-    return tmp_path
 
 
 def test_a_run_leaves_an_encoder_that_segmentation_starts_from(run: Path) -> None:
@@ -148,47 +128,6 @@ def test_resuming_gives_the_losses_of_a_run_without_break(run: Path, buffered: b
     assert all(torch.equal(whole.average[key], resumed.average[key]) for key in whole.average)
 
 
-def _start(recipe: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "anystroke", "pretrain", str(recipe), "-o", str(folder), *more]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on_to_the_bit(run: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        _toml(RECIPE | {"optimiser": RECIPE["optimiser"] | {"steps": 30, "checkpoint_every": 7}})
-    )
-    folders = [tmp_path / name for name in ("whole", "broken")]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "data").symlink_to(run / "data")
-    assert _start(recipe, folders[0]).wait() == 0
-    process = _start(recipe, folders[1])
-    while len(read_log(folders[1])) < 12:
-        assert process.poll() is None
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 12 <= len(read_log(folders[1])) < 30
-    assert _start(recipe, folders[1], "--resume").wait() == 0
-    assert [r["loss"] for r in read_log(folders[0])] == [r["loss"] for r in read_log(folders[1])]
-    first, second = (read_tensors(folder / "state.safetensors")[0] for folder in folders)
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
-
-
-def _toml(recipe: dict[str, Any]) -> str:
-    def lines(table: dict[str, Any]) -> str:
-        return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
-
-    plain = {key: value for key, value in recipe.items() if not isinstance(value, dict | list)}
-    tables = "".join(f"[{k}]\n{lines(v)}" for k, v in recipe.items() if isinstance(v, dict))
-    parts = "".join(f"[[sources]]\n{lines(part)}" for part in recipe["sources"])
-    return lines(plain) + tables + parts
-
-
 def _gradients(run: Path, ranks: int, batch: int) -> None:
     """Compute the gradients of one step in one of several processes; the first writes them down."""
     settings = _settings(batch=batch, precision="float64")
@@ -240,7 +179,7 @@ def test_what_a_recipe_cannot_say(
     if "sources" in change:
         return
     path = tmp_path / "recipe.toml"
-    path.write_text(_toml(RECIPE | change))
+    write_recipe(path, RECIPE | change)
     assert main(["pretrain", str(path), "-o", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")

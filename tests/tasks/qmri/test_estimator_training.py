@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from anystroke.anatomy.lesions.bank import save_bank
-from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
 from anystroke.learning.recipe import SimulatedPart
@@ -32,7 +30,6 @@ from anystroke.tasks.registry import load_any_recipe
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from map_phantoms import write_map_subject
-from phantoms import ellipsoid_anatomy, sphere_lesion
 
 RECIPES = Path(__file__).resolve().parents[3] / "src" / "anystroke" / "recipes"
 
@@ -50,16 +47,6 @@ def _settings(**changes: Any) -> EstimatorSettings:
         "optimiser": optimiser | changes.pop("optimiser", {}),
     }
     return EstimatorSettings.model_validate(content | changes)
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    for name in ("anatomies", "held_out_anatomies"):
-        save_anatomies([ellipsoid_anatomy()], tmp_path / "data" / f"{name}.safetensors")
-    for name in ("lesions", "held_out_lesions"):
-        save_bank([sphere_lesion()], tmp_path / "data" / f"{name}.safetensors")
-    return tmp_path
 
 
 def test_a_run_leaves_an_estimator_a_log_validations_and_pictures(run: Path) -> None:

@@ -173,15 +173,7 @@ class MapCases:
         self._protocol(self.subjects[0], stream(0, "check"))
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        """Make one case; a draw in which the field of view misses the head is drawn anew.
-
-        Args:
-            shape: Voxels of the case.
-            rng: Random stream.
-
-        Raises:
-            RuntimeError: If 100 draws in a row gave constant images.
-        """
+        """Make one case that shows something, see `CaseSource`."""
         return first_that_shows_something(
             lambda: self.generate(shape, key=integer(rng, 0, 2**62)),
             shape,

@@ -4,14 +4,15 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from anystroke.core.config import StrictModel
 from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart
-from anystroke.learning.sources.maps import MapSettings
 from anystroke.learning.sources.maps import pack_data as pack_map_data
 from anystroke.learning.sources.patient_packs import OnPatient, pack_patients
 from anystroke.learning.sources.scans import pack_scans
@@ -20,6 +21,7 @@ from anystroke.learning.task import AnyPart, Recipe
 
 log = logging.getLogger(__name__)
 
+Looks = TypeVar("Looks", bound=StrictModel)
 OnItem = Callable[[str], None]
 
 
@@ -63,7 +65,7 @@ def pack(
     for number, part in enumerate(settings.sources):
         if isinstance(part, MapsPart):
             place = folder / folder_of(number, part)
-            report = pack_map_data(maps_at_grid(part.maps, settings), place, on_subject=on_item)
+            report = pack_map_data(at_grid(part.maps, settings), place, on_subject=on_item)
             for name, reason in report.skipped.items():
                 log.warning("%s is left out: %s", name, reason)
             names[place.name] = list(report.names)
@@ -76,9 +78,14 @@ def is_judged(settings: Recipe) -> bool:
     return bool(validation.patients or getattr(validation, "healthy", 0))
 
 
-def maps_at_grid(maps: MapSettings, settings: Recipe) -> MapSettings:
-    """Return the settings of a source of maps with the voxel size of its recipe."""
-    return maps.model_copy(update={"spacing": settings.grid.spacing})
+def at_grid(looks: Looks, settings: Recipe) -> Looks:
+    """Return what the scans of a source look like, with the voxel size of its recipe.
+
+    Args:
+        looks: Settings of a source of scans, with a ``spacing``.
+        settings: The recipe.
+    """
+    return looks.model_copy(update={"spacing": settings.grid.spacing})
 
 
 def folder_of(number: int, part: AnyPart) -> str:

@@ -108,15 +108,7 @@ class SimulatedSource:
         return self._pack if isinstance(self._pack, Pack) else load_pack(self._pack)
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        """Simulate one case; a draw in which the field of view misses the head is drawn anew.
-
-        Args:
-            shape: Voxels of the case.
-            rng: Random stream.
-
-        Raises:
-            RuntimeError: If 100 draws in a row gave constant images.
-        """
+        """Simulate one case that shows something, see `CaseSource`."""
         generator, draws = self._generator(shape), on_cpu(rng)
         sample = first_that_shows_something(
             lambda: self._sample(generator, draws, rng.device),

@@ -5,24 +5,17 @@ from typing import Literal
 from torch import nn
 
 from anystroke.models.architectures.catalogue import build_classifier
-from anystroke.models.checkpoints import NetworkConfig
+from anystroke.models.checkpoints import ClassesConfig
 
 
-class ClassConfig(NetworkConfig):
+class ClassConfig(ClassesConfig):
     """What is needed to use a network that tells patients apart, beside its weights.
 
     Attributes:
         task: Tells it from the models of other tasks.
-        classes: Names of the outputs, in order.
     """
 
     task: Literal["classification"] = "classification"
-    classes: tuple[str, ...]
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The classes."""
-        return self.classes
 
     def build(self) -> nn.Module:
         """Build the network, with weights that are to be replaced."""

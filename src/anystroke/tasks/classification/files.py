@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from anystroke.core.tables import Cell, write_table
+from anystroke.core.tables import Cell
 from anystroke.core.volume import Volume
-from anystroke.io.names import image_stem
+from anystroke.io.scan_tables import write_scan_table
 from anystroke.tasks.classification.predict import ClassModel
 
 TABLE = "classes.tsv"
@@ -25,10 +25,9 @@ def write_classes(scans: Sequence[Path], model: ClassModel, folder: Path) -> Pat
     Raises:
         VolumeError: A scan cannot be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Cell]] = []
-    for path in scans:
-        found = model.of_scan(Volume.load(path))
-        rows.append({"scan": image_stem(path), "class": max(found, key=lambda name: found[name]), **found})
-    write_table(folder / TABLE, ("scan", "class", *model.config.classes), rows)
-    return folder / TABLE
+
+    def found_in(_: str, scan: Volume) -> dict[str, Cell]:
+        shares = model.of_scan(scan)
+        return {"class": max(shares, key=lambda name: shares[name]), **shares}
+
+    return write_scan_table(scans, found_in, folder / TABLE)

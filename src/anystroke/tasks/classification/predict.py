@@ -1,33 +1,18 @@
 """The class of one scan's patient."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import open_network
+from anystroke.models.checkpoints import TaskNetwork
 from anystroke.models.model_space import normalise_intensity, to_model_space
 from anystroke.tasks.classification.config import ClassConfig
 
 
-@dataclass(frozen=True)
-class ClassModel:
+class ClassModel(TaskNetwork[ClassConfig]):
     """A classifier with its configuration."""
 
-    network: nn.Module
-    config: ClassConfig
-
-    @classmethod
-    def load(cls, name: str | Path) -> "ClassModel":
-        """Load a model folder.
-
-        Raises:
-            CheckpointError: If it cannot be used.
-        """
-        opened = open_network(name, ClassConfig)
-        return cls(opened.network, opened.config)
+    config_kind = ClassConfig
 
     @torch.no_grad()
     def of_image(self, image: Tensor) -> Tensor:

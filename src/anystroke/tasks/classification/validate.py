@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from anystroke.io.participants import Participant
+from anystroke.learning.task import Verdict
 from anystroke.tasks.classification.predict import ClassModel
 from anystroke.tasks.classification.sources import read_head
 
@@ -12,7 +13,7 @@ CRITERION = "balanced_accuracy"
 """What the best model has most of."""
 
 
-def judge_classes(model: ClassModel, people: Sequence[Participant]) -> list[dict[str, str | int | float]]:
+def judge_classes(model: ClassModel, people: Sequence[Participant]) -> Verdict:
     """Return one row: how many participants' class is found, by the mean probability over their scans.
 
     Args:

@@ -1,34 +1,19 @@
 """One scan without its noise."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import open_network
+from anystroke.models.checkpoints import TaskNetwork
 from anystroke.models.model_space import to_model_space
 from anystroke.models.passes import Processing, average_output
 from anystroke.tasks.denoising.config import NoiseConfig
 
 
-@dataclass(frozen=True)
-class NoiseModel:
+class NoiseModel(TaskNetwork[NoiseConfig]):
     """A network that finds noise, with its configuration."""
 
-    network: nn.Module
-    config: NoiseConfig
-
-    @classmethod
-    def load(cls, name: str | Path) -> "NoiseModel":
-        """Load a model folder.
-
-        Raises:
-            CheckpointError: If it cannot be used.
-        """
-        opened = open_network(name, NoiseConfig)
-        return cls(opened.network, opened.config)
+    config_kind = NoiseConfig
 
     @torch.no_grad()
     def without_noise(self, image: Tensor) -> Tensor:

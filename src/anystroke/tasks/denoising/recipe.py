@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from anystroke.learning.recipe import DownstreamSettings, GridSettings, SimulatedPart
+from anystroke.learning.recipe import DownstreamSettings, GridSettings, PlainParts, SimulatedPart
 
 if TYPE_CHECKING:
     from anystroke.tasks.denoising.task import DenoisingTask
@@ -21,7 +21,7 @@ class DenoisingSettings(DownstreamSettings):
 
     task: Literal["denoising"]
     grid: GridSettings = GridSettings(normalisation="whole")
-    sources: tuple[SimulatedPart, ...]
+    sources: PlainParts[SimulatedPart]
     noise_sd: float = Field(default=0.2, gt=0)
 
     def open_task(self) -> "DenoisingTask":
@@ -29,18 +29,6 @@ class DenoisingSettings(DownstreamSettings):
         from anystroke.tasks.denoising.task import DenoisingTask
 
         return DenoisingTask(self)
-
-    @field_validator("sources")
-    @classmethod
-    def _fit(cls, sources: tuple[SimulatedPart, ...]) -> tuple[SimulatedPart, ...]:
-        if not sources:
-            raise ValueError("expected at least one source of cases")
-        for part in sources:
-            if part.augmentation is not None or part.target != "hard":
-                raise ValueError(
-                    "the sources of denoising have neither 'augmentation' nor 'target'; leave them out"
-                )
-        return sources
 
     @model_validator(mode="after")
     def _standard(self) -> "DenoisingSettings":

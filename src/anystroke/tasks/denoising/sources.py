@@ -8,6 +8,7 @@ import torch
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.learning.cases import Case, CaseSource
+from anystroke.learning.sources.packing import at_grid
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.models.model_space import normalise_intensity
 
@@ -42,10 +43,5 @@ def open_sources(settings: "DenoisingSettings", folder: Path) -> list[CaseSource
         settings: The recipe.
         folder: Of packed data.
     """
-    spacing = settings.grid.spacing
-    return [
-        NoisySource(
-            SimulatedSource(folder, part.synthesis.model_copy(update={"spacing": spacing})), settings.noise_sd
-        )
-        for part in settings.sources
-    ]
+    looks = [at_grid(part.synthesis, settings) for part in settings.sources]
+    return [NoisySource(SimulatedSource(folder, each), settings.noise_sd) for each in looks]

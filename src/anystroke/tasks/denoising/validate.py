@@ -8,6 +8,7 @@ from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.evaluation.representations import peak_signal_to_noise
 from anystroke.learning.sources.simulated import SimulatedSource
+from anystroke.learning.task import Verdict
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.denoising.predict import NoiseModel
@@ -49,9 +50,7 @@ def noisy_scans(
     return made
 
 
-def judge_denoising(
-    model: NoiseModel, scans: Sequence[tuple[Tensor, Tensor, str]]
-) -> list[dict[str, str | int | float]]:
+def judge_denoising(model: NoiseModel, scans: Sequence[tuple[Tensor, Tensor, str]]) -> Verdict:
     """Return a row of mean PSNR before and after for all scans, and one for each weighting.
 
     Args:
@@ -63,7 +62,7 @@ def judge_denoising(
         rest = model.without_noise(image) - (image - noise)
         before, after = (peak_signal_to_noise(float(each.square().mean())) for each in (noise, rest))
         found.append((weighting, before, after))
-    rows: list[dict[str, str | int | float]] = []
+    rows: Verdict = []
     for group in ["all", *dict.fromkeys(weighting for *_, weighting in scans)]:
         chosen = [(b, a) for weighting, b, a in found if group in ("all", weighting)]
         rows.append(

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from anystroke.core.tables import Cell, write_table
+from anystroke.core.tables import Cell
 from anystroke.core.volume import Volume
-from anystroke.io.names import image_stem
+from anystroke.io.scan_tables import write_scan_table
 from anystroke.tasks.pretraining.predict import FeatureModel
 
 TABLE = "features.tsv"
@@ -25,12 +25,8 @@ def write_features(scans: Sequence[Path], model: FeatureModel, folder: Path) -> 
     Raises:
         VolumeError: A scan cannot be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Cell]] = []
-    columns: list[str] = []
-    for path in scans:
-        features = model.of_scan(Volume.load(path)).tolist()
-        columns = [f"feature_{number}" for number in range(len(features))]
-        rows.append({"scan": image_stem(path), **dict(zip(columns, features, strict=True))})
-    write_table(folder / TABLE, ("scan", *columns), rows)
-    return folder / TABLE
+
+    def found_in(_: str, scan: Volume) -> dict[str, Cell]:
+        return {f"feature_{number}": value for number, value in enumerate(model.of_scan(scan).tolist())}
+
+    return write_scan_table(scans, found_in, folder / TABLE)

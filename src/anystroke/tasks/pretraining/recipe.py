@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from anystroke.core.config import StrictModel
 from anystroke.learning.buffer import BufferSettings
@@ -12,7 +12,9 @@ from anystroke.learning.recipe import (
     GridSettings,
     MapsPart,
     OptimiserSettings,
+    PlainParts,
     SimulatedPart,
+    Validation,
 )
 from anystroke.tasks.pretraining.losses import PretrainingLossSettings
 from anystroke.tasks.pretraining.views import ViewSettings
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 ViewPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
 
-class PretrainingValidationSettings(StrictModel):
+class PretrainingValidationSettings(Validation):
     """What a run is judged on while it goes on.
 
     Attributes:
@@ -34,8 +36,6 @@ class PretrainingValidationSettings(StrictModel):
         preset: Protocols of the scans.
     """
 
-    every: int = Field(default=1000, gt=0)
-    patients: int = Field(default=0, ge=0)
     weightings: tuple[str, ...] = Field(default=("T1w", "T2w", "FLAIR", "DWI"), min_length=2)
     preset: str = "realistic"
 
@@ -49,6 +49,7 @@ class PretrainingSettings(StrictModel):
         seed: Seed of weights and cases.
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
         start_from_wider: False.
+        freeze_encoder: False: the encoder is what learns.
         architecture: Whose encoder, a name of ``anystroke.models.architectures.catalogue.ENCODERS``.
         grid: The voxels that a view has.
         data: Label maps and lesion masks.
@@ -65,10 +66,11 @@ class PretrainingSettings(StrictModel):
     seed: int = 1
     start_from: str | None = None
     start_from_wider: Literal[False] = False
+    freeze_encoder: Literal[False] = False
     architecture: EncoderArchitecture = "compact_unet"
     grid: GridSettings = GridSettings(shapes=((96, 96, 96),), normalisation="whole")
     data: DataSettings = DataSettings()
-    sources: tuple[ViewPart, ...]
+    sources: PlainParts[ViewPart]
     views: ViewSettings = ViewSettings()
     loss: PretrainingLossSettings = PretrainingLossSettings()
     optimiser: OptimiserSettings = OptimiserSettings(batch=8)
@@ -80,19 +82,6 @@ class PretrainingSettings(StrictModel):
         from anystroke.tasks.pretraining.task import PretrainingTask
 
         return PretrainingTask(self)
-
-    @field_validator("sources")
-    @classmethod
-    def _fit(cls, sources: tuple[ViewPart, ...]) -> tuple[ViewPart, ...]:
-        if not sources:
-            raise ValueError("expected at least one source of scans")
-        for part in sources:
-            if part.augmentation is not None or getattr(part, "target", "hard") != "hard":
-                raise ValueError(
-                    "the sources of an encoder have neither 'augmentation' nor 'target': set what happens to "
-                    "scans under 'views'"
-                )
-        return sources
 
     @model_validator(mode="after")
     def _learns(self) -> "PretrainingSettings":

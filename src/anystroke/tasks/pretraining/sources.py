@@ -13,7 +13,7 @@ from anystroke.core.rng import stream
 from anystroke.learning.cases import Case, CaseSource, scan_of
 from anystroke.learning.recipe import MapsPart
 from anystroke.learning.sources.maps import MapCases
-from anystroke.learning.sources.packing import folder_of, maps_at_grid
+from anystroke.learning.sources.packing import at_grid, folder_of
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.models.model_space import Normalisation, normalise_intensity
 from anystroke.tasks.pretraining.views import ViewSettings, make_view, prepared_scan
@@ -126,7 +126,7 @@ def _open(settings: "PretrainingSettings", number: int, folder: Path) -> CaseSou
     part = settings.sources[number]
     changes = {"preset": settings.views.mprage, "weighting": None} if settings.views.kind == "mprage" else {}
     if isinstance(part, MapsPart):
-        maps = maps_at_grid(part.maps, settings).model_copy(update=changes)
+        maps = at_grid(part.maps, settings).model_copy(update=changes)
         return MapCases(folder / folder_of(number, part), maps, lesion=_LESION)
-    looks = part.synthesis.model_copy(update={"spacing": settings.grid.spacing, **changes})
+    looks = at_grid(part.synthesis, settings).model_copy(update=changes)
     return SimulatedSource(folder, looks, weightings_follow_age=False)

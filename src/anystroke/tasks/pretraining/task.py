@@ -1,18 +1,15 @@
 """To find a patient again, whatever the sequence: what the engine asks of it."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import SimulatedPart
-from anystroke.learning.run_log import RunLog
 from anystroke.learning.stream import Batch
-from anystroke.learning.task import VALIDATION_SEED, PlainTask, Reduce, Validate
+from anystroke.learning.task import VALIDATION_SEED, LossContext, Task, Verdict
 from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import DivisibleUNet, build_twins
 from anystroke.reports.training import view_sheet
@@ -27,28 +24,18 @@ from anystroke.tasks.pretraining.validate import CRITERION, TwoScans, judge_enco
 if TYPE_CHECKING:
     from anystroke.tasks.pretraining.recipe import PretrainingSettings
 
-_SHEET_CASES = 3
 
+class PretrainingTask(Task[EncoderConfig, TwoScans]):
+    """Find a patient again, whatever the sequence."""
 
-class PretrainingTask(PlainTask):
-    """Find a patient again, whatever the sequence.
-
-    Args:
-        settings: The recipe.
-    """
-
-    def __init__(self, settings: "PretrainingSettings") -> None:
-        self.settings = settings
+    settings: "PretrainingSettings"
+    criterion = CRITERION
+    config_kind = EncoderConfig
 
     @property
     def outputs(self) -> int:
         """Views."""
         return len(VIEWS)
-
-    @property
-    def criterion(self) -> str:
-        """Column of validations that the best model has most of."""
-        return CRITERION
 
     def network(self) -> DivisibleUNet:
         """Build the encoder, and what learns beside it."""
@@ -61,24 +48,16 @@ class PretrainingTask(PlainTask):
         """Open the sources of the recipe, see `Task`."""
         return open_sources(self.settings, folder)
 
-    def loss(
-        self,
-        heads: Sequence[Tensor],
-        target: Tensor,
-        *,
-        cells: Tensor | None = None,
-        step: int,
-        reduce: Reduce,
-    ) -> Tensor:
+    def loss(self, heads: Sequence[Tensor], target: Tensor, context: LossContext) -> Tensor:
         """Return the loss of one batch, see `Task`."""
         remade = heads[1] if len(heads) > 1 else None
-        return pretraining_loss(heads[0], remade, target, settings=self.settings.loss, reduce=reduce)
+        return pretraining_loss(heads[0], remade, target, settings=self.settings.loss, reduce=context.reduce)
 
-    def validation(self, folder: Path, divisor: int) -> Validate | None:
-        """Return what judges an encoder on simulated patients, see `Task`."""
+    def held_out(self, folder: Path, divisor: int) -> Sequence[TwoScans]:
+        """Simulate patients who are scanned twice, see `Task`."""
         settings = self.settings
         if settings.validation.patients < 2:
-            return None
+            return []
         simulated = [part.synthesis for part in settings.sources if isinstance(part, SimulatedPart)]
         patients = scanned_twice(
             held_out_pack(folder),
@@ -88,31 +67,19 @@ class PretrainingTask(PlainTask):
             shape=settings.grid.shapes[0],
             seed=VALIDATION_SEED,
         )
-        return partial(self._validate, list(patients))
+        return list(patients)
 
-    def _validate(self, patients: Sequence[TwoScans], trainer: Trainer, record: RunLog) -> None:
-        config = trainer.model_config()
-        assert isinstance(config, EncoderConfig)
-        twins = trainer.averaged().network
-        encoder = twins.encoder
-        assert isinstance(encoder, nn.Module)
-        trainer.judged(judge_encoder(FeatureModel(encoder, config), patients), record)
+    def judge(self, network: nn.Module, config: EncoderConfig, held_out: Sequence[TwoScans]) -> Verdict:
+        """Return how well patients are found again, see `Task`."""
+        return judge_encoder(FeatureModel(network.get_submodule("network.encoder"), config), held_out)
 
     def sheet(self, trainer: Trainer, batch: Batch, path: Path) -> None:
         """Draw views of a few patients, and what the network makes of them, see `Task`."""
-        views = batch.image[:_SHEET_CASES]
-        trainer.module.eval()
-        with torch.no_grad():
-            heads = trainer.module.heads(views.to(trainer.fabric.device))
-        trainer.module.train()
-        remade = heads[1].float().cpu() if len(heads) > 1 else None
-        clean = batch.target[:_SHEET_CASES].cpu() if remade is not None else None
+        views = batch.image
+        heads = trainer.heads_of(views)
+        remade = heads[1] if len(heads) > 1 else None
+        clean = batch.target.cpu() if remade is not None else None
         view_sheet(views.cpu(), clean, remade, path, title=f"step {trainer.step}")
-
-    @property
-    def config_kind(self) -> type[EncoderConfig]:
-        """The class of what lies beside the weights."""
-        return EncoderConfig
 
     def config(self, common: Mapping[str, Any]) -> EncoderConfig:
         """Return the configuration of the model."""

@@ -12,6 +12,7 @@ from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.evaluation.representations import retrieve
 from anystroke.learning.augmentation.apply import AugmentationSettings, augment
+from anystroke.learning.task import Verdict
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
@@ -100,7 +101,7 @@ def moved_at_random(image: Tensor, *, spacing: float, rng: torch.Generator) -> T
 
 
 @torch.no_grad()
-def judge_encoder(model: FeatureModel, patients: Sequence[TwoScans]) -> list[dict[str, str | int | float]]:
+def judge_encoder(model: FeatureModel, patients: Sequence[TwoScans]) -> Verdict:
     """Return one row: how well each patient is found again.
 
     Args:

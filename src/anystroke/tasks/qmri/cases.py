@@ -83,15 +83,7 @@ class SimulatedMapSource:
         self._generators: dict[GridShape, Generator] = {}
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        """Simulate one case; a draw in which the field of view misses the head is drawn anew.
-
-        Args:
-            shape: Voxels of the case.
-            rng: Random stream.
-
-        Raises:
-            RuntimeError: If 100 draws in a row gave constant images.
-        """
+        """Simulate one case that shows something, see `CaseSource`."""
         return self.sampled(shape, rng=rng)[0]
 
     def sampled(self, shape: GridShape, *, rng: torch.Generator) -> tuple[Case, Tensor]:
@@ -182,15 +174,7 @@ class MeasuredMapSource:
                 )
 
     def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
-        """Make one case; a draw in which the field of view misses the head is drawn anew.
-
-        Args:
-            shape: Voxels of the case.
-            rng: Random stream.
-
-        Raises:
-            RuntimeError: If 100 draws in a row gave constant images.
-        """
+        """Make one case that shows something, see `CaseSource`."""
         scan = first_that_shows_something(
             lambda: self._cases.simulate(shape, key=integer(rng, 0, 2**62)),
             shape,

@@ -14,7 +14,9 @@ from anystroke.learning.recipe import (
     GridSettings,
     MapsPart,
     OptimiserSettings,
+    PlainParts,
     SimulatedPart,
+    Validation,
 )
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS, check_maps
 from anystroke.tasks.qmri.cases import MapTargetSettings
@@ -24,19 +26,6 @@ if TYPE_CHECKING:
     from anystroke.tasks.qmri.task import EstimationTask
 
 EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
-
-
-class EstimatorValidationSettings(StrictModel):
-    """What a run is judged on while it goes on.
-
-    Attributes:
-        every: Steps between validations.
-        patients: Simulated patients of the anatomies and masks that are held out; their scans look like those
-            of the first simulated source.
-    """
-
-    every: int = Field(default=1000, gt=0)
-    patients: int = Field(default=0, ge=0)
 
 
 class EstimatorSettings(StrictModel):
@@ -49,6 +38,7 @@ class EstimatorSettings(StrictModel):
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
         start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
             must be of the same kind, with the same outputs.
+        freeze_encoder: Whether the encoder stays as `start_from` has it, and only the decoder learns.
         architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
         maps: What is estimated, names of ``anystroke.qmri.estimated_maps.MAP_OUTPUTS``.
         grid: The voxels that the network sees.
@@ -58,7 +48,7 @@ class EstimatorSettings(StrictModel):
         loss: What is minimised.
         optimiser: How.
         buffer: Cases that are kept on the device and seen several times; none without it.
-        validation: What the run is judged on.
+        validation: What the run is judged on: scans that look like those of the first simulated source.
     """
 
     task: Literal["qmri"]
@@ -66,16 +56,17 @@ class EstimatorSettings(StrictModel):
     seed: int = 1
     start_from: str | None = None
     start_from_wider: bool = False
+    freeze_encoder: bool = False
     architecture: Architecture = "small_estimator_unet"
     maps: tuple[str, ...] = DEFAULT_MAPS
     grid: GridSettings = GridSettings(normalisation="percentiles")
     data: DataSettings = DataSettings()
-    sources: tuple[EstimatorPart, ...]
+    sources: PlainParts[EstimatorPart]
     target: MapTargetSettings = MapTargetSettings()
     loss: EstimationLossSettings = EstimationLossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     buffer: BufferSettings | None = None
-    validation: EstimatorValidationSettings = EstimatorValidationSettings()
+    validation: Validation = Validation()
 
     def open_task(self) -> "EstimationTask":
         """Return what the recipe trains a network to do."""
@@ -92,19 +83,6 @@ class EstimatorSettings(StrictModel):
                 f"expected also {', '.join(missing)}: without them a T1w scan cannot be simulated again"
             )
         return maps
-
-    @field_validator("sources")
-    @classmethod
-    def _fit(cls, sources: tuple[EstimatorPart, ...]) -> tuple[EstimatorPart, ...]:
-        if not sources:
-            raise ValueError("expected at least one source of cases")
-        for part in sources:
-            if part.augmentation is not None or getattr(part, "target", "hard") != "hard":
-                raise ValueError(
-                    "the sources of an estimator have neither 'augmentation' nor 'target': set how scans "
-                    "look under 'synthesis' or 'maps.scanner'"
-                )
-        return sources
 
     @model_validator(mode="after")
     def _judged(self) -> "EstimatorSettings":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import MapsPart
-from anystroke.learning.sources.packing import folder_of, maps_at_grid
+from anystroke.learning.sources.packing import at_grid, folder_of
 from anystroke.tasks.qmri.cases import MeasuredMapSource, SimulatedMapSource
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _open(settings: "EstimatorSettings", number: int, folder: Path) -> CaseSourc
     part = settings.sources[number]
     if isinstance(part, MapsPart):
         place = folder / folder_of(number, part)
-        maps = maps_at_grid(part.maps, settings)
+        maps = at_grid(part.maps, settings)
         return MeasuredMapSource(place, maps, names=settings.maps, target=settings.target)
-    looks = part.synthesis.model_copy(update={"spacing": settings.grid.spacing})
+    looks = at_grid(part.synthesis, settings)
     return SimulatedMapSource(folder, looks, names=settings.maps, target=settings.target)

@@ -1,20 +1,17 @@
 """To make quantitative maps of a T1w scan: what the engine asks of it."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from anystroke.learning.cases import CaseSource
 from anystroke.learning.recipe import SimulatedPart
-from anystroke.learning.run_log import RunLog
 from anystroke.learning.stream import Batch
-from anystroke.learning.task import VALIDATION_SEED, Reduce, Validate
+from anystroke.learning.task import VALIDATION_SEED, LossContext, Task, Verdict
 from anystroke.learning.trainer import Trainer
-from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.perceptual import PerceptualDistance, open_perceptual
 from anystroke.qmri.estimated_maps import activate, describe_outputs, start_at_typical
 from anystroke.reports.training import map_sheet
@@ -29,15 +26,12 @@ if TYPE_CHECKING:
     from anystroke.tasks.qmri.recipe import EstimatorSettings
 
 
-class EstimationTask:
-    """Make quantitative maps of a T1w scan.
+class EstimationTask(Task[EstimatorConfig, Head]):
+    """Make quantitative maps of a T1w scan."""
 
-    Args:
-        settings: The recipe.
-    """
-
-    def __init__(self, settings: "EstimatorSettings") -> None:
-        self.settings = settings
+    settings: "EstimatorSettings"
+    criterion = CRITERION
+    config_kind = EstimatorConfig
 
     @cached_property
     def perceptual(self) -> PerceptualDistance | None:
@@ -55,42 +49,15 @@ class EstimationTask:
         """Channels of the network's output."""
         return len(self.settings.maps)
 
-    @property
-    def freezes_encoder(self) -> bool:
-        """False."""
-        return False
-
-    def network(self) -> DivisibleUNet:
-        """Build the network."""
-        return build_network(self.settings.architecture, self.outputs, seed=self.settings.seed)
-
-    @property
-    def criterion(self) -> str:
-        """Column of validations that the best model has most of."""
-        return CRITERION
-
-    @property
-    def contrasts(self) -> int:
-        """One: the T1w scan."""
-        return 1
-
-    @property
-    def watches_images(self) -> bool:
-        """False."""
-        return False
-
-    def cells(self) -> None:
-        """Return None: its loss counts no lesions."""
-
     def open_sources(self, folder: Path) -> list[CaseSource]:
         """Open the sources of the recipe, see `Task`."""
         return open_sources(self.settings, folder)
 
-    def validation(self, folder: Path, divisor: int) -> Validate | None:
-        """Return what judges a network on simulated heads, see `Task`."""
+    def held_out(self, folder: Path, divisor: int) -> Sequence[Head]:
+        """Simulate heads with their maps, see `Task`."""
         settings = self.settings
         if not settings.validation.patients:
-            return None
+            return []
         looks = next(part.synthesis for part in settings.sources if isinstance(part, SimulatedPart))
         heads = simulated_heads(
             held_out_pack(folder),
@@ -101,16 +68,16 @@ class EstimationTask:
             seed=VALIDATION_SEED,
             divisor=divisor,
         )
-        return partial(_validate, list(heads))
+        return list(heads)
+
+    def judge(self, network: nn.Module, config: EstimatorConfig, held_out: Sequence[Head]) -> Verdict:
+        """Return how well maps are estimated, see `Task`."""
+        return judge_estimator(network, config, held_out)
 
     def sheet(self, trainer: Trainer, batch: Batch, path: Path) -> None:
         """Draw the maps of one case, true and found, see `Task`."""
         image, target = batch.image[:1], batch.target[0].cpu()
-        trainer.module.eval()
-        with torch.no_grad():
-            output = trainer.module(image.to(trainer.fabric.device)).float().cpu()
-        trainer.module.train()
-        found = activate(output, self.settings.maps)[0]
+        found = activate(trainer.heads_of(image)[0], self.settings.maps)[0]
         image = image.cpu()
         names = self.settings.maps
         map_sheet(image[0, 0], target[:-1], found, names, path, title=f"step {trainer.step}: true, found")
@@ -124,15 +91,7 @@ class EstimationTask:
         _ = self.perceptual
         start_at_typical(network, self.settings.maps)
 
-    def loss(
-        self,
-        heads: Sequence[Tensor],
-        target: Tensor,
-        *,
-        cells: Tensor | None = None,
-        step: int,
-        reduce: Reduce,
-    ) -> Tensor:
+    def loss(self, heads: Sequence[Tensor], target: Tensor, context: LossContext) -> Tensor:
         """Return the loss of one batch, see `Task`; deeper heads do not count."""
         if self.perceptual is not None:
             self.perceptual.to(target.device)
@@ -141,15 +100,10 @@ class EstimationTask:
             target,
             names=self.settings.maps,
             settings=self.settings.loss,
-            step=step,
+            step=context.step,
             perceptual=self.perceptual,
-            reduce=reduce,
+            reduce=context.reduce,
         )
-
-    @property
-    def config_kind(self) -> type[EstimatorConfig]:
-        """The class of what lies beside the weights."""
-        return EstimatorConfig
 
     def config(self, common: Mapping[str, Any]) -> EstimatorConfig:
         """Return the configuration of the model."""
@@ -162,9 +116,3 @@ class EstimationTask:
             perceptual={} if self.perceptual is None else self.perceptual.facts,
             **common,
         )
-
-
-def _validate(heads: Sequence[Head], trainer: Trainer, record: RunLog) -> None:
-    config = trainer.model_config()
-    assert isinstance(config, EstimatorConfig)
-    trainer.judged(judge_estimator(trainer.averaged(), config, heads), record)

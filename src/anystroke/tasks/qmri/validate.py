@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from anystroke.anatomy.tissues.classes import CLASSES
 from anystroke.core.fields import GridShape
+from anystroke.learning.task import ValidationRow, Verdict
 from anystroke.models.model_space import normalise_intensity
 from anystroke.qmri.estimated_maps import activate
 from anystroke.simulation.cohorts import Cohort, Member, Pack
@@ -162,9 +163,7 @@ class MapErrors:
         return errors
 
 
-def judge_estimator(
-    network: nn.Module, config: EstimatorConfig, heads: Sequence[Head]
-) -> list[dict[str, str | int | float]]:
+def judge_estimator(network: nn.Module, config: EstimatorConfig, heads: Sequence[Head]) -> Verdict:
     """Return a row for each tissue, after one for grey and white matter together.
 
     Args:
@@ -179,7 +178,7 @@ def judge_estimator(
     rows = []
     for tissue in ("all", *JUDGED):
         of = ("grey_matter", "white_matter") if tissue == "all" else (tissue,)
-        row: dict[str, str | int | float] = {"set": "simulated", "group": tissue, "scans": len(heads)}
+        row: ValidationRow = {"set": "simulated", "group": tissue, "scans": len(heads)}
         relative = [
             found[each, name].relative for each in of for name in config.maps if (each, name) in found
         ]

@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from anystroke.models.checkpoints import NetworkConfig
+from anystroke.models.checkpoints import ClassesConfig
 from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation.risk import RiskModel
 
 
-class SegmentationConfig(NetworkConfig):
+class SegmentationConfig(ClassesConfig):
     """What is needed to segment with a network, beside its weights.
 
     Attributes:
@@ -28,7 +28,6 @@ class SegmentationConfig(NetworkConfig):
     """
 
     task: Literal["segmentation"] = "segmentation"
-    classes: tuple[str, ...]
     brain: tuple[str, ...] = ()
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
@@ -37,8 +36,3 @@ class SegmentationConfig(NetworkConfig):
     lesion_errors: VolumeErrors | None = None
     risk: RiskModel | None = None
     image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The classes."""
-        return self.classes

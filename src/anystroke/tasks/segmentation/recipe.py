@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from anystroke.core.config import ConfigError, StrictModel, apply_overrides, validate
 from anystroke.learning.buffer import BufferSettings
@@ -13,7 +13,9 @@ from anystroke.learning.recipe import (
     DataSettings,
     GridSettings,
     OptimiserSettings,
+    SomeParts,
     SourcePart,
+    Validation,
     read_recipe,
     spread_synthesis,
 )
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from anystroke.tasks.segmentation.task import SegmentationTask
 
 
-class ValidationSettings(StrictModel):
+class ValidationSettings(Validation):
     """What a run is judged on while it goes on.
 
     Attributes:
@@ -37,8 +39,6 @@ class ValidationSettings(StrictModel):
         scans: Labelled scans, judged apart and never used to choose a model.
     """
 
-    every: int = Field(default=1000, gt=0)
-    patients: int = Field(default=0, ge=0)
     healthy: int = Field(default=0, ge=0)
     weightings: tuple[str, ...] = ("T1w", "T2w", "FLAIR", "DWI")
     preset: str = "realistic"
@@ -78,7 +78,7 @@ class TrainingSettings(StrictModel):
     classes: Scheme = "tissues"
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()
-    sources: tuple[SourcePart, ...]
+    sources: SomeParts[SourcePart]
     contrasts: int = Field(default=1, ge=1, le=16)
     loss: LossSettings = LossSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
@@ -103,13 +103,6 @@ class TrainingSettings(StrictModel):
                     f"got one with {what}; make cases on the CPU"
                 )
         return self
-
-    @field_validator("sources")
-    @classmethod
-    def _some(cls, sources: tuple[SourcePart, ...]) -> tuple[SourcePart, ...]:
-        if not sources:
-            raise ValueError("expected at least one source of cases")
-        return sources
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> TrainingSettings:

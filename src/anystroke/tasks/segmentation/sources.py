@@ -12,7 +12,7 @@ from anystroke.learning.augmentation.apply import AugmentationSettings, augment
 from anystroke.learning.cases import Case, CaseSource, scan_of
 from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart, SourcePart
 from anystroke.learning.sources.maps import MapCases
-from anystroke.learning.sources.packing import folder_of, maps_at_grid
+from anystroke.learning.sources.packing import at_grid, folder_of
 from anystroke.learning.sources.scans import PackedScans, ScanCases
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
@@ -60,13 +60,11 @@ def open_sources(settings: "TrainingSettings", folder: Path) -> list[CaseSource]
 
 
 def _open(part: SourcePart, settings: "TrainingSettings", folder: Path, place: Path) -> CaseSource:
-    spacing, classes = settings.grid.spacing, TARGET_SCHEMES[settings.classes]
+    classes = TARGET_SCHEMES[settings.classes]
     lesion = len(classes) - 1
     if isinstance(part, ScansPart):
         return ScanCases(PackedScans(place), part.scans, lesion=lesion)
     if isinstance(part, MapsPart):
-        return MapCases(place, maps_at_grid(part.maps, settings), lesion=lesion)
+        return MapCases(place, at_grid(part.maps, settings), lesion=lesion)
     looks = part.synthesis if isinstance(part, SimulatedPart) else part.contrasts
-    return SimulatedSource(
-        folder, looks.model_copy(update={"spacing": spacing}), scheme=settings.classes, target=part.target
-    )
+    return SimulatedSource(folder, at_grid(looks, settings), scheme=settings.classes, target=part.target)

@@ -17,6 +17,7 @@ from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.io.labelled import LabelledScan
+from anystroke.learning.task import ValidationRow, Verdict
 from anystroke.simulation.cohorts import Cohort, Member, Pack, drawn_masks, no_masks, visible_lesion
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
@@ -222,7 +223,7 @@ def score_of(dice: Sequence[float], f1: Sequence[float], false: Sequence[float])
     return (_mean(dice) + _mean(f1)) / 2 - penalty
 
 
-def summarise_scores(scores: Sequence[Score]) -> list[dict[str, str | int | float]]:
+def summarise_scores(scores: Sequence[Score]) -> Verdict:
     """Return one row per group: its number of scans, Dice, F1, missed lesions, volume and score.
 
     Without a lesion the volume is false positive; with one it is the difference to the truth. For the score
@@ -235,14 +236,14 @@ def summarise_scores(scores: Sequence[Score]) -> list[dict[str, str | int | floa
         for name, value in score.groups.items():
             if name != "set":
                 groups.setdefault((of, f"{name} {value}"), []).append(score)
-    rows: list[dict[str, str | int | float]] = []
+    rows: Verdict = []
     false = [score.volume for score in groups.get(("healthy", "all"), [])]
     order = sorted(groups, key=lambda key: (key[0] == "healthy", key[0], key[1] != "all", key[1]))
     for of, group in order:
         members = groups[of, group]
         lesions = [score for score in members if score.truth > 0]
         difference = [abs(score.volume - score.truth) for score in members]
-        row: dict[str, str | int | float] = {"set": of, "group": group, "scans": len(members)}
+        row: ValidationRow = {"set": of, "group": group, "scans": len(members)}
         overlap, match = [score.dice for score in lesions], [score.f1 for score in lesions]
         row["median_dice"], row["mean_dice"], row["mean_f1"] = _middle(overlap), _mean(overlap), _mean(match)
         row["missed"] = sum(score.dice == 0 for score in lesions)

@@ -2,21 +2,10 @@
 
 from typing import Literal
 
-from anystroke.models.checkpoints import NetworkConfig
+from anystroke.models.checkpoints import ClassesConfig
 
 
-class TissueConfig(NetworkConfig):
-    """What is needed to use a network that tells healthy tissues apart, beside its weights.
-
-    Attributes:
-        task: Tells it from the models of other tasks.
-        classes: Names of the outputs, in order.
-    """
+class TissueConfig(ClassesConfig):
+    """What is needed to use a network that tells healthy tissues apart, beside its weights."""
 
     task: Literal["tissues"] = "tissues"
-    classes: tuple[str, ...]
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The classes."""
-        return self.classes

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from anystroke.core.tables import Cell, write_table
+from anystroke.core.tables import Cell
 from anystroke.core.volume import Volume
-from anystroke.io.names import image_stem
+from anystroke.io.scan_tables import write_scan_table
 from anystroke.tasks.tissues.predict import TissueModel, segment_tissues
 from anystroke.tasks.tissues.sources import LEARNT_TISSUES
 
@@ -26,18 +26,15 @@ def write_tissues(scans: Sequence[Path], model: TissueModel, folder: Path) -> Pa
     Raises:
         VolumeError: A scan cannot be used.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Cell]] = []
-    for path in scans:
-        found = segment_tissues(Volume.load(path), model)
-        found.save(folder / f"{image_stem(path)}_tissues.nii.gz")
+
+    def found_in(name: str, scan: Volume) -> dict[str, Cell]:
+        found = segment_tissues(scan, model)
+        found.save(folder / f"{name}_tissues.nii.gz")
         voxel = float(found.affine[:3, :3].det().abs()) / 1000
-        volumes: dict[str, Cell] = {
-            f"{name}_ml": float((found.data == number).sum()) * voxel
-            for number, name in enumerate(LEARNT_TISSUES)
+        return {
+            f"{tissue}_ml": float((found.data == number).sum()) * voxel
+            for number, tissue in enumerate(LEARNT_TISSUES)
             if number
         }
-        rows.append({"scan": image_stem(path), **volumes})
-    columns = ("scan", *(f"{name}_ml" for name in LEARNT_TISSUES[1:]))
-    write_table(folder / TABLE, columns, rows)
-    return folder / TABLE
+
+    return write_scan_table(scans, found_in, folder / TABLE)

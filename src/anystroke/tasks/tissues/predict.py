@@ -1,34 +1,19 @@
 """Tissues of one scan."""
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from anystroke.core.volume import Volume
-from anystroke.models.checkpoints import open_network
+from anystroke.models.checkpoints import TaskNetwork
 from anystroke.models.model_space import normalise_intensity, to_model_space
 from anystroke.models.passes import Processing, average_output
 from anystroke.tasks.tissues.config import TissueConfig
 
 
-@dataclass(frozen=True)
-class TissueModel:
+class TissueModel(TaskNetwork[TissueConfig]):
     """A network that tells tissues apart, with its configuration."""
 
-    network: nn.Module
-    config: TissueConfig
-
-    @classmethod
-    def load(cls, name: str | Path) -> "TissueModel":
-        """Load a model folder.
-
-        Raises:
-            CheckpointError: If it cannot be used.
-        """
-        opened = open_network(name, TissueConfig)
-        return cls(opened.network, opened.config)
+    config_kind = TissueConfig
 
     @torch.no_grad()
     def of_image(self, image: Tensor) -> Tensor:

@@ -2,9 +2,7 @@
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import field_validator
-
-from anystroke.learning.recipe import DownstreamSettings, SimulatedPart
+from anystroke.learning.recipe import DownstreamSettings, SimulatedPart, SomeParts
 from anystroke.tasks.segmentation.losses import LossSettings
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ class TissueSettings(DownstreamSettings):
     """
 
     task: Literal["tissues"]
-    sources: tuple[SimulatedPart, ...]
+    sources: SomeParts[SimulatedPart]
     loss: LossSettings = LossSettings()
 
     def open_task(self) -> "TissueTask":
@@ -29,10 +27,3 @@ class TissueSettings(DownstreamSettings):
         from anystroke.tasks.tissues.task import TissueTask
 
         return TissueTask(self)
-
-    @field_validator("sources")
-    @classmethod
-    def _some(cls, sources: tuple[SimulatedPart, ...]) -> tuple[SimulatedPart, ...]:
-        if not sources:
-            raise ValueError("expected at least one source of cases")
-        return sources

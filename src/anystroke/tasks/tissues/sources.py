@@ -11,6 +11,7 @@ from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import AugmentationSettings, augment
 from anystroke.learning.cases import IGNORED, Case, CaseSource
+from anystroke.learning.sources.packing import at_grid
 from anystroke.learning.sources.simulated import SimulatedSource
 
 if TYPE_CHECKING:
@@ -72,14 +73,8 @@ def open_sources(settings: "TissueSettings", folder: Path) -> list[CaseSource]:
         settings: The recipe.
         folder: Of packed data.
     """
-    spacing = settings.grid.spacing
-    return [
-        TissueSource(
-            SimulatedSource(
-                folder, part.synthesis.model_copy(update={"spacing": spacing}), target=part.target
-            ),
-            part.augmentation,
-            spacing=spacing,
-        )
-        for part in settings.sources
-    ]
+    opened: list[CaseSource] = []
+    for part in settings.sources:
+        patients = SimulatedSource(folder, at_grid(part.synthesis, settings), target=part.target)
+        opened.append(TissueSource(patients, part.augmentation, spacing=settings.grid.spacing))
+    return opened

@@ -13,6 +13,7 @@ from anystroke.core.rng import stream
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.evaluation.metrics.surface_distances import hausdorff
 from anystroke.learning.cases import IGNORED
+from anystroke.learning.task import ValidationRow, Verdict
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
@@ -98,9 +99,7 @@ def tissue_scores(found: Tensor, head: Head, *, spacing: float) -> dict[str, flo
 
 
 @torch.no_grad()
-def judge_tissues(
-    model: TissueModel, heads: Sequence[Head], *, spacing: float
-) -> list[dict[str, str | int | float]]:
+def judge_tissues(model: TissueModel, heads: Sequence[Head], *, spacing: float) -> Verdict:
     """Return a row of mean Dice and HD95 for all heads, and one for each weighting.
 
     Args:
@@ -114,7 +113,7 @@ def judge_tissues(
     for group in groups:
         pairs = zip(scores, heads, strict=True)
         chosen = [each for each, head in pairs if group in ("all", head.groups["weighting"])]
-        row: dict[str, str | int | float] = {"set": "simulated", "group": group, "scans": len(chosen)}
+        row: ValidationRow = {"set": "simulated", "group": group, "scans": len(chosen)}
         for key in chosen[0]:
             values = [s[key] for s in chosen if math.isfinite(s[key])]
             row[key] = sum(values) / len(values) if values else math.nan
