@@ -4,7 +4,7 @@ import pytest
 
 from anystroke.commands.main import main
 from anystroke.core.config import ConfigError
-from anystroke.learning.shipped_recipes import find_recipe, shipped_recipes, summary
+from anystroke.learning.shipped_recipes import find_recipe, recipe_comment, shipped_recipes
 from anystroke.tasks.registry import load_any_recipe
 
 
@@ -23,7 +23,7 @@ def test_a_recipe_is_found_by_its_name_wherever_one_is(
 
 def test_each_recipe_says_what_it_is() -> None:
     for name, path in shipped_recipes().items():
-        assert len(summary(path)) > 10, name
+        assert len(recipe_comment(path)) > 10, name
     assert not [name for name in shipped_recipes() if name.startswith("parts")]
 
 

@@ -20,7 +20,7 @@ def recipes(
     Example: anystroke recipes --copy qsynth-small
     """
     from anystroke.core.files import write_text
-    from anystroke.learning.shipped_recipes import find_recipe, shipped_recipes, summary, task_name
+    from anystroke.learning.shipped_recipes import find_recipe, shipped_recipes, task_name
 
     if copy is not None:
         source = find_recipe(copy)
@@ -35,5 +35,5 @@ def recipes(
     for name, path in known.items():
         task = task_name(path)
         what = "" if task == "segmentation" else f" [{task}]"
-        typer.echo(f"{name.ljust(width)}  {summary(path)}{what}")
+        typer.echo(f"{name.ljust(width)}  {recipe_comment(path)}{what}")
     return OK

@@ -53,11 +53,11 @@ def find_recipe(name: str | Path) -> Path:
     )
 
 
-def summary(path: Path) -> str:
+def recipe_comment(path: Path) -> str:
     """Return the first sentence of a recipe's comment.
 
     Example:
-        >>> summary(find_recipe("synth"))
+        >>> recipe_comment(find_recipe("synth"))
         'Random contrasts, as SynthStroke without real scans ("Synth" of the qATLAS paper).'
     """
     lines = path.read_text(encoding="utf-8").splitlines()
