@@ -15,6 +15,7 @@ from rich.progress import (
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.text import readable
+from anystroke.io.results import Outcome
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -29,6 +30,12 @@ def check_folder(path: Path) -> None:
         raise ArgumentError(f"--output must be a folder, but {path} is a file; name another")
 
 
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raise ArgumentError if a result is there already and may not be replaced."""
+    if path.exists() and not overwrite:
+        raise ArgumentError(f"{path} exists already; name another or use --overwrite")
+
+
 def progress_bar() -> Progress:
     """Return a progress bar on stderr that shows where that is a terminal."""
     console = Console(stderr=True)
@@ -41,6 +48,16 @@ def progress_bar() -> Progress:
         TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def tell_trouble(outcome: Outcome, debug: bool) -> bool:
+    """Print what was wrong with an input, with its traceback if asked for; return whether it failed."""
+    if outcome.status == "failed":
+        complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
+        return True
+    for text in outcome.messages:
+        complain(f"warning: {outcome.name}: {text}")
+    return False
 
 
 def complain(text: str) -> None:

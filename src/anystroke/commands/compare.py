@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, check_folder, complain
+from anystroke.commands.common import OK, check_folder, check_new, complain
 from anystroke.commands.evaluate import split
 from anystroke.commands.options import Debug, Output, with_options
 
@@ -77,10 +77,7 @@ def compare(
     from anystroke.reports.comparison import COMPARISON_PAGE, CompareSettings, compare_results
     from anystroke.reports.published import published_table
 
-    if (output / COMPARISON_PAGE).exists() and not options.overwrite:
-        raise ArgumentError(
-            f"{output / COMPARISON_PAGE} exists already; name another folder or use --overwrite"
-        )
+    check_new(output / COMPARISON_PAGE, options.overwrite)
     beside = [published_table(name) for name in tables.published or []]
     settings = CompareSettings(
         metrics=split(tables.metric) or MAIN_METRICS,

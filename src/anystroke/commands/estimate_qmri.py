@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from anystroke.acquisition.weightings import listed, preset_weightings
-from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.common import (
+    FAILED,
+    OK,
+    ArgumentError,
+    check_folder,
+    complain,
+    progress_bar,
+    tell_trouble,
+)
 from anystroke.commands.options import Debug, Output, Overwrite, Threads, with_options
 
 if TYPE_CHECKING:
@@ -162,12 +170,9 @@ def _run(
             task = progress.add_task("estimating", total=None)
             for outcome in outcomes:
                 progress.advance(task)
-                if outcome.status == "failed":
+                if tell_trouble(outcome, debug):
                     failed = True
-                    complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
                     continue
-                for text in outcome.messages:
-                    complain(f"warning: {outcome.name}: {text}")
                 kept = ", was there" if outcome.status == "kept" else ""
                 alike, place = outcome.details["correlation"], output / outcome.details["place"]
                 typer.echo(

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.common import (
+    FAILED,
+    OK,
+    ArgumentError,
+    check_folder,
+    check_new,
+    complain,
+    progress_bar,
+)
 from anystroke.commands.options import Debug, Output, with_options
 
 if TYPE_CHECKING:
@@ -123,8 +131,7 @@ def evaluate(
     )
 
     settings = metrics.settings()
-    if (output / CASES).exists() and not options.overwrite:
-        raise ArgumentError(f"{output / CASES} exists already; name another folder or use --overwrite")
+    check_new(output / CASES, options.overwrite)
     found = find_pairs(predictions, truths, scans=read.scans)
     reading = Reading(
         read.prediction_label or read.label, read.truth_label or read.label, read.threshold, read.missing

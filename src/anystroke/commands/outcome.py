@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.common import OK, ArgumentError, check_folder, check_new, complain, progress_bar
 from anystroke.commands.evaluate import split
 from anystroke.commands.options import Debug, Overwrite, with_options
 
@@ -127,8 +127,7 @@ def train(
     if not 0.5 <= choices.rate < 1:
         raise ArgumentError(f"--rate is a share from 0.5 to below 1, got {choices.rate:g}; try 0.9")
     check_folder(output)
-    if (output / "config.json").exists() and not choices.overwrite:
-        raise ArgumentError(f"{output} holds a model already; name another folder or use --overwrite")
+    check_new(output / "config.json", choices.overwrite)
     from anystroke.tasks.outcome.models import find_model_spec
     from anystroke.tasks.outcome.train import check_model, train_outcome
 
@@ -198,8 +197,7 @@ def predict(
         raise ArgumentError(
             f"--output must be a file in a folder that exists, got {output}; name a .tsv file"
         )
-    if output.exists() and not overwrite:
-        raise ArgumentError(f"{output} exists already; name another file or use --overwrite")
+    check_new(output, overwrite)
     from anystroke.core.tables import write_table
     from anystroke.tasks.outcome.files import load_outcome
     from anystroke.tasks.outcome.predict import predict_rows, prediction_columns
@@ -233,8 +231,7 @@ def explain(
     """
     del debug
     check_folder(output)
-    if (output / "report.html").exists() and not overwrite:
-        raise ArgumentError(f"{output} holds a report already; name another folder or use --overwrite")
+    check_new(output / "report.html", overwrite)
     from anystroke.tasks.outcome.explain import explain_model
     from anystroke.tasks.outcome.files import load_outcome
     from anystroke.tasks.outcome.pages import write_explanation
@@ -269,8 +266,7 @@ def compare(
     Example: anystroke outcome compare t.tsv --target nihss --models default,loads:ridge --masks m -o compared
     """
     check_folder(output)
-    if (output / "models.tsv").exists() and not choices.overwrite:
-        raise ArgumentError(f"{output} holds a comparison already; name another folder or use --overwrite")
+    check_new(output / "models.tsv", choices.overwrite)
     from anystroke.reports.outcome import write_comparison_page
     from anystroke.tasks.outcome.comparison import (
         ComparisonSettings,

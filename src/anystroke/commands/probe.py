@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, check_folder
+from anystroke.commands.common import OK, ArgumentError, check_folder, check_new
 from anystroke.commands.options import Debug, Output, Overwrite
 
 
@@ -42,8 +42,7 @@ def probe(
     from anystroke.studies.probing import ProbeSettings
     from anystroke.studies.probing import probe as look
 
-    if (output / PAGE).exists() and not overwrite:
-        raise ArgumentError(f"{output / PAGE} exists already; name another folder or use --overwrite")
+    check_new(output / PAGE, overwrite)
     settings = ProbeSettings(patients=patients, seed=seed)
     try:
         page = look(models, output, settings=settings, data=data, scans=scans or ())

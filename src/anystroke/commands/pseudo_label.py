@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import FAILED, OK, check_folder, complain, progress_bar
+from anystroke.commands.common import FAILED, OK, check_folder, complain, progress_bar, tell_trouble
 
 if TYPE_CHECKING:
     from anystroke.io.results import Outcome
@@ -69,11 +69,8 @@ def pseudo_label(
 
 def _tell(label: "Outcome", debug: bool) -> None:
     """Print what became of one scan."""
-    if label.status == "failed":
-        complain(f"{label.traceback if debug else ''}error: {label.message}")
+    if tell_trouble(label, debug):
         return
-    if label.messages:
-        complain(f"warning: {label.message}")
     facts = label.details
     verdict = "kept" if facts["use"] else f"left out: {facts['reason']}"
     typer.echo(f"{label.name}: {facts['volume_ml']:.1f} ml, {verdict}")

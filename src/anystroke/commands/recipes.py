@@ -20,7 +20,7 @@ def recipes(
     Example: anystroke recipes --copy qsynth-small
     """
     from anystroke.core.files import write_text
-    from anystroke.learning.shipped_recipes import find_recipe, shipped_recipes, task_name
+    from anystroke.learning.shipped_recipes import find_recipe, recipe_comment, shipped_recipes, task_name
 
     if copy is not None:
         source = find_recipe(copy)

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.common import (
+    FAILED,
+    OK,
+    ArgumentError,
+    check_folder,
+    complain,
+    progress_bar,
+    tell_trouble,
+)
 from anystroke.commands.options import Debug, ModelName, Output, Threads, with_options
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 
@@ -245,11 +253,8 @@ def _make(output: Path) -> None:
 
 def _tell(outcome: "Outcome", place: str, debug: bool) -> None:
     """Print what became of one scan, in a line of its own."""
-    if outcome.status == "failed":
-        complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
+    if tell_trouble(outcome, debug):
         return
-    if outcome.messages:
-        complain(f"warning: {outcome.message}")
     details = outcome.details
     for reason in details["reasons"]:
         complain(f"do not trust: {outcome.name}: {reason}")

@@ -23,26 +23,6 @@ def degrees_to_radians(angle: Quantity) -> Quantity:
     return angle * (math.pi / 180.0)
 
 
-def radians_to_degrees(angle: Quantity) -> Quantity:
-    """Convert an angle from radians to degrees.
-
-    Example:
-        >>> round(radians_to_degrees(3.141592653589793), 6)
-        180.0
-    """
-    return angle * (180.0 / math.pi)
-
-
-def milliseconds_to_seconds(time: Quantity) -> Quantity:
-    """Convert a time from ms to s.
-
-    Example:
-        >>> milliseconds_to_seconds(80.0)
-        0.08
-    """
-    return time / 1000.0
-
-
 def seconds_to_milliseconds(time: Quantity) -> Quantity:
     """Convert a time from s to ms.
 
@@ -61,33 +41,3 @@ def percent_to_fraction(value: Quantity) -> Quantity:
         0.015
     """
     return value / 100.0
-
-
-def fraction_to_percent(value: Quantity) -> Quantity:
-    """Convert a fraction to percent units (p.u.).
-
-    Example:
-        >>> fraction_to_percent(0.69)
-        69.0
-    """
-    return value * 100.0
-
-
-def per_millisecond_to_per_second(rate: Quantity) -> Quantity:
-    """Convert a rate from 1/ms to 1/s.
-
-    Example:
-        >>> per_millisecond_to_per_second(0.5)
-        500.0
-    """
-    return rate * 1000.0
-
-
-def per_second_to_per_millisecond(rate: Quantity) -> Quantity:
-    """Convert a rate from 1/s to 1/ms.
-
-    Example:
-        >>> per_second_to_per_millisecond(500.0)
-        0.5
-    """
-    return rate / 1000.0

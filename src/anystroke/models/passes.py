@@ -97,23 +97,16 @@ def class_probabilities(
     divisor: int,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """Compute probabilities of classes; with less memory each time it runs out, said once each.
+    """Average the probabilities of classes as `average_output` does.
 
     Args:
-        image: (1, X, Y, Z), sides multiples of the divisor.
-        network: Moved to the device that served.
+        image: As there.
+        network: As there.
         wanted: Numbers of the classes.
-        processing: Windows and flips.
-        device: Where to begin: after smaller windows and half precision, the CPU is used.
-        divisor: Of the network.
+        processing: As there.
+        device: As there.
+        divisor: As there.
         temperature: Logits are divided by it.
-
-    Returns:
-        Mean over the flips (K, X, Y, Z), and the standard deviation of the first class over them
-        (1, X, Y, Z), both on the CPU.
-
-    Raises:
-        torch.OutOfMemoryError: The memory is too small on the CPU too.
     """
 
     def read(logits: Tensor) -> Tensor:
@@ -140,8 +133,6 @@ def average_output(
         divisor: Of the network.
         processing: Windows and flips.
         device: Where to begin: after smaller windows and half precision, the CPU is used.
-        divisor: Of the network.
-        temperature: Logits are divided by it.
 
     Returns:
         Mean over the flips that count (K, X, Y, Z) and the standard deviation of the first channel over all

@@ -5,6 +5,7 @@ so for inference; in training ``DivisibleUNet.heads`` gives the logits of each.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -282,11 +283,9 @@ def build_twins(architecture: str, *, reconstructs: bool, seed: int) -> Divisibl
     Raises:
         ValueError: If the architecture is unknown or has no encoder of its own.
     """
-    build, halvings, channels_last = _encoder_of(architecture)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = TwinNetwork(build(), halvings=halvings, reconstructs=reconstructs)
-    return DivisibleUNet(network, 2**halvings, channels_last=channels_last)
+    halvings = _encoder_of(architecture)[1]
+    around = partial(TwinNetwork, halvings=halvings, reconstructs=reconstructs)
+    return _around_encoder(architecture, around, seed)
 
 
 def build_classifier(architecture: str, classes: int, *, seed: int) -> DivisibleUNet:
@@ -300,10 +299,14 @@ def build_classifier(architecture: str, classes: int, *, seed: int) -> Divisible
     Raises:
         ValueError: If the architecture is unknown or has no encoder of its own.
     """
+    return _around_encoder(architecture, partial(PooledClassifier, classes=classes), seed)
+
+
+def _around_encoder(architecture: str, around: Callable[[nn.Module], nn.Module], seed: int) -> DivisibleUNet:
     build, halvings, channels_last = _encoder_of(architecture)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = PooledClassifier(build(), classes)
+        network = around(build())
     return DivisibleUNet(network, 2**halvings, channels_last=channels_last)
 
 

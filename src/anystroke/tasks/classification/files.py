@@ -12,18 +12,12 @@ TABLE = "classes.tsv"
 
 
 def write_classes(scans: Sequence[Path], model: ClassModel, folder: Path) -> Path:
-    """Classify scans, and write the probability of each class.
+    """Classify scans, and write the probability of each class, see `write_scan_table`.
 
     Args:
-        scans: NIfTI and the like.
+        scans: Files.
         model: The classifier.
-        folder: Gets the table.
-
-    Returns:
-        The table.
-
-    Raises:
-        VolumeError: A scan cannot be used.
+        folder: Gets the table, whose path is returned.
     """
 
     def found_in(_: str, scan: Volume) -> dict[str, Cell]:

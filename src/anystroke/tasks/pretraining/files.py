@@ -12,18 +12,12 @@ TABLE = "features.tsv"
 
 
 def write_features(scans: Sequence[Path], model: FeatureModel, folder: Path) -> Path:
-    """Write the pooled features of scans, a row for each.
+    """Write the pooled features of scans, a row for each, see `write_scan_table`.
 
     Args:
-        scans: NIfTI and the like.
+        scans: Files.
         model: The encoder.
-        folder: Gets the table.
-
-    Returns:
-        The table.
-
-    Raises:
-        VolumeError: A scan cannot be used.
+        folder: Gets the table, whose path is returned.
     """
 
     def found_in(_: str, scan: Volume) -> dict[str, Cell]:

@@ -106,20 +106,7 @@ def write_scan_results(
 
 
 def save_result(result: "Segmentation", folder: Path, *, name: str, write: WriteOptions) -> Path:
-    """Write all files of one scan into a folder and publish them together.
-
-    Args:
-        result: The segmentation.
-        folder: Made if missing.
-        name: What to call a scan that did not come from a file.
-        write: What to write beside the usual.
-
-    Returns:
-        The mask.
-
-    Raises:
-        OSError: The folder cannot be written.
-    """
+    """Write all files of one scan into a folder and publish them together, see `Segmentation.save`."""
     source = Input.of_file(result.source or Path(f"{name}.nii.gz"))
     results = ResultFolder(folder)
     facts: dict[str, Any] = {}

@@ -13,18 +13,13 @@ TABLE = "tissues.tsv"
 
 
 def write_tissues(scans: Sequence[Path], model: TissueModel, folder: Path) -> Path:
-    """Segment scans, and write what was found.
+    """Segment scans, and write what was found, see `write_scan_table`.
 
     Args:
-        scans: NIfTI and the like.
+        scans: Files.
         model: Tells tissues apart.
-        folder: Gets ``NAME_tissues.nii.gz`` for each scan and a table of volumes in ml.
-
-    Returns:
-        The table.
-
-    Raises:
-        VolumeError: A scan cannot be used.
+        folder: Gets ``NAME_tissues.nii.gz`` for each scan and a table of volumes in ml, whose path is
+            returned.
     """
 
     def found_in(name: str, scan: Volume) -> dict[str, Cell]:
