@@ -261,15 +261,32 @@ class Validation(StrictModel):
     patients: int = Field(default=0, ge=0)
 
 
-class DownstreamSettings(StrictModel):
-    """What recipes of tasks have in common whose networks start from a pre-trained encoder.
+class NetworkSettings(StrictModel):
+    """What recipes of all tasks say of the network.
 
     Attributes:
         name: Name of the model.
         seed: Seed of weights and cases.
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
+        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
+            must be of the same kind, with the same outputs.
+        freeze_encoder: Whether the encoder stays as `start_from` has it, and only the decoder learns.
+        architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
+    """
+
+    name: str
+    seed: int = 1
+    start_from: str | None = None
+    start_from_wider: bool = False
+    freeze_encoder: bool = False
+    architecture: Architecture = "compact_unet"
+
+
+class DownstreamSettings(NetworkSettings):
+    """What recipes of tasks have in common whose networks start from a pre-trained encoder.
+
+    Attributes:
         start_from_wider: False.
-        freeze_encoder: Whether the encoder stays as `start_from` has it.
         architecture: A name of ``anystroke.models.architectures.catalogue.ENCODERS``.
         grid: The voxels that the network sees.
         data: Label maps and lesion masks, and the share of them that is trained on.
@@ -278,11 +295,7 @@ class DownstreamSettings(StrictModel):
         validation: What the run is judged on.
     """
 
-    name: str
-    seed: int = 1
-    start_from: str | None = None
     start_from_wider: Literal[False] = False
-    freeze_encoder: bool = False
     architecture: EncoderArchitecture = "compact_unet"
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from anystroke.core.config import StrictModel
 from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.recipe import (
     DataSettings,
     EncoderArchitecture,
     GridSettings,
     MapsPart,
+    NetworkSettings,
     OptimiserSettings,
     PlainParts,
     SimulatedPart,
@@ -40,14 +40,11 @@ class PretrainingValidationSettings(Validation):
     preset: str = "realistic"
 
 
-class PretrainingSettings(StrictModel):
+class PretrainingSettings(NetworkSettings):
     """A whole recipe of an encoder.
 
     Attributes:
         task: ``"pretraining"``; tells it from a recipe that segments.
-        name: Name of the model.
-        seed: Seed of weights and cases.
-        start_from: Model folder, or name of a shipped model, whose weights training starts from.
         start_from_wider: False.
         freeze_encoder: False: the encoder is what learns.
         architecture: Whose encoder, a name of ``anystroke.models.architectures.catalogue.ENCODERS``.
@@ -62,9 +59,6 @@ class PretrainingSettings(StrictModel):
     """
 
     task: Literal["pretraining"]
-    name: str
-    seed: int = 1
-    start_from: str | None = None
     start_from_wider: Literal[False] = False
     freeze_encoder: Literal[False] = False
     architecture: EncoderArchitecture = "compact_unet"

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from anystroke.acquisition.presets.preset import load_preset
-from anystroke.core.config import StrictModel
 from anystroke.core.rng import stream
 from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.recipe import (
@@ -13,6 +12,7 @@ from anystroke.learning.recipe import (
     DataSettings,
     GridSettings,
     MapsPart,
+    NetworkSettings,
     OptimiserSettings,
     PlainParts,
     SimulatedPart,
@@ -28,18 +28,11 @@ if TYPE_CHECKING:
 EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
 
-class EstimatorSettings(StrictModel):
+class EstimatorSettings(NetworkSettings):
     """A whole recipe of an estimator.
 
     Attributes:
         task: ``"qmri"``; tells it from a recipe that segments.
-        name: Name of the model.
-        seed: Seed of weights and cases.
-        start_from: Model folder, or name of a shipped model, whose weights training starts from.
-        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
-            must be of the same kind, with the same outputs.
-        freeze_encoder: Whether the encoder stays as `start_from` has it, and only the decoder learns.
-        architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
         maps: What is estimated, names of ``anystroke.qmri.estimated_maps.MAP_OUTPUTS``.
         grid: The voxels that the network sees.
         data: Label maps and lesion masks.
@@ -52,11 +45,6 @@ class EstimatorSettings(StrictModel):
     """
 
     task: Literal["qmri"]
-    name: str
-    seed: int = 1
-    start_from: str | None = None
-    start_from_wider: bool = False
-    freeze_encoder: bool = False
     architecture: Architecture = "small_estimator_unet"
     maps: tuple[str, ...] = DEFAULT_MAPS
     grid: GridSettings = GridSettings(normalisation="percentiles")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from anystroke.core.config import ConfigError, StrictModel, apply_overrides, validate
+from anystroke.core.config import ConfigError, apply_overrides, validate
 from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.recipe import (
-    Architecture,
     DataSettings,
     GridSettings,
+    NetworkSettings,
     OptimiserSettings,
     SomeParts,
     SourcePart,
@@ -45,17 +45,10 @@ class ValidationSettings(Validation):
     scans: tuple[Path, ...] = ()
 
 
-class TrainingSettings(StrictModel):
+class TrainingSettings(NetworkSettings):
     """A whole recipe.
 
     Attributes:
-        name: Name of the model.
-        seed: Seed of weights and cases.
-        start_from: Model folder, or name of a shipped model, whose weights training starts from.
-        start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
-            must be of the same kind, with the same outputs.
-        freeze_encoder: Whether the encoder stays as `start_from` has it, and only the decoder learns.
-        architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
         classes: What the network tells apart: ``"tissues"``, ``"lesion"`` or ``"published"``.
         grid: The voxels that it sees.
         data: Label maps and lesion masks.
@@ -69,12 +62,6 @@ class TrainingSettings(StrictModel):
         validation: What the run is judged on.
     """
 
-    name: str
-    seed: int = 1
-    start_from: str | None = None
-    start_from_wider: bool = False
-    freeze_encoder: bool = False
-    architecture: Architecture = "compact_unet"
     classes: Scheme = "tissues"
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()
