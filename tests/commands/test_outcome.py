@@ -54,7 +54,7 @@ def test_from_a_table_to_predictions(table: Path, tmp_path: Path, capsys: pytest
     assert all(float(r["interval_low"]) <= float(r["prediction"]) <= float(r["interval_high"]) for r in rows)
     assert len(rows) == 48
     assert main(["outcome", "train", str(table), *arguments]) == 2
-    assert "holds a model already" in _error(capsys)
+    assert "exists already" in _error(capsys)
 
 
 def test_two_classes_and_a_comparison(

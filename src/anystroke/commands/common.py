@@ -1,6 +1,7 @@
 """What the verbs of the command share: exit codes, one kind of error, a progress bar."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -15,7 +16,9 @@ from rich.progress import (
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.text import readable
-from anystroke.io.results import Outcome
+
+if TYPE_CHECKING:
+    from anystroke.io.results import Outcome
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -50,7 +53,7 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def tell_trouble(outcome: Outcome, debug: bool) -> bool:
+def tell_trouble(outcome: "Outcome", debug: bool) -> bool:
     """Print what was wrong with an input, with its traceback if asked for; return whether it failed."""
     if outcome.status == "failed":
         complain(f"{outcome.traceback if debug else ''}error: {outcome.message}")
