@@ -13,6 +13,10 @@ import pytest
 import torch
 
 import anystroke.tasks
+from anystroke.commands.main import main
+from anystroke.core.rng import stream
+from anystroke.core.tables import read_rows
+from anystroke.core.volume import Volume
 from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import CaseStream
@@ -20,6 +24,7 @@ from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import Trainer
 from anystroke.models.checkpoints import open_network, read_tensors
 from anystroke.tasks.registry import AnyRecipe, load_any_recipe
+from anystroke.tasks.use import USES
 from participants import write_participants
 from recipe_files import write_recipe
 
@@ -137,6 +142,25 @@ def test_what_is_exported_computes_the_same(name: str, run: Path) -> None:
     assert found.shape[1] == len(opened.config.output_names) == trainer.task.outputs
     # Weights are stored with 11 bits.
     torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_model_is_used_by_a_verb(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Trainer(_settings(name, run), run).export(run / "model")
+    scan, out = run / "sub-77_T1w.nii.gz", run / "out"
+    values = torch.rand(1, 40, 40, 40, generator=stream(1, "scan"))
+    Volume(values, torch.diag(torch.tensor([6.0, 6, 6, 1]))).save(scan)
+    call = ["apply", str(run / "model"), str(scan), "-o", str(out)]
+    if name not in USES:
+        assert main(call) == 2
+        assert f"is of the task {name}; use the verb" in capsys.readouterr().err
+        return
+    assert main(call) == 0
+    [table] = out.glob("*.tsv")
+    assert str(table) in capsys.readouterr().out
+    assert [row["scan"] for row in read_rows(table)] == ["sub-77_T1w"]
+    assert main(call) == 2
+    assert "is not empty" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", TASKS)

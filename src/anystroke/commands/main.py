@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from anystroke.commands import (
+    apply,
     benchmark,
     calibrate,
     compare,
@@ -70,6 +71,7 @@ app.command()(train.train)
 app.command()(finetune.finetune)
 app.command()(pretrain.pretrain)
 app.command()(probe.probe)
+app.command()(apply.apply)
 app.command()(calibrate.calibrate)
 app.command("pseudo-label")(pseudo_label.pseudo_label)
 app.command()(evaluate.evaluate)

@@ -3,29 +3,26 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from anystroke.core.tables import Cell
 from anystroke.core.volume import Volume
-from anystroke.io.names import image_stem
+from anystroke.io.scan_tables import write_scan_table
 from anystroke.tasks.denoising.predict import NoiseModel, denoise
 
+TABLE = "denoised.tsv"
 
-def write_denoised(scans: Sequence[Path], model: NoiseModel, folder: Path) -> list[Path]:
-    """Take the noise out of scans, and write what is left.
+
+def write_denoised(scans: Sequence[Path], model: NoiseModel, folder: Path) -> Path:
+    """Take the noise out of scans, and write what is left, see `write_scan_table`.
 
     Args:
-        scans: NIfTI and the like.
+        scans: Files.
         model: Finds noise.
-        folder: Gets ``NAME_denoised.nii.gz`` for each.
-
-    Returns:
-        The files.
-
-    Raises:
-        VolumeError: A scan cannot be used.
+        folder: Gets ``NAME_denoised.nii.gz`` for each scan and a table of them, whose path is returned.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for path in scans:
-        target = folder / f"{image_stem(path)}_denoised.nii.gz"
-        denoise(Volume.load(path), model).save(target)
-        written.append(target)
-    return written
+
+    def found_in(name: str, scan: Volume) -> dict[str, Cell]:
+        target = folder / f"{name}_denoised.nii.gz"
+        denoise(scan, model).save(target)
+        return {"file": target.name}
+
+    return write_scan_table(scans, found_in, folder / TABLE)
