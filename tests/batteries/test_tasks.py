@@ -29,7 +29,7 @@ from participants import write_participants
 from recipe_files import write_recipe
 
 SHAPE = [32, 32, 32]
-FILES = ("config", "losses", "predict", "recipe", "sources", "task", "validate")
+FILES = ("config", "files", "losses", "predict", "recipe", "sources", "task", "validate")
 """Modules that each task has, beside those of its own."""
 
 

@@ -81,6 +81,11 @@ class Task(ABC, Generic[Config, _HeldOut]):
         """Whether its models know what images of the training were like: no."""
         return False
 
+    @property
+    def judged_on_simulated(self) -> bool:
+        """Whether a run is judged on simulated patients, of anatomies and masks that are held out."""
+        return self.settings.validation.patients > 0
+
     def network(self) -> DivisibleUNet:
         """Build the network, whose initial weights the recipe's seed decides."""
         return build_network(self.settings.architecture, self.outputs, seed=self.settings.seed)

@@ -58,8 +58,7 @@ def pack(
         pack_scans(found, folder / name, spacing=settings.grid.spacing, on_scan=on_item)
         names[name] = [scan.name for scan in found]
     simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
-    known = all(part.kind == "participants" for part in settings.sources)
-    if simulates or (not known and is_judged(settings)):
+    if simulates or is_judged(settings):
         names |= pack_patients(settings.data, folder, on_patient)
         on_item("label maps and lesion masks")
     for number, part in enumerate(settings.sources):
@@ -74,8 +73,7 @@ def pack(
 
 def is_judged(settings: Recipe) -> bool:
     """Tell whether a run is judged on simulated patients."""
-    validation = settings.validation
-    return bool(validation.patients or getattr(validation, "healthy", 0))
+    return settings.open_task().judged_on_simulated
 
 
 def at_grid(looks: Looks, settings: Recipe) -> Looks:

@@ -45,6 +45,11 @@ class ClassificationTask(Task[ClassConfig, Participant]):
         """Number of classes."""
         return len(self.split.classes)
 
+    @property
+    def judged_on_simulated(self) -> bool:
+        """False: participants that training never sees are what it is judged on."""
+        return False
+
     def network(self) -> DivisibleUNet:
         """Build the network."""
         return build_classifier(self.settings.architecture, self.outputs, seed=self.settings.seed)

@@ -45,7 +45,7 @@ class DenoisingTask(Task[NoiseConfig, tuple[Tensor, Tensor, str]]):
     def held_out(self, folder: Path, divisor: int) -> Sequence[tuple[Tensor, Tensor, str]]:
         """Simulate noisy scans, see `Task`."""
         settings = self.settings
-        if not settings.validation.patients:
+        if not self.judged_on_simulated:
             return []
         return noisy_scans(
             held_out_pack(folder),

@@ -56,7 +56,7 @@ class EstimationTask(Task[EstimatorConfig, Head]):
     def held_out(self, folder: Path, divisor: int) -> Sequence[Head]:
         """Simulate heads with their maps, see `Task`."""
         settings = self.settings
-        if not settings.validation.patients:
+        if not self.judged_on_simulated:
             return []
         looks = next(part.synthesis for part in settings.sources if isinstance(part, SimulatedPart))
         heads = simulated_heads(

@@ -61,6 +61,11 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
         """True: a scan unlike those of the training is not to be trusted."""
         return True
 
+    @property
+    def judged_on_simulated(self) -> bool:
+        """Whether there are patients to judge it on, with a lesion or without."""
+        return self.settings.validation.patients + self.settings.validation.healthy > 0
+
     def open_sources(self, folder: Path) -> list[CaseSource]:
         """Open the sources of the recipe, see `Task`."""
         return open_sources(self.settings, folder)
@@ -68,7 +73,7 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
     def held_out(self, folder: Path, divisor: int) -> Sequence[JudgedPatient]:
         """Simulate patients, see `Task`."""
         wanted = self.settings.validation
-        if not wanted.patients + wanted.healthy:
+        if not self.judged_on_simulated:
             return []
         patients = simulated_patients(
             held_out_pack(folder),

@@ -45,7 +45,7 @@ class TissueTask(Task[TissueConfig, Head]):
     def held_out(self, folder: Path, divisor: int) -> Sequence[Head]:
         """Simulate heads without a lesion, see `Task`."""
         settings = self.settings
-        if not settings.validation.patients:
+        if not self.judged_on_simulated:
             return []
         heads = simulated_heads(
             held_out_pack(folder),
