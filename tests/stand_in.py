@@ -9,6 +9,7 @@ from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.risk import RiskModel
 
 CONFIG = SegmentationConfig(
     name="stand-in",
@@ -18,6 +19,22 @@ CONFIG = SegmentationConfig(
     divisor=8,
     volume_errors=VolumeErrors(rate=0.9, edges=(), low=(-0.2,), high=(0.2,), patients=100),
 )
+ONE_SIGN = RiskModel(
+    signs=("volume",),
+    centre=(0.0,),
+    scale=(1.0,),
+    linear=(0.0,),
+    squared=(0.0,),
+    intercept=0.0,
+    threshold=0.5,
+    sensitivity=0.8,
+    specificity=0.8,
+    auc=0.9,
+    auc_interval=(0.8, 1.0),
+    patients=100,
+    failed=30,
+)
+"""A risk that depends on nothing."""
 
 
 class Brightest(nn.Module):

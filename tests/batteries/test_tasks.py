@@ -27,6 +27,7 @@ from anystroke.tasks.registry import AnyRecipe, load_any_recipe
 from anystroke.tasks.use import USES
 from participants import write_participants
 from recipe_files import write_recipe
+from resuming import check_resumes_to_the_bit
 
 SHAPE = [32, 32, 32]
 FILES = ("config", "files", "losses", "predict", "recipe", "sources", "task", "validate")
@@ -88,15 +89,7 @@ def test_a_batch_holds_the_cases_of_its_numbers(name: str, run: Path) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_run_goes_on_to_the_bit(name: str, run: Path) -> None:
     settings = _settings(name, run)
-    batches = list(islice(_stream(settings, run), 4))
-    whole = Trainer(settings, run)
-    for batch in batches[:2]:
-        whole.train_step(batch)
-    whole.save()
-    resumed = Trainer(settings, run)
-    resumed.resume()
-    assert [resumed.train_step(b) for b in batches[2:]] == [whole.train_step(b) for b in batches[2:]]
-    assert all(torch.equal(whole.average[key], resumed.average[key]) for key in whole.average)
+    check_resumes_to_the_bit(settings, run, list(islice(_stream(settings, run), 4)))
 
 
 def _start(recipe: Path, folder: Path, *more: str) -> subprocess.Popen[bytes]:

@@ -8,23 +8,9 @@ from risk import SEED, markdown, summary
 
 from anystroke.tasks.segmentation.observations import Observation, PatientSet, observe_all
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.risk import RiskModel
+from stand_in import ONE_SIGN
 
-PEAK = RiskModel(
-    signs=("peak",),
-    centre=(0.0,),
-    scale=(1.0,),
-    linear=(-2.0,),
-    squared=(0.0,),
-    intercept=0.0,
-    threshold=0.5,
-    sensitivity=0.8,
-    specificity=0.8,
-    auc=0.9,
-    auc_interval=(0.8, 1.0),
-    patients=100,
-    failed=50,
-)
+PEAK = ONE_SIGN.model_copy(update={"signs": ("peak",), "linear": (-2.0,), "failed": 50})
 
 
 def _observation(peak: float, *, failed: bool, reason: str = "", difficulty: str = "usual") -> Observation:

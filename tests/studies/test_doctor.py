@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from anystroke.models import checkpoints
-from anystroke.models.architectures.catalogue import build_network
+from anystroke.models.architectures.catalogue import DivisibleUNet, build_network
 from anystroke.models.checkpoints import save_model
 from anystroke.studies import doctor
 from anystroke.tasks.segmentation.config import SegmentationConfig
@@ -17,18 +17,21 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_it_is_well_where_a_model_is_found_and_the_folder_can_be_written(
-    weights: Path, tmp_path: Path
-) -> None:
-    network = build_network("compact_unet", 2, seed=0)
-    config = SegmentationConfig(
+def _config(network: DivisibleUNet) -> SegmentationConfig:
+    return SegmentationConfig(
         name="toy",
         architecture="compact_unet",
         classes=("background", "lesion"),
         spacing=2.0,
         divisor=network.divisor,
     )
-    save_model(weights / "toy", network, config)
+
+
+def test_it_is_well_where_a_model_is_found_and_the_folder_can_be_written(
+    weights: Path, tmp_path: Path
+) -> None:
+    network = build_network("compact_unet", 2, seed=0)
+    save_model(weights / "toy", network, _config(network))
     findings = list(doctor.examine(tmp_path))
     assert all(finding.good for finding in findings)
     text = "\n".join(finding.text for finding in findings)
@@ -59,12 +62,5 @@ def test_weights_that_give_nonsense_are_told(weights: Path, tmp_path: Path) -> N
     network = build_network("compact_unet", 2, seed=0)
     for parameter in network.parameters():
         parameter.data.fill_(torch.inf)
-    config = SegmentationConfig(
-        name="toy",
-        architecture="compact_unet",
-        classes=("background", "lesion"),
-        spacing=2.0,
-        divisor=network.divisor,
-    )
-    save_model(weights / "toy", network, config)
+    save_model(weights / "toy", network, _config(network))
     assert any("not finite" in f.text for f in doctor.examine(tmp_path) if not f.good)

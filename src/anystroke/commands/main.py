@@ -58,25 +58,29 @@ def options(
     """Say nothing more than the application's own help."""
 
 
-app.command()(segment.segment)
-app.command()(segment.bids)
-app.command()(models.models)
-app.command()(simulate.simulate)
-app.command()(demo.demo)
-app.command("fit-priors")(fit_priors.fit_priors)
-app.command()(doctor.doctor)
-app.command("estimate-qmri")(estimate_qmri.estimate_qmri)
-app.command()(recipes.recipes)
-app.command()(train.train)
-app.command()(finetune.finetune)
-app.command()(pretrain.pretrain)
-app.command()(probe.probe)
-app.command()(apply.apply)
-app.command()(calibrate.calibrate)
-app.command("pseudo-label")(pseudo_label.pseudo_label)
-app.command()(evaluate.evaluate)
-app.command()(compare.compare)
-app.command()(benchmark.benchmark)
+VERBS = (
+    segment.segment,
+    segment.bids,
+    models.models,
+    simulate.simulate,
+    demo.demo,
+    fit_priors.fit_priors,
+    doctor.doctor,
+    estimate_qmri.estimate_qmri,
+    recipes.recipes,
+    train.train,
+    finetune.finetune,
+    pretrain.pretrain,
+    probe.probe,
+    apply.apply,
+    calibrate.calibrate,
+    pseudo_label.pseudo_label,
+    evaluate.evaluate,
+    compare.compare,
+    benchmark.benchmark,
+)
+for _verb in VERBS:
+    app.command(_verb.__name__.replace("_", "-"))(_verb)
 app.add_typer(outcome.outcome, name="outcome")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -173,6 +173,9 @@ SomeParts = Annotated[tuple[_Part, ...], AfterValidator(_some)]
 PlainParts = Annotated[tuple[_Part, ...], AfterValidator(_some), AfterValidator(_unchanged)]
 """At least one source of cases, none with augmentation or a target of its own."""
 
+PatientPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
+"""A source of patients that are made of maps: drawn, measured or estimated ones."""
+
 
 class OptimiserSettings(StrictModel):
     """How the network is fitted.
@@ -282,12 +285,10 @@ class NetworkSettings(StrictModel):
     architecture: Architecture = "compact_unet"
 
 
-class DownstreamSettings(NetworkSettings):
-    """What recipes of tasks have in common whose networks start from a pre-trained encoder.
+class CpuTaskSettings(NetworkSettings):
+    """What recipes of tasks have in common whose cases are made on the CPU.
 
     Attributes:
-        start_from_wider: False.
-        architecture: A name of ``anystroke.models.architectures.catalogue.ENCODERS``.
         grid: The voxels that the network sees.
         data: Label maps and lesion masks, and the share of them that is trained on.
         optimiser: How it is fitted.
@@ -295,8 +296,6 @@ class DownstreamSettings(NetworkSettings):
         validation: What the run is judged on.
     """
 
-    start_from_wider: Literal[False] = False
-    architecture: EncoderArchitecture = "compact_unet"
     grid: GridSettings = GridSettings()
     data: DataSettings = DataSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
@@ -304,10 +303,22 @@ class DownstreamSettings(NetworkSettings):
     validation: Validation = Validation()
 
     @model_validator(mode="after")
-    def _made_on_cpu(self) -> "DownstreamSettings":
+    def _made_on_cpu(self) -> Self:
         if self.optimiser.made_on != "cpu":
             raise ValueError("expected optimiser.made_on = 'cpu': cases of this task are made there")
         return self
+
+
+class DownstreamSettings(CpuTaskSettings):
+    """What recipes of tasks have in common whose networks start from a pre-trained encoder.
+
+    Attributes:
+        start_from_wider: False.
+        architecture: A name of ``anystroke.models.architectures.catalogue.ENCODERS``.
+    """
+
+    start_from_wider: Literal[False] = False
+    architecture: EncoderArchitecture = "compact_unet"
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

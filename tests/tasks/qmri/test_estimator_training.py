@@ -30,6 +30,7 @@ from anystroke.tasks.registry import load_any_recipe
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from map_phantoms import write_map_subject
+from resuming import check_resumes_to_the_bit
 
 RECIPES = Path(__file__).resolve().parents[3] / "src" / "anystroke" / "recipes"
 
@@ -96,14 +97,7 @@ def test_resuming_gives_the_losses_of_a_run_without_break(run: Path) -> None:
     )
     drawn = StreamSettings((1,), ((32, 32, 32),), (1.0,), settings.seed, normalisation="percentiles")
     batches = list(islice(CaseStream(sources_of(settings, run / "data"), drawn), 4))
-    whole = Trainer(settings, run)
-    for batch in batches[:2]:
-        whole.train_step(batch)
-    whole.save()
-    resumed = Trainer(settings, run)
-    resumed.resume()
-    assert [resumed.train_step(b) for b in batches[2:]] == [whole.train_step(b) for b in batches[2:]]
-    assert all(torch.equal(whole.average[k], resumed.average[k]) for k in whole.average)
+    check_resumes_to_the_bit(settings, run, batches)
 
 
 def test_a_network_begins_at_typical_values_and_learns_one_head(run: Path) -> None:

@@ -9,21 +9,12 @@ from anystroke.tasks.segmentation.observations import Observation
 from anystroke.tasks.segmentation.risk import Risk, RiskModel, risk_of
 from anystroke.tasks.segmentation.risk_fit import best_threshold, fit_risk, judge_risks, risks
 from anystroke.tasks.segmentation.signs import SIGNS, driver_of, reason_of
+from stand_in import ONE_SIGN
 
-MODEL = RiskModel(
-    signs=("peak", "parts"),
-    centre=(0.0, 1.0),
-    scale=(2.0, 1.0),
-    linear=(-1.0, 0.5),
-    squared=(0.0, 0.25),
-    intercept=-1.0,
-    threshold=0.4,
-    sensitivity=0.8,
-    specificity=0.8,
-    auc=0.9,
-    auc_interval=(0.85, 0.95),
-    patients=100,
-    failed=30,
+MODEL = RiskModel.model_validate(
+    ONE_SIGN.model_dump()
+    | {"signs": ("peak", "parts"), "centre": (0.0, 1.0), "scale": (2.0, 1.0), "linear": (-1.0, 0.5)}
+    | {"squared": (0.0, 0.25), "intercept": -1.0, "threshold": 0.4, "auc_interval": (0.85, 0.95)}
 )
 
 

@@ -10,9 +10,8 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.predict import segment
-from anystroke.tasks.segmentation.risk import RiskModel
 from anystroke.tasks.segmentation.signs import SIGNS, risk_of_prediction, signs_of
-from stand_in import axial_affine, phantom, stand_in_model
+from stand_in import ONE_SIGN, axial_affine, phantom, stand_in_model
 
 CONFIG = SegmentationConfig(
     name="x",
@@ -22,21 +21,7 @@ CONFIG = SegmentationConfig(
     divisor=8,
     volume_errors=VolumeErrors(rate=0.9, edges=(), low=(-0.2,), high=(0.2,), patients=100),
 )
-SURE = RiskModel(
-    signs=("volume",),
-    centre=(0.0,),
-    scale=(1.0,),
-    linear=(0.0,),
-    squared=(0.0,),
-    intercept=3.0,
-    threshold=0.5,
-    sensitivity=0.8,
-    specificity=0.8,
-    auc=0.9,
-    auc_interval=(0.8, 1.0),
-    patients=100,
-    failed=30,
-)
+SURE = ONE_SIGN.model_copy(update={"intercept": 3.0})
 
 
 def _prediction(*centres: tuple[float, float, float], spacing: float = 4.0, value: float = 0.9) -> Prediction:

@@ -1,19 +1,16 @@
 """Recipes of encoders: everything that decides such a training run, read from TOML."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.recipe import (
-    DataSettings,
+    CpuTaskSettings,
     EncoderArchitecture,
     GridSettings,
-    MapsPart,
-    NetworkSettings,
     OptimiserSettings,
+    PatientPart,
     PlainParts,
-    SimulatedPart,
     Validation,
 )
 from anystroke.tasks.pretraining.losses import PretrainingLossSettings
@@ -21,8 +18,6 @@ from anystroke.tasks.pretraining.views import ViewSettings
 
 if TYPE_CHECKING:
     from anystroke.tasks.pretraining.task import PretrainingTask
-
-ViewPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
 
 class PretrainingValidationSettings(Validation):
@@ -40,7 +35,7 @@ class PretrainingValidationSettings(Validation):
     preset: str = "realistic"
 
 
-class PretrainingSettings(NetworkSettings):
+class PretrainingSettings(CpuTaskSettings):
     """A whole recipe of an encoder.
 
     Attributes:
@@ -49,12 +44,10 @@ class PretrainingSettings(NetworkSettings):
         freeze_encoder: False: the encoder is what learns.
         architecture: Whose encoder, a name of ``anystroke.models.architectures.catalogue.ENCODERS``.
         grid: The voxels that a view has.
-        data: Label maps and lesion masks.
         sources: What views are of: maps drawn for simulated patients, measured maps, estimated ones.
         views: How they are made.
         loss: What is minimised.
         optimiser: How.
-        buffer: Pairs of views that are kept on the device and seen several times; none without it.
         validation: What the run is judged on.
     """
 
@@ -63,12 +56,10 @@ class PretrainingSettings(NetworkSettings):
     freeze_encoder: Literal[False] = False
     architecture: EncoderArchitecture = "compact_unet"
     grid: GridSettings = GridSettings(shapes=((96, 96, 96),), normalisation="whole")
-    data: DataSettings = DataSettings()
-    sources: PlainParts[ViewPart]
+    sources: PlainParts[PatientPart]
     views: ViewSettings = ViewSettings()
     loss: PretrainingLossSettings = PretrainingLossSettings()
     optimiser: OptimiserSettings = OptimiserSettings(batch=8)
-    buffer: BufferSettings | None = None
     validation: PretrainingValidationSettings = PretrainingValidationSettings()
 
     def open_task(self) -> "PretrainingTask":
@@ -79,8 +70,6 @@ class PretrainingSettings(NetworkSettings):
 
     @model_validator(mode="after")
     def _learns(self) -> "PretrainingSettings":
-        if self.optimiser.made_on != "cpu":
-            raise ValueError("expected optimiser.made_on = 'cpu': views are made there")
         if self.loss.kind == "none" and self.loss.reconstruction == 0:
             raise ValueError("expected something to learn: loss.kind is 'none' and loss.reconstruction is 0")
         if self.loss.kind != "none" and self.optimiser.batch < 2:

@@ -1,22 +1,18 @@
 """Recipes of estimators of maps: everything that decides such a training run, read from TOML."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from anystroke.acquisition.presets.preset import load_preset
 from anystroke.core.rng import stream
-from anystroke.learning.buffer import BufferSettings
 from anystroke.learning.recipe import (
     Architecture,
-    DataSettings,
+    CpuTaskSettings,
     GridSettings,
-    MapsPart,
-    NetworkSettings,
-    OptimiserSettings,
+    PatientPart,
     PlainParts,
     SimulatedPart,
-    Validation,
 )
 from anystroke.qmri.estimated_maps import DEFAULT_MAPS, check_maps
 from anystroke.tasks.qmri.cases import MapTargetSettings
@@ -25,22 +21,17 @@ from anystroke.tasks.qmri.losses import EstimationLossSettings
 if TYPE_CHECKING:
     from anystroke.tasks.qmri.task import EstimationTask
 
-EstimatorPart = Annotated[SimulatedPart | MapsPart, Field(discriminator="kind")]
 
-
-class EstimatorSettings(NetworkSettings):
+class EstimatorSettings(CpuTaskSettings):
     """A whole recipe of an estimator.
 
     Attributes:
         task: ``"qmri"``; tells it from a recipe that segments.
         maps: What is estimated, names of ``anystroke.qmri.estimated_maps.MAP_OUTPUTS``.
         grid: The voxels that the network sees.
-        data: Label maps and lesion masks.
         sources: What it is trained on: simulated patients, measured maps.
         target: What it should find.
         loss: What is minimised.
-        optimiser: How.
-        buffer: Cases that are kept on the device and seen several times; none without it.
         validation: What the run is judged on: scans that look like those of the first simulated source.
     """
 
@@ -48,13 +39,9 @@ class EstimatorSettings(NetworkSettings):
     architecture: Architecture = "small_estimator_unet"
     maps: tuple[str, ...] = DEFAULT_MAPS
     grid: GridSettings = GridSettings(normalisation="percentiles")
-    data: DataSettings = DataSettings()
-    sources: PlainParts[EstimatorPart]
+    sources: PlainParts[PatientPart]
     target: MapTargetSettings = MapTargetSettings()
     loss: EstimationLossSettings = EstimationLossSettings()
-    optimiser: OptimiserSettings = OptimiserSettings()
-    buffer: BufferSettings | None = None
-    validation: Validation = Validation()
 
     def open_task(self) -> "EstimationTask":
         """Return what the recipe trains a network to do."""
@@ -74,8 +61,6 @@ class EstimatorSettings(NetworkSettings):
 
     @model_validator(mode="after")
     def _judged(self) -> "EstimatorSettings":
-        if self.optimiser.made_on != "cpu":
-            raise ValueError("expected optimiser.made_on = 'cpu': cases of estimators are made there")
         if self.validation.patients and not any(isinstance(part, SimulatedPart) for part in self.sources):
             raise ValueError("validation.patients are simulated, but no source is of the kind 'simulated'")
         return self
