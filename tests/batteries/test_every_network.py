@@ -57,7 +57,7 @@ def test_every_weight_learns(network: DivisibleUNet) -> None:
 
 def test_another_network_takes_the_weights(network: DivisibleUNet) -> None:
     weights = {name: one.clone() for name, one in network.state_dict().items()}
-    assert all(one.is_floating_point() and bool(one.isfinite().all()) for one in weights.values())
+    assert all(bool(one.isfinite().all()) for one in weights.values())
     x = image(network)
     with torch.no_grad():
         wanted = network(x)
