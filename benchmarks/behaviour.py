@@ -56,9 +56,9 @@ precision = "float32"
 every = 3
 patients = 1
 """
-_T1W, _FLAIR = "simulate/sim-0001_T1w.nii.gz", "simulate/sim-0001_FLAIR.nii.gz"
+_T1W, _FLAIR = "simulate/sub-0001/anat/sub-0001_T1w.nii.gz", "simulate/sub-0001/anat/sub-0001_FLAIR.nii.gz"
 _PATIENT = ("patient/sub-01_T1w.nii.gz", "patient/sub-01_FLAIR.nii.gz")
-_TRUTH = "simulate/sim-0001_label-L_mask.nii.gz"
+_TRUTH = "simulate/derivatives/anystroke-truth/sub-0001/anat/sub-0001_label-L_mask.nii.gz"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ COMMANDS = (
         after=("simulate", "segment", "segment-small"),
         files={
             "pairs.tsv": f"id\tprediction\ttruth\tsequence\n"
-            f"one\tsegment/sim-0001_T1w_space-orig_label-L_mask.nii.gz\t{_TRUTH}\tT1w\n"
+            f"one\tsegment/sub-0001_space-orig_label-L_desc-T1w_mask.nii.gz\t{_TRUTH}\tT1w\n"
             f"two\tsegment-small/sub-01_space-orig_label-L_desc-FLAIRFused_mask.nii.gz\t{_TRUTH}\tFLAIR\n"
         },
     ),

@@ -65,7 +65,7 @@ def test_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, "--stage", "chronic"]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
-    assert str(out / "sim-0001_FLAIR.nii.gz") in printed.out
+    assert str(out / "sub-0001" / "anat" / "sub-0001_FLAIR.nii.gz") in printed.out
     assert main([*arguments, "--stage", "chronic"]) == 0
     assert "(was there)" in capsys.readouterr().out
     assert main([*arguments, "--stage", "acute"]) == 2
@@ -84,8 +84,8 @@ def test_simulate_several_weightings(
     printed = capsys.readouterr()
     assert printed.err == ""
     assert [Path(line.split(":")[0]).name for line in printed.out.splitlines()] == [
-        "sim-0001_T1w.nii.gz",
-        "sim-0001_FLAIR.nii.gz",
+        "sub-0001_T1w.nii.gz",
+        "sub-0001_FLAIR.nii.gz",
     ]
 
 
@@ -95,9 +95,9 @@ def test_simulate_with_another_preset_priors_and_spacing(tmp_path: Path) -> None
     out = tmp_path / "out"
     arguments = ["simulate", "-o", str(out), "--shape", "32,40,32", "--spacing", "3", "--preset", "paper"]
     assert main([*arguments, "--priors", str(priors), "--weighting", "FLAIR"]) == 0
-    scan = Volume.load(out / "sim-0001_FLAIR.nii.gz")
+    scan = Volume.load(out / "sub-0001" / "anat" / "sub-0001_FLAIR.nii.gz")
     assert scan.affine.diagonal().tolist() == pytest.approx([3.0, 3.0, 3.0, 1.0])
-    record = json.loads((out / "sim-0001_FLAIR.json").read_text())["Record"]
+    record = json.loads((out / "sub-0001" / "anat" / "sub-0001_FLAIR.json").read_text())["Record"]
     assert record["protocol"]["sequence"] == "published_flair"
     # A table of the same name that has changed makes another run.
     save_table(load_table(), priors, overwrite=True)

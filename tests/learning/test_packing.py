@@ -131,9 +131,9 @@ def test_label_maps_that_the_package_does_not_know_are_registered(
         return Registration(torch.eye(4), 0.6, 0.7, 0.9), "registered"
 
     monkeypatch.setattr(patient_packs, "registration_of", registered)
-    monkeypatch.setattr(
-        patient_packs, "build_anatomy", lambda *_, name: replace(ellipsoid_anatomy(), name=name)
-    )
+    toy = ellipsoid_anatomy()
+    monkeypatch.setattr(patient_packs, "build_anatomy", lambda *_, name: replace(toy, name=name))
+    (tmp_path / "data").mkdir()
     data = with_held_out_anatomies(DataSettings(anatomies=(tmp_path / "own",)))
     assert len(data.held_out_anatomies) == 1
     data = data.model_copy(update={"lesions": (_lesions(tmp_path / "lesions"),)})

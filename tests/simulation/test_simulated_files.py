@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import pytest
 import torch
 
@@ -17,10 +18,14 @@ from anystroke.anatomy.registration.affine import Registration, RegistrationErro
 from anystroke.core.rng import stream
 from anystroke.core.tables import TableError
 from anystroke.core.volume import Volume, VolumeError
+from anystroke.io.bids_input import find_bids_scans
 from anystroke.io.datasets import DatasetError
+from anystroke.io.labelled import find_labelled_scans
 from anystroke.io.results import Outcome, ResultError
+from anystroke.qmri.map_files import find_map_subjects
 from anystroke.simulation import files as simulation
 from anystroke.simulation import patient_files
+from anystroke.simulation.bids_dataset import TRUTH, place_of
 from anystroke.simulation.files import Format, Request, SimulationError, simulate_files
 from anystroke.simulation.generator import CLASSES, Generator, Sample
 from anystroke.simulation.nnunet import NnunetError
@@ -82,7 +87,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def test_files_table_and_sidecars_belong_together(tmp_path: Path) -> None:
     outcomes = _run(REQUEST, tmp_path)
-    assert [(o.name, o.status) for o in outcomes] == [("sim-0001", "done"), ("sim-0002", "done")]
+    assert [(o.name, o.status) for o in outcomes] == [("sub-0001", "done"), ("sub-0002", "done")]
     rows = _table(tmp_path)
     assert rows == [dict(o.details) for o in outcomes]
     for row in rows:
@@ -102,10 +107,10 @@ def test_files_table_and_sidecars_belong_together(tmp_path: Path) -> None:
         assert sidecar["LesionVolume"] == pytest.approx(float(row["lesion_ml"]), abs=1e-3)
         assert row["anatomy"] == "ellipsoids"
         assert row["stage"] in ("chronic", "acute", "subacute")
-    text = (tmp_path / "sim-0001_dseg.tsv").read_text().splitlines()
+    text = (tmp_path / place_of("sub-0001_dseg.tsv")).read_text().splitlines()
     assert text[0] == "index\tname\tabbreviation"
     assert [line.split("\t")[1] for line in text[1:]] == list(CLASSES)
-    assert not [p.name for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [".bidsignore"]
 
 
 def test_a_run_that_was_cut_short_is_completed_to_the_bit(tmp_path: Path) -> None:
@@ -120,7 +125,7 @@ def test_a_run_that_was_cut_short_is_completed_to_the_bit(tmp_path: Path) -> Non
         first, second = (Volume.load(folder / row["image"]) for folder in (whole, cut))
         assert torch.equal(first.data, second.data)
     (cut / _table(cut)[0]["mask"]).unlink()
-    assert {o.name: o.status for o in _run(REQUEST, cut)} == {"sim-0001": "done", "sim-0002": "kept"}
+    assert {o.name: o.status for o in _run(REQUEST, cut)} == {"sub-0001": "done", "sub-0002": "kept"}
     assert (cut / _table(cut)[0]["mask"]).exists()
 
 
@@ -134,20 +139,20 @@ def test_another_run_is_refused_unless_it_may_overwrite(tmp_path: Path) -> None:
         _run(dwi, tmp_path)
     with pytest.raises(ResultError, match="Seed differ"):
         _run(replace(flair, seed=2), tmp_path)
-    assert (tmp_path / "sim-0001_FLAIR.nii.gz").exists()
+    assert (tmp_path / place_of("sub-0001_FLAIR.nii.gz")).exists()
     _run(dwi, tmp_path, overwrite=True)
-    assert (tmp_path / "sim-0001_dwi.nii.gz").exists()
-    assert not list(tmp_path.glob("*FLAIR*"))
+    assert (tmp_path / place_of("sub-0001_dwi.nii.gz")).exists()
+    assert not list(tmp_path.rglob("*FLAIR*"))
     assert len(_table(tmp_path)) == 1
 
 
 def test_foreign_files_are_not_touched(tmp_path: Path) -> None:
-    foreign = tmp_path / "sim-0001_T2w.nii.gz"
-    foreign.write_text("mine")
-    with pytest.raises(SimulationError, match="sim-0001_T2w"):
+    foreign = tmp_path / "sub-0001"
+    foreign.mkdir()
+    with pytest.raises(SimulationError, match="sub-0001"):
         _run(REQUEST, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == [foreign.name]
-    foreign.unlink()
+    foreign.rmdir()
     (tmp_path / "samples.tsv").write_text("a\tb\n1\t2\n")
     with pytest.raises(TableError, match="not a table of anystroke"):
         _run(REQUEST, tmp_path)
@@ -166,17 +171,17 @@ def test_a_sample_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 def test_several_weightings_show_one_patient(tmp_path: Path) -> None:
     outcomes = _run(replace(SESSION, count=2), tmp_path)
     assert [(o.name, o.details["image"]) for o in outcomes] == [
-        (name, f"{name}_{suffix}.nii.gz")
-        for name in ("sim-0001", "sim-0002")
+        (name, place_of(f"{name}_{suffix}.nii.gz"))
+        for name in ("sub-0001", "sub-0002")
         for suffix in ("T1w", "FLAIR", "dwi")
     ]
     assert _table(tmp_path) == [dict(o.details) for o in outcomes]
     masks = sorted(path.name for path in tmp_path.glob("*_mask.nii.gz"))
     assert masks == [
-        f"{name}_label-L{desc}_mask.nii.gz" for name in ("sim-0001", "sim-0002") for desc in ("_desc-dwi", "")
+        f"{name}_label-L{desc}_mask.nii.gz" for name in ("sub-0001", "sub-0002") for desc in ("_desc-dwi", "")
     ]
     assert len(list(tmp_path.glob("*_dseg.nii.gz"))) == 4
-    for name in ("sim-0001", "sim-0002"):
+    for name in ("sub-0001", "sub-0002"):
         rows = [row for row in _table(tmp_path) if row["sample"] == name]
         same = ("anatomy", "lesions", "stage")
         assert len({tuple(row[key] for key in same) for row in rows}) == 1
@@ -194,10 +199,10 @@ def test_a_session_that_was_cut_short_is_completed(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     _run(SESSION, whole)
     _run(SESSION, cut)
-    (cut / "sim-0001_FLAIR.nii.gz").unlink()
+    (cut / place_of("sub-0001_FLAIR.nii.gz")).unlink()
     assert [o.status for o in _run(SESSION, cut)] == ["done"] * 3
     assert _table(whole) == _table(cut)
-    first, second = (Volume.load(folder / "sim-0001_FLAIR.nii.gz") for folder in (whole, cut))
+    first, second = (Volume.load(folder / place_of("sub-0001_FLAIR.nii.gz")) for folder in (whole, cut))
     assert torch.equal(first.data, second.data)
     assert [o.status for o in _run(SESSION, cut)] == ["kept"] * 3
     with pytest.raises(ResultError, match="Weightings differ"):
@@ -292,11 +297,11 @@ def test_a_full_disk_leaves_what_was_finished(
 
     def fail(self: Volume, path: Path, *, dtype: torch.dtype | None = None) -> None:
         save(self, path, dtype=dtype)
-        if "sim-0002" in path.name and self.data.dtype == torch.float32:
+        if "-0002" in path.name and self.data.dtype == torch.float32:
             raise VolumeError(f"cannot write {path}") from OSError(28, "No space left on device")
 
     monkeypatch.setattr(Volume, "save", fail)
-    with pytest.raises(SimulationError, match=r"cannot write sim-0002 .*\(No space left on device\)"):
+    with pytest.raises(SimulationError, match=r"cannot write s[a-z]*-0002 .*\(No space left on device\)"):
         _run(request, folder)
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before
     monkeypatch.undo()
@@ -317,8 +322,10 @@ def test_maps_are_written_with_their_units(tmp_path: Path) -> None:
     _run(replace(REQUEST, count=1, maps=True), tmp_path)
     units = {"PDmap": "%", "R1map": "1/s", "R2map": "1/s", "R2starmap": "1/s", "MTsat": "%"}
     for suffix, unit in units.items():
-        assert json.loads((tmp_path / f"sim-0001_{suffix}.json").read_text())["Units"] == unit
-    r2, r2star = (Volume.load(tmp_path / f"sim-0001_{s}.nii.gz").data for s in ("R2map", "R2starmap"))
+        assert json.loads((tmp_path / place_of(f"sub-0001_{suffix}.json")).read_text())["Units"] == unit
+    r2, r2star = (
+        Volume.load(tmp_path / place_of(f"sub-0001_{s}.nii.gz")).data for s in ("R2map", "R2starmap")
+    )
     assert bool((r2star >= r2).all())
     assert float(r2.max()) > 5
 
@@ -339,7 +346,7 @@ def test_label_maps_take_turns_and_a_bad_one_stops_nothing(
     assert "odd.nii.gz" in outcomes[0].message
     assert "999" in outcomes[0].message
     assert "none.nii.gz does not exist" in outcomes[1].message
-    assert [o.name for o in outcomes[2:]] == ["sim-0003", "sim-0006"]
+    assert [o.name for o in outcomes[2:]] == ["sub-0003", "sub-0006"]
     assert {o.details["anatomy"] for o in outcomes[2:]} == {"good"}
     assert "registered to MNI space (Dice of the brain 0.93)" in outcomes[2].message
     assert outcomes[3].message == ""
@@ -395,3 +402,41 @@ def test_without_lesion_the_row_says_so(tmp_path: Path) -> None:
     row = outcome.details
     assert (row["lesions"], row["stage"], row["lesion_ml"]) == ("n/a", "n/a", "0.000")
     assert int(Volume.load(tmp_path / row["mask"]).data.sum()) == 0
+
+
+def test_the_data_set_is_one_of_bids(tmp_path: Path) -> None:
+    _run(replace(SESSION, count=2, maps=True), tmp_path)
+    description = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert (description["DatasetType"], description["BIDSVersion"][:2]) == ("raw", "1.")
+    truth = tmp_path / TRUTH
+    assert json.loads((truth / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    rows = (tmp_path / "participants.tsv").read_text().splitlines()
+    assert [row.split("\t")[0] for row in rows] == ["participant_id", "sub-0001", "sub-0002"]
+    raw = {path.name.partition(".")[0].partition("_")[2] for path in (tmp_path / "sub-0001").rglob("*.*")}
+    assert raw == {"T1w", "FLAIR", "dwi"}
+    assert sorted(path.name for path in truth.iterdir() if path.is_dir()) == ["sub-0001", "sub-0002"]
+    dwi = tmp_path / "sub-0001" / "dwi" / "sub-0001_dwi.nii.gz"
+    assert nib.load(dwi).shape == (40, 48, 40, 1)
+    sidecar = json.loads(dwi.with_name("sub-0001_dwi.json").read_text())
+    assert float(dwi.with_name("sub-0001_dwi.bval").read_text()) == sidecar["DiffusionBValue"] > 0
+    assert dwi.with_name("sub-0001_dwi.bvec").read_text().split() == ["0"] * 3
+    known = {"README", "dataset_description.json", "participants.tsv", "participants.json", ".bidsignore"}
+    ignored = set((tmp_path / ".bidsignore").read_text().split())
+    beside = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert beside - known <= ignored
+
+
+def test_other_programs_read_the_data_set(tmp_path: Path) -> None:
+    _run(replace(SESSION, maps=True), tmp_path)
+    labelled = find_labelled_scans(tmp_path)
+    assert [scan.name for scan in labelled] == [f"sub-0001_{name}" for name in ("FLAIR", "T1w", "dwi")]
+    assert all(int(scan.load()[1].data.sum()) > 0 for scan in labelled)
+    assert len(find_bids_scans(tmp_path).scans) == 3
+    [subject] = find_map_subjects(tmp_path)
+    assert subject.name == "sub-0001"
+    (tmp_path / "samples.tsv").unlink()
+    assert {scan.name: scan.mask.name for scan in find_labelled_scans(tmp_path)} == {
+        "sub-0001_T1w": "sub-0001_label-L_mask.nii.gz",
+        "sub-0001_FLAIR": "sub-0001_label-L_mask.nii.gz",
+        "sub-0001_dwi": "sub-0001_label-L_desc-dwi_mask.nii.gz",
+    }

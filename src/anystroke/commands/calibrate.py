@@ -1,46 +1,81 @@
 """The verb ``calibrate``."""
 
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, progress_bar
-from anystroke.commands.options import Debug
+from anystroke.commands.common import OK, ArgumentError, complain, progress_bar
+from anystroke.commands.options import Debug, with_options
+from anystroke.commands.own_scans import looked_at, paired_sources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from rich.progress import Progress, TaskID
+
+    from anystroke.tasks.segmentation.calibrate import Calibration
 
 FEWEST_FOR_RISK = 60
 
 
+@dataclass(frozen=True)
+class CalibrationData:
+    """What it is calibrated on."""
+
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder 'data' of a training run with label maps and lesions."),
+    ] = None
+    scans: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DATA",
+            help="Instead: scans with masks that the model has not learnt from, as for 'finetune'.",
+        ),
+    ] = None
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Masks of one folder of --scans, named alike.",
+            show_default="beside the scans",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How."""
+
+    patients: Annotated[
+        int | None,
+        typer.Option(min=1, help="Simulated patients.", show_default="200; 12 for an estimator"),
+    ] = None
+    risk_patients: Annotated[
+        int,
+        typer.Option(min=0, help="Simulated patients that teach which masks fail; 0 for none."),
+    ] = 500
+    only_risk: Annotated[
+        bool, typer.Option("--only-risk", help="Leave thresholds and intervals as they are.")
+    ] = False
+    observations: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keeps what their masks show, to go on after an interruption."),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027
+    debug: Debug = False
+
+
+@with_options
 def calibrate(
     model: Annotated[
         Path, typer.Argument(metavar="DIR", help="A model folder; its config.json is replaced.")
     ],
-    data: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="The folder 'data' of a training run with label maps and lesions."),
-    ],
-    patients: Annotated[
-        int | None,
-        typer.Option(min=1, help="Simulated patients.", show_default="200; 12 for an estimator"),
-    ] = None,
-    risk_patients: Annotated[
-        int,
-        typer.Option(min=0, help="Simulated patients that teach which masks fail; 0 for none."),
-    ] = 500,
-    only_risk: Annotated[
-        bool, typer.Option("--only-risk", help="Leave thresholds and intervals as they are.")
-    ] = False,
-    observations: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Keeps what their masks show, to go on after an interruption."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027,
-    _debug: Debug = False,
+    on: CalibrationData,
+    options: CalibrationOptions,
 ) -> int:
     """Choose a model's temperature, threshold and smallest certainty, and measure its errors.
 
@@ -48,11 +83,24 @@ def calibrate(
     also teach which masks fail, so that results come with that risk. Of an estimator of maps, the mean bias
     of each map is taken out.
 
-    Example: anystroke calibrate run/model --data run/data
+    With --scans, scans of one's own decide: the temperature from 5 with a lesion on, thresholds from 20,
+    intervals of volumes from 40; what they are too few for stays.
+
+    Example: anystroke calibrate my_model/model --scans more_scans --masks their_masks
     """
     from anystroke.core.memory import keep_pages
-    from anystroke.models.checkpoints import task_of_model
+    from anystroke.models.checkpoints import find_model, task_of_model
 
+    data, patients, risk_patients, seed = on.data, options.patients, options.risk_patients, options.seed
+    if not (model / "config.json").is_file():
+        shipped = find_model(str(model))
+        raise ArgumentError(
+            f"{model} comes with the package and is not changed; copy its folder {shipped} and calibrate that"
+        )
+    if (data is None) == (not on.scans):
+        raise ArgumentError("give either --data, the 'data' folder of a run, or --scans, scans with masks")
+    if data is None:
+        return _calibrate_on_scans(model, on.scans or [], on.masks)
     for name in ("anatomies", "lesions"):
         if not (data / f"{name}.safetensors").is_file():
             raise ArgumentError(
@@ -64,14 +112,14 @@ def calibrate(
         return _calibrate_estimator(model, data, patients or 12, seed)
     if patients is not None and patients < 50:
         raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
-    if 0 < risk_patients < FEWEST_FOR_RISK or (only_risk and not risk_patients):
+    if 0 < risk_patients < FEWEST_FOR_RISK or (options.only_risk and not risk_patients):
         raise ArgumentError(
             f"--risk-patients: expected at least {FEWEST_FOR_RISK} to learn from, got {risk_patients}"
         )
-    if not only_risk:
+    if not options.only_risk:
         _choose(model, data, patients or 200, seed)
     if risk_patients:
-        _learn_risk(model, data, risk_patients, seed, observations)
+        _learn_risk(model, data, risk_patients, seed, options.observations)
     return OK
 
 
@@ -85,13 +133,35 @@ def _choose(model: Path, data: Path, patients: int, seed: int) -> None:
     with progress_bar() as bar:
         found = choose(opened, data, patients=patients, seed=seed, on_patient=_shown(bar))
     save_config(model, found.applied_to(opened.config))
-    typer.echo(
+    typer.echo(_said(found))
+
+
+def _said(found: "Calibration") -> str:
+    false = found.false_volume
+    return (
         f"temperature {found.temperature:g}, threshold {found.threshold:g}, smallest certainty "
         f"{found.certain:g}; log loss {found.log_loss[0]:.5f} -> {found.log_loss[1]:.5f}, mean Dice "
         f"{found.mean_dice[0]:.3f} -> {found.mean_dice[1]:.3f}, lesion-wise F1 {found.mean_f1[0]:.3f} -> "
-        f"{found.mean_f1[1]:.3f}, false volume {found.false_volume[0]:.2f} -> "
-        f"{found.false_volume[1]:.2f} ml"
+        f"{found.mean_f1[1]:.3f}" + (f", false volume {false[0]:.2f} -> {false[1]:.2f} ml" if false else "")
     )
+
+
+def _calibrate_on_scans(model: Path, sources: "Sequence[Path]", masks: Path | None) -> int:
+    """Replace what scans of one's own are enough to choose."""
+    from anystroke.models.checkpoints import save_config
+    from anystroke.tasks.segmentation.calibrate import calibrate_on_scans
+    from anystroke.tasks.segmentation.predict import Model
+
+    opened = Model.open(model)
+    with tempfile.TemporaryDirectory() as folder:
+        checked = looked_at(paired_sources(sources, masks, Path(folder)))
+    with progress_bar() as bar:
+        found = calibrate_on_scans(opened, [each.scan for each in checked], on_patient=_shown(bar))
+    save_config(model, found.applied_to(opened.config))
+    typer.echo(_said(found))
+    if opened.config.risk is not None:
+        complain("note: how likely masks are to fail is no longer known; --only-risk --data learns it anew")
+    return OK
 
 
 def _learn_risk(model: Path, data: Path, patients: int, seed: int, kept: Path | None) -> None:

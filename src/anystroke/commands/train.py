@@ -156,9 +156,15 @@ def train(
 
 
 def run_recipe(
-    settings: "AnyRecipe", output: Path, run: RunOptions, devices: "Devices", started: float
+    settings: "AnyRecipe",
+    output: Path,
+    run: RunOptions,
+    devices: "Devices",
+    started: float,
+    *,
+    said: bool = True,
 ) -> int:
-    """Run a recipe and say where its model is."""
+    """Run a recipe and, if it is to be said, say where its model is."""
     from anystroke.core.memory import keep_pages
     from anystroke.learning.run import train as train_network
 
@@ -166,7 +172,12 @@ def run_recipe(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("anystroke").setLevel(logging.INFO)
     model = train_network(settings, output, resume=run.resume, devices=devices, started=started)
-    ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
-    if int(next(ranks, "0")) == 0:
+    if said and is_first_process():
         typer.echo(f"model: {model}")
     return OK
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process of a distributed run that writes and speaks."""
+    ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
+    return int(next(ranks, "0")) == 0

@@ -34,6 +34,7 @@ IMAGE_SUFFIXES = (
 )
 """Last parts of the names of what counts as a scan."""
 
+_LOWER_SUFFIXES = {suffix.casefold() for suffix in IMAGE_SUFFIXES}
 _DATA_TYPES = ("anat", "dwi", "swi")
 
 
@@ -153,8 +154,9 @@ def _best(image: _Image, masks: Sequence[_Image]) -> list[_Image]:
 
 
 def _kinship(image: Name, mask: Name) -> int:
-    """Count what of the image the mask's name names: its entities, and its suffix."""
+    """Count what of the image the mask's name names, its entities and its suffix, less another's suffix."""
     kind = image.suffix.casefold().removesuffix("w")
     description = mask.entities.get("desc", "").casefold()
     named = kind in description or image.suffix in mask.words[:-1]
-    return int(mask.source == image.source) + int(named)
+    other = not named and description in _LOWER_SUFFIXES
+    return int(mask.source == image.source) + int(named) - int(other)

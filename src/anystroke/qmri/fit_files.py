@@ -146,6 +146,8 @@ def _group(name: str, paths: Sequence[Path], root: Path) -> SubjectFiles:
     except UnitError as error:
         return SubjectFiles(name=name, maps={}, problem=str(error))
     found = [path for path in paths if Name.parse(path).suffix in _SEGMENTATION_SUFFIXES]
+    # Distorted scans have segmentations of their own.
+    found = [path for path in found if "desc" not in Name.parse(path).entities] or found
     if len(found) > 1:
         listed = ", ".join(str(path) for path in found)
         return SubjectFiles(name=name, maps=maps, problem=f"expected one segmentation, got {listed}")

@@ -106,7 +106,10 @@ def _subject(name: str, paths: Sequence[Path]) -> MapSubject:
     maps = find_maps(path for path in paths if map_of(path) in wanted)
     if missing := [each for each in NEEDED if each not in maps]:
         raise MapDataError(f"no map of {', '.join(missing)}")
-    lesion = _only([path for path in paths if Name.parse(path).is_lesion], "lesion mask")
+    lesions = [path for path in paths if Name.parse(path).is_lesion]
+    # Distorted scans have masks of their own.
+    plain = [path for path in lesions if "desc" not in Name.parse(path).entities]
+    lesion = _only(plain or lesions, "lesion mask")
     if lesion is None:
         raise MapDataError("no lesion mask, such as sub-01_label-L_mask.nii.gz")
     return MapSubject(

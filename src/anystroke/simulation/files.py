@@ -23,7 +23,8 @@ from anystroke.core.rng import stream
 from anystroke.core.tables import GrowingTable, write_table
 from anystroke.core.volume import VolumeError
 from anystroke.io.datasets import DatasetError, images_in
-from anystroke.io.results import Outcome, ResultFolder, Status, generated_by
+from anystroke.io.results import BIDS_VERSION, Outcome, ResultFolder, Status, generated_by
+from anystroke.simulation.bids_dataset import clear_patient, describe_simulated, finish_image, place_of
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.nnunet import (
     DATASET_FILE,
@@ -44,7 +45,7 @@ Format = Literal["bids", "nnunet"]
 FORMATS: tuple[Format, ...] = ("bids", "nnunet")
 
 _ANY = "any"
-_STEM = re.compile(r"sim-\d{4,}")
+_STEM = re.compile(r"(?:sim|sub)-\d{4,}")
 _Rows = dict[str, list[dict[str, str]]]
 
 
@@ -65,8 +66,8 @@ class Request:
         maps: Whether to write the quantitative maps too.
         synthesis: What scans look like.
         weightings: One scan of each patient for each of them; one of the weighting of ``synthesis`` if empty.
-        format: ``"bids"``, files side by side with BIDS suffixes; or ``"nnunet"``, an nnU-Net raw data set
-            whose channels are the weightings.
+        format: ``"bids"``, a BIDS data set; or ``"nnunet"``, an nnU-Net raw data set whose channels are the
+            weightings.
         all_classes: Whether the labels of nnU-Net are tissue classes and lesion, not lesion alone.
 
     Raises:
@@ -103,6 +104,10 @@ class Request:
         """The weighting of each scan of a patient; None is any."""
         return self.weightings or (self.synthesis.weighting,)
 
+    def stem(self, number: int) -> str:
+        """Return what a patient is called."""
+        return f"{'sub' if self.format == 'bids' else 'sim'}-{number:04d}"
+
     @cached_property
     def lesion_files(self) -> tuple[Path, ...]:
         """The images in the folder of lesions.
@@ -124,6 +129,7 @@ class Request:
             "Maps": self.maps,
             "Weightings": list(self.weightings),
             "Format": self.format,
+            **({"BIDSVersion": BIDS_VERSION} if self.format == "bids" else {}),
             "AllClasses": self.all_classes,
             "LabelMaps": [
                 {"File": path.name, "SHA256": sha256(path) if path.is_file() else None}
@@ -182,8 +188,8 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
     sources: Sequence[Path | None] = request.label_maps or (None,)
     for place, source in enumerate(sources):
         numbers = [1 + place + k * len(sources) for k in range(request.count)]
-        missing = [n for n in numbers if _stem(n) not in table.rows]
-        for name in (_stem(n) for n in numbers if n not in missing):
+        missing = [n for n in numbers if request.stem(n) not in table.rows]
+        for name in (request.stem(n) for n in numbers if n not in missing):
             yield from (_outcome(name, "kept", row) for row in table.rows[name])
         if not missing:
             continue
@@ -196,9 +202,10 @@ def simulate_files(request: Request, folder: str | Path, *, overwrite: bool = Fa
             continue
         for number in missing:
             scans = _simulate(generator, anatomy, request, number)
-            _publish(scans, request, folder, _stem(number), table)
-            for row in table.rows[_stem(number)]:
-                yield _outcome(_stem(number), "done", row, note)
+            stem = request.stem(number)
+            _publish(scans, request, folder, stem, table)
+            for row in table.rows[stem]:
+                yield _outcome(stem, "done", row, note)
                 note = ""
 
 
@@ -230,10 +237,6 @@ def write_sample(sample: Sample, folder: Path, stem: str, *, maps: bool = False)
     return row
 
 
-def _stem(number: int) -> str:
-    return f"sim-{number:04d}"
-
-
 def _simulate(generator: Generator, anatomy: Anatomy, request: Request, number: int) -> list[Sample]:
     """Simulate patient ``number``; a draw in which a field of view misses the head is drawn anew."""
     rng = stream(request.seed, "simulate", number)
@@ -252,7 +255,7 @@ def _publish(scans: Sequence[Sample], request: Request, folder: Path, stem: str,
         if request.format == "nnunet":
             rows = write_case(scans, folder, stem, all_classes=request.all_classes)
         else:
-            rows = write_scans(scans, folder, stem, maps=request.maps)
+            rows = write_scans(scans, folder, stem, maps=request.maps, place=place_of, on_image=finish_image)
         table.add(stem, rows)
         _describe(request, folder, table.rows)
     except (OSError, VolumeError) as error:
@@ -267,6 +270,8 @@ def _describe(request: Request, folder: Path, rows: _Rows) -> None:
     if request.format == "nnunet":
         channels = [channel or _ANY for channel in request.channels]
         write_description(folder, channels=channels, cases=len(rows), all_classes=request.all_classes)
+    else:
+        describe_simulated(folder, rows)
 
 
 def _load_lesions(request: Request) -> list[LesionMask]:
@@ -345,6 +350,7 @@ class _Patients:
         if earlier.get("Format") == "nnunet":
             _clear_cases(self.folder)
         for name in self._listed():
+            clear_patient(self.folder, name)
             for path in self.folder.glob(f"{name}_*"):
                 path.unlink()
         self.table.path.unlink(missing_ok=True)
@@ -361,7 +367,7 @@ def _refuse_foreign(request: Request, folder: Path, overwrite: bool) -> None:
                 f"{folder} holds a data set that anystroke did not make ({found[0]}); name another folder"
             )
         return
-    files = sorted(path for path in folder.glob("sim-*") if path.is_file())
+    files = sorted(folder.glob("sub-*"))
     if files and not overwrite:
         raise SimulationError(
             f"{folder} holds files that simulated scans would replace ({files[0].name}) and no {RUN_FILE}; "

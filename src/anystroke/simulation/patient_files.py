@@ -1,6 +1,6 @@
 """Files of one simulated patient: scans, their truth, sidecars, rows of the table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,13 @@ def scan_facts(sample: Sample, lesion_ml: float) -> dict[str, Any]:
 
 
 def write_scans(
-    scans: Sequence[Sample], folder: Path, stem: str, *, maps: bool = False
+    scans: Sequence[Sample],
+    folder: Path,
+    stem: str,
+    *,
+    maps: bool = False,
+    place: Callable[[str], str] = lambda name: name,
+    on_image: Callable[[Path, Sample], object] = lambda path, scan: None,
 ) -> list[dict[str, str]]:
     """Write the scans of one patient the BIDS way, in place of earlier ones of the name.
 
@@ -141,6 +147,8 @@ def write_scans(
         folder: An existing folder.
         stem: Begin of the files' names.
         maps: Whether to write the quantitative maps of the first scan too; rates depend on its field.
+        place: Says where in the folder a file goes, by its name.
+        on_image: Told of each image that is written; what it writes beside it comes along.
 
     Returns:
         The row of the table of each scan.
@@ -167,22 +175,30 @@ def write_scans(
     segmentations = [f"{stem}{desc}_dseg.nii.gz" for desc in own]
     volumes = [lesion_volume(target, affine) for target in targets]
     with staged(folder) as staging:
+
+        def file(name: str) -> Path:
+            path = staging / place(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path
+
         for image, scan, lesion_ml in zip(images, scans, volumes, strict=True):
-            Volume(scan.image[None], affine).save(staging / f"{image}.nii.gz")
-            write_json(staging / f"{image}.json", scan_facts(scan, lesion_ml))
+            path = file(f"{image}.nii.gz")
+            Volume(scan.image[None], affine).save(path)
+            on_image(path, scan)
+            write_json(file(f"{image}.json"), scan_facts(scan, lesion_ml))
         truths = dict(zip(zip(masks, segmentations, strict=True), targets, strict=True))
         for (mask, segmentation), target in truths.items():
-            Volume((target == CLASSES.index("lesion"))[None], affine).save(staging / mask)
-            Volume(target[None], affine).save(staging / segmentation, dtype=torch.uint8)
-        (staging / f"{stem}_dseg.tsv").write_text(class_rows(), encoding="utf-8")
+            Volume((target == CLASSES.index("lesion"))[None], affine).save(file(mask))
+            Volume(target[None], affine).save(file(segmentation), dtype=torch.uint8)
+        file(f"{stem}_dseg.tsv").write_text(class_rows(), encoding="utf-8")
         for name, (suffix, units, description) in MAP_FILES.items() if maps else ():
-            Volume(scans[0].maps[name][None], affine).save(staging / f"{stem}_{suffix}.nii.gz")
+            Volume(scans[0].maps[name][None], affine).save(file(f"{stem}_{suffix}.nii.gz"))
             facts: dict[str, Any] = {"Units": units, "Description": description}
             if name.startswith("r"):
                 facts["MagneticFieldStrength"] = scans[0].protocol.field_strength
-            write_json(staging / f"{stem}_{suffix}.json", facts)
+            write_json(file(f"{stem}_{suffix}.json"), facts)
     return [
-        table_row(scan, stem, f"{image}.nii.gz", mask, segmentation, lesion_ml)
+        table_row(scan, stem, place(f"{image}.nii.gz"), place(mask), place(segmentation), lesion_ml)
         for scan, image, mask, segmentation, lesion_ml in zip(
             scans, images, masks, segmentations, volumes, strict=True
         )

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import torch
@@ -11,9 +12,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from anystroke.core.arrays import Array
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
+from anystroke.io.labelled import LabelledScan
 from anystroke.models.model_space import to_model_space
 from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
 from anystroke.simulation.cohorts import load_pack
@@ -21,14 +24,29 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import JudgedPatient, score_of, simulated_patients
+from anystroke.tasks.segmentation.validate import (
+    JudgedPatient,
+    real_patients,
+    score_of,
+    simulated_patients,
+)
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 CERTAINTIES = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CALIBRATION_WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
+LEARNT_FROM = "finetuned_on"
+"""Key of a configuration's record of the training: names of the scans that were learnt from."""
+FEWEST_SCANS = 5
+"""Real scans with a lesion that are needed to choose a temperature."""
+FEWEST_FOR_MASKS = 20
+"""Those that are needed to choose a threshold too."""
 _SMALLEST_PROBABILITY = 1e-7
 _NEIGHBOURS = np.ones((3, 3, 3))
+
+
+class CalibrationError(AnystrokeError):
+    """Scans that a model cannot be calibrated on; the message says why and what to do."""
 
 
 OnPatient = Callable[[str, int, int], None]
@@ -44,26 +62,27 @@ class Calibration:
         threshold: With ``certain`` that of the best score, see
             `anystroke.tasks.segmentation.validate.score_of`.
         certain: What a part of the mask must reach somewhere.
-        volume_errors: For intervals of the volume.
+        volume_errors: For intervals of the volume; None if they were never measured.
         lesion_errors: For those of single lesions; None if too few were found.
         log_loss: Per voxel, before and after.
         score: Before and after.
         mean_dice: Of patients with a lesion, before and after.
         mean_f1: Lesion-wise, likewise.
-        false_volume: Median volume of the masks of patients without a lesion [ml], before and after.
+        false_volume: Median volume of the masks of patients without a lesion [ml], before and after; None if
+            there was none.
         patients: How many there were.
     """
 
     temperature: float
     threshold: float
     certain: float
-    volume_errors: VolumeErrors
+    volume_errors: VolumeErrors | None
     lesion_errors: VolumeErrors | None
     log_loss: tuple[float, float]
     score: tuple[float, float]
     mean_dice: tuple[float, float]
     mean_f1: tuple[float, float]
-    false_volume: tuple[float, float]
+    false_volume: tuple[float, float] | None
     patients: int
 
     def applied_to(self, config: SegmentationConfig) -> SegmentationConfig:
@@ -131,7 +150,81 @@ def calibrate(
     ):
         everyone.append(patient)
         on_patient("simulated", len(everyone), patients)
-    temperature, log_loss = _choose_temperature(model, everyone[::4], on_patient)
+    return chosen_on(model, everyone, everyone[::4], on_patient)
+
+
+class LabelledPatients(Sequence[JudgedPatient]):
+    """Labelled scans, each read when it is asked for.
+
+    Args:
+        scans: With masks.
+    """
+
+    def __init__(self, scans: Sequence[LabelledScan]) -> None:
+        self.scans = scans
+
+    def __len__(self) -> int:
+        return len(self.scans)
+
+    @overload
+    def __getitem__(self, index: int) -> JudgedPatient: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "LabelledPatients": ...
+
+    def __getitem__(self, index: int | slice) -> "JudgedPatient | LabelledPatients":
+        if isinstance(index, slice):
+            return LabelledPatients(self.scans[index])
+        return next(real_patients([self.scans[index]]))
+
+
+def calibrate_on_scans(
+    model: Model,
+    scans: Sequence[LabelledScan],
+    *,
+    on_patient: OnPatient = lambda what, done, total: None,
+) -> Calibration:
+    """Choose on labelled scans what they are enough for; the rest stays as it is.
+
+    The temperature can be chosen on a few scans. Threshold and smallest certainty are chosen on
+    ``FEWEST_FOR_MASKS`` scans with a lesion or more, and the errors of volumes are measured on 40.
+
+    Args:
+        model: What to calibrate.
+        scans: Scans with masks that the model has not learnt from.
+        on_patient: Told of each scan.
+
+    Raises:
+        CalibrationError: There are fewer than ``FEWEST_SCANS`` scans with a lesion, or the model has learnt
+            from one of them.
+    """
+    learnt = set(model.config.training.get(LEARNT_FROM, []))
+    if known := [scan.name for scan in scans if scan.name in learnt]:
+        raise CalibrationError(
+            f"the model has learnt from {len(known)} of these scans, such as {known[0]}, and is too sure of "
+            "them; calibrate it on others"
+        )
+    return chosen_on(model, LabelledPatients(scans), LabelledPatients(scans), on_patient, real=True)
+
+
+def chosen_on(
+    model: Model,
+    everyone: Sequence[JudgedPatient],
+    scored: Sequence[JudgedPatient],
+    on_patient: OnPatient,
+    *,
+    real: bool = False,
+) -> Calibration:
+    """Choose temperature, threshold and smallest certainty on patients, and measure the errors of the volume.
+
+    Args:
+        model: What to calibrate.
+        everyone: The patients.
+        scored: Those of them that take part in choosing the temperature.
+        on_patient: Told of each patient.
+        real: Keep what the patients are too few for.
+    """
+    temperature, log_loss = _choose_temperature(model, scored, on_patient)
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
     before, after, expected, true = [], [], [], []
     parts: list[list[tuple[float, float, float]]] = [[] for _ in THRESHOLDS]
@@ -148,24 +241,49 @@ def calibrate(
             found += volumes_of_parts(mask, probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
-        on_patient("segmented", number, patients)
+        on_patient("segmented", number, len(everyone))
     judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume)
     ill = np.array(true) > 0
     scores = [[_score(judged[:, i, j], ill) for j in range(len(CERTAINTIES))] for i in range(len(THRESHOLDS))]
     i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
     both = (np.array(before), judged[:, i, j])
-    return Calibration(
+    enough = len(true) >= FEWEST
+    found = Calibration(
         temperature=temperature,
         threshold=THRESHOLDS[i],
         certain=CERTAINTIES[j],
-        volume_errors=fit_volume_errors(expected, true),
+        volume_errors=fit_volume_errors(expected, true) if enough else model.config.volume_errors,
         lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
         log_loss=log_loss,
         score=_twice(both, lambda each: _score(each, ill)),
         mean_dice=_twice(both, lambda each: float(each[ill, 0].mean())),
         mean_f1=_twice(both, lambda each: float(each[ill, 1].mean())),
-        false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))),
-        patients=patients,
+        false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))) if not ill.all() else None,
+        patients=len(everyone),
+    )
+    return _enough(found, model, int(ill.sum()), both[0], ill) if real else found
+
+
+def _enough(found: Calibration, model: Model, ill: int, before: Array, is_ill: Array) -> Calibration:
+    """Keep what so few real patients with a lesion are not enough to choose."""
+    config = model.config
+    if ill < FEWEST_SCANS:
+        raise CalibrationError(
+            f"expected at least {FEWEST_SCANS} scans with a lesion to calibrate with, got {ill}; label more"
+        )
+    if found.lesion_errors is None:
+        found = replace(found, lesion_errors=config.lesion_errors)
+    if ill >= FEWEST_FOR_MASKS:
+        return found
+    same = (before, before)
+    return replace(
+        found,
+        threshold=config.threshold,
+        certain=config.certain,
+        score=_twice(same, lambda each: _score(each, is_ill)),
+        mean_dice=_twice(same, lambda each: float(each[is_ill, 0].mean())),
+        mean_f1=_twice(same, lambda each: float(each[is_ill, 1].mean())),
+        false_volume=None if found.false_volume is None else (found.false_volume[0], found.false_volume[0]),
     )
 
 

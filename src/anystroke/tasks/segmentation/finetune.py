@@ -1,5 +1,6 @@
 """A recipe that goes on with a model on scans of one's own."""
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ from anystroke.tasks.segmentation.recipe import TrainingSettings
 
 
 def finetuning_recipe(
-    data: Sequence[Path], *, model: str = "default", simulated: int = 1, overrides: Sequence[str] = ()
+    data: Sequence[Path],
+    *,
+    model: str = "default",
+    simulated: int = 1,
+    held_out: Sequence[str] = (),
+    overrides: Sequence[str] = (),
 ) -> TrainingSettings:
     """Return a recipe that starts from a model and learns from labelled scans.
 
@@ -23,6 +29,7 @@ def finetuning_recipe(
         data: BIDS data sets, nnU-Net raw folders or tables of paths.
         model: Name of a shipped model or a model folder.
         simulated: Simulated cases for each real one; 0 for none.
+        held_out: Names of scans that are not learnt from.
         overrides: Changes such as ``"optimiser.steps=500"``.
 
     Raises:
@@ -36,9 +43,12 @@ def finetuning_recipe(
             f"the model {model!r} tells {', '.join(config.classes)} apart, which no target scheme does; "
             f"known are {', '.join(TARGET_SCHEMES)}"
         )
-    sources: list[dict[str, Any]] = [
-        {"kind": "scans", "share": 1, "scans": {"data": [str(path) for path in data], "lesion_centred": 0.5}}
-    ]
+    scans = {
+        "data": [str(path) for path in data],
+        "lesion_centred": 0.5,
+        "held_out": [glob.escape(name) for name in held_out],
+    }
+    sources: list[dict[str, Any]] = [{"kind": "scans", "share": 1, "scans": scans}]
     if simulated:
         sources.append({"kind": "simulated", "share": simulated})
     recipe: dict[str, Any] = {

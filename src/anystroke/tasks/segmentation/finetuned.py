@@ -1,0 +1,119 @@
+"""The model that a fine-tuning leaves: the better one, with all that belongs to it."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from anystroke.core.files import write_text
+from anystroke.core.staging import staged
+from anystroke.models.checkpoints import find_model, load_config, save_config
+from anystroke.tasks.segmentation.calibrate import LEARNT_FROM
+from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.own_scans import Comparison, total
+from anystroke.tasks.segmentation.predict import REFINEMENT
+
+_CARD = "README.md"
+
+
+def complete_finetuned(tuned: Path, start: str, learnt_from: Sequence[str]) -> None:
+    """Give a fine-tuned network what the model that it started from has beside its weights.
+
+    That is the second network, which looks again at small lesions, and the errors that intervals of volumes
+    are made of. The risk of masks stays away: it was that of other masks.
+
+    Args:
+        tuned: Folder of the fine-tuned model, changed in place.
+        start: Name or folder of the other.
+        learnt_from: Names of the scans.
+
+    Raises:
+        CheckpointError: One of them is damaged.
+    """
+    source = find_model(start)
+    config, before = (load_config(each, SegmentationConfig) for each in (tuned, source))
+    kept: dict[str, Any] = {}
+    if config.classes == before.classes:
+        kept = {"volume_errors": before.volume_errors, "lesion_errors": before.lesion_errors}
+        if (source / REFINEMENT).is_dir():
+            with staged(tuned) as staging:
+                shutil.copytree(source / REFINEMENT, staging / REFINEMENT)
+    earlier = before.training.get(LEARNT_FROM, [])
+    training = config.training | {LEARNT_FROM: sorted({*earlier, *learnt_from})}
+    save_config(tuned, config.model_copy(update={**kept, "training": training}))
+
+
+def keep_better(
+    folder: Path, *, tuned: Path, start: str, comparison: Comparison | None, learnt_from: Sequence[str]
+) -> Path:
+    """Copy the better of two models, with a card that says how it was chosen.
+
+    Args:
+        folder: Gets the model; an earlier one in it is replaced.
+        tuned: The fine-tuned model, complete.
+        start: Name or folder of what it started from.
+        comparison: Both on held-out scans; without one the fine-tuned model is taken.
+        learnt_from: Names of the scans that were learnt from.
+
+    Returns:
+        The folder that was copied.
+    """
+    chosen = tuned if comparison is None or comparison.helped else find_model(start)
+    config = load_config(chosen, SegmentationConfig)
+    if comparison is not None:
+        record = {"before": round(total(comparison.before), 4), "after": round(total(comparison.after), 4)}
+        record |= {"scans": list(comparison.names), "kept": "after" if chosen == tuned else "before"}
+        config = config.model_copy(update={"training": config.training | {"finetuning": record}})
+    earlier = folder.with_name(f".{folder.name}-before")
+    with staged(folder.parent) as staging:
+        new = staging / folder.name
+        shutil.copytree(chosen, new, ignore=shutil.ignore_patterns(".*"))
+        save_config(new, config)
+        write_text(new / _CARD, _card(config, start, comparison, learnt_from, tuned=chosen == tuned))
+        shutil.rmtree(earlier, ignore_errors=True)
+        if folder.exists():
+            folder.replace(earlier)
+        new.replace(folder)
+    shutil.rmtree(earlier, ignore_errors=True)
+    return chosen
+
+
+def _card(
+    config: SegmentationConfig,
+    start: str,
+    comparison: Comparison | None,
+    learnt_from: Sequence[str],
+    *,
+    tuned: bool,
+) -> str:
+    steps = json.dumps(config.training.get("steps"))
+    lines = [
+        f"# {config.name}",
+        "",
+        "**Research use only; not a medical device.**",
+        "",
+        f"Starts from the model `{Path(start).name}`. {len(learnt_from)} scans with masks were learnt from.",
+        f"These are the fine-tuned weights ({steps} steps)."
+        if tuned
+        else "These are the weights of before: fine-tuning did not help.",
+        "",
+    ]
+    if comparison is None:
+        lines += ["No scan was held out, so nothing says whether fine-tuning helped.", ""]
+    else:
+        lines += [
+            "On scans that were not learnt from, before and after:",
+            "",
+            "```",
+            *comparison.lines(),
+            "```",
+            "",
+        ]
+    if tuned:
+        lines += [
+            "Temperature, thresholds and intervals are those of the model of before. How likely masks fail",
+            "is not known. `anystroke calibrate --scans` calibrates on scans that were not learnt from.",
+            "",
+        ]
+    return "\n".join(lines)
