@@ -29,7 +29,8 @@ def test_a_line_says_what_each_scan_is(tmp_path: Path) -> None:
     told: list[str] = []
     first, second = check_labelled_scans(scans, on_scan=lambda each: told.append(str(each)))
     volume = float(lesion_truth(AFFINE, SHAPE).sum()) * 0.125
-    assert (first.lesions, first.lesion_ml) == (1, pytest.approx(volume))
+    assert first.lesions == 1
+    assert first.lesion_ml == pytest.approx(volume)
     assert told[0] == f"p1_T2w: 40 x 48 x 36 voxels of 5 x 5 x 5 mm, RAS; 1 lesion, {volume:.1f} ml"
     assert told[1].endswith("no lesion; its mask is empty: taken as a scan without a stroke")
     assert first.patient != second.patient

@@ -176,11 +176,11 @@ def test_several_weightings_show_one_patient(tmp_path: Path) -> None:
         for suffix in ("T1w", "FLAIR", "dwi")
     ]
     assert _table(tmp_path) == [dict(o.details) for o in outcomes]
-    masks = sorted(path.name for path in tmp_path.glob("*_mask.nii.gz"))
+    masks = sorted(path.name for path in tmp_path.rglob("*_mask.nii.gz"))
     assert masks == [
         f"{name}_label-L{desc}_mask.nii.gz" for name in ("sub-0001", "sub-0002") for desc in ("_desc-dwi", "")
     ]
-    assert len(list(tmp_path.glob("*_dseg.nii.gz"))) == 4
+    assert len(list(tmp_path.rglob("*_dseg.nii.gz"))) == 4
     for name in ("sub-0001", "sub-0002"):
         rows = [row for row in _table(tmp_path) if row["sample"] == name]
         same = ("anatomy", "lesions", "stage")

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
+from anystroke.io.labelled import LabelledScan
 from anystroke.tasks.segmentation import calibrate as model_calibration
-from anystroke.tasks.segmentation.calibrate import calibrate
+from anystroke.tasks.segmentation.calibrate import CalibrationError, calibrate, calibrate_on_scans
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import keep_certain
 from anystroke.tasks.segmentation.predict import Model
@@ -120,6 +121,7 @@ def test_patients_with_something_ignored_calibrate_a_model(
     found = calibrate(_model(), tmp_path, patients=50)
     assert found.temperature in (2.0, 2.5, 3.0)
     assert found.log_loss[1] < found.log_loss[0]
+    assert found.false_volume is not None
     assert 0 <= found.false_volume[1] < 32**3 * 0.064 / 2
 
 
@@ -139,3 +141,42 @@ def test_errors_of_single_lesions_are_those_of_the_chosen_mask() -> None:
     assert everything is not None
     assert min(everything.low) == pytest.approx(-math.log(4), abs=1e-5)
     assert model_calibration._lesion_errors(parts[:39], 0.0) is None
+
+
+@pytest.fixture
+def scans(monkeypatch: pytest.MonkeyPatch) -> list[LabelledScan]:
+    """Labelled scans that are read from memory; every fourth has no lesion."""
+    known = list(_patients(count=30, healthy=10, seed=3))
+    found = [LabelledScan(f"p{number}", Path(f"{number}.nii"), Path("m.nii")) for number in range(len(known))]
+    monkeypatch.setattr(
+        model_calibration, "real_patients", lambda asked: iter([known[int(s.name[1:])] for s in asked])
+    )
+    return found
+
+
+def test_few_scans_choose_the_temperature_alone(scans: list[LabelledScan]) -> None:
+    model = _model(threshold=0.95, certain=0.1)
+    found = calibrate_on_scans(model, scans[:8] + scans[30:33])
+    assert found.temperature in (2.0, 2.5, 3.0)
+    assert (found.threshold, found.certain, found.volume_errors) == (0.95, 0.1, None)
+    assert found.mean_dice[0] == found.mean_dice[1]
+    assert found.patients == 11
+    assert found.applied_to(model.config).volume_errors is None
+
+
+def test_more_scans_choose_thresholds_and_intervals(scans: list[LabelledScan]) -> None:
+    found = calibrate_on_scans(_model(threshold=0.95), scans)
+    assert found.threshold < 0.95
+    assert found.mean_dice[1] > found.mean_dice[0]
+    assert found.volume_errors is not None
+    assert found.volume_errors.patients == 40
+    without_healthy = calibrate_on_scans(_model(threshold=0.95), scans[:25])
+    assert (without_healthy.false_volume, without_healthy.volume_errors) == (None, None)
+    assert without_healthy.threshold < 0.95
+
+
+def test_scans_that_were_learnt_from_or_too_few_are_refused(scans: list[LabelledScan]) -> None:
+    with pytest.raises(CalibrationError, match=r"expected at least 5 scans with a lesion.*got 4"):
+        calibrate_on_scans(_model(), scans[:4] + scans[30:])
+    with pytest.raises(CalibrationError, match="learnt from 2 of these scans, such as p1"):
+        calibrate_on_scans(_model(training={"finetuned_on": ["p1", "p3"]}), scans[:8])

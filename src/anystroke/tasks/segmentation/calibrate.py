@@ -248,7 +248,7 @@ def chosen_on(
     i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
     both = (np.array(before), judged[:, i, j])
     enough = len(true) >= FEWEST
-    found = Calibration(
+    chosen = Calibration(
         temperature=temperature,
         threshold=THRESHOLDS[i],
         certain=CERTAINTIES[j],
@@ -261,7 +261,7 @@ def chosen_on(
         false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))) if not ill.all() else None,
         patients=len(everyone),
     )
-    return _enough(found, model, int(ill.sum()), both[0], ill) if real else found
+    return _enough(chosen, model, int(ill.sum()), both[0], ill) if real else chosen
 
 
 def _enough(found: Calibration, model: Model, ill: int, before: Array, is_ill: Array) -> Calibration:

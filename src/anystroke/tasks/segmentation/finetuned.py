@@ -62,7 +62,10 @@ def keep_better(
     chosen = tuned if comparison is None or comparison.helped else find_model(start)
     config = load_config(chosen, SegmentationConfig)
     if comparison is not None:
-        record = {"before": round(total(comparison.before), 4), "after": round(total(comparison.after), 4)}
+        record: dict[str, Any] = {
+            "before": round(total(comparison.before), 4),
+            "after": round(total(comparison.after), 4),
+        }
         record |= {"scans": list(comparison.names), "kept": "after" if chosen == tuned else "before"}
         config = config.model_copy(update={"training": config.training | {"finetuning": record}})
     earlier = folder.with_name(f".{folder.name}-before")

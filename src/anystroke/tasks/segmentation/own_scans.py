@@ -91,16 +91,13 @@ class Comparison:
 
     def write(self, path: Path) -> None:
         """Write a row a scan."""
-        rows = [
-            dict(
-                zip(
-                    COLUMNS,
-                    (name, a.truth, a.dice, b.dice, a.f1, b.f1, a.volume, b.volume),
-                    strict=True,
-                )
+        rows: list[dict[str, str | float]] = []
+        for name, first, second in zip(self.names, self.before, self.after, strict=True):
+            values = (
+                *(name, first.truth, first.dice, second.dice, first.f1, second.f1),
+                *(first.volume, second.volume),
             )
-            for name, a, b in zip(self.names, self.before, self.after, strict=True)
-        ]
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
         write_table(path, COLUMNS, rows)
 
 
