@@ -66,7 +66,7 @@ class SimulationFiles:
         Literal["bids", "nnunet"],
         typer.Option(
             "--format",
-            help="Files named as in BIDS, or an nnU-Net raw data set in DIR, named like Dataset501_Stroke.",
+            help="A BIDS data set, or an nnU-Net raw data set in DIR, named like Dataset501_Stroke.",
         ),
     ] = "bids"
     all_classes: Annotated[
