@@ -137,7 +137,6 @@ def test_label_maps_that_the_package_does_not_know_are_registered(
     data = with_held_out_anatomies(DataSettings(anatomies=(tmp_path / "own",)))
     assert len(data.held_out_anatomies) == 1
     data = data.model_copy(update={"lesions": (_lesions(tmp_path / "lesions"),)})
-    (tmp_path / "data").mkdir()
     names = pack_patients(data, tmp_path / "data")
     assert sorted(names["anatomies"] + names["held_out_anatomies"]) == ["a0", "a1", "a2"]
     assert names["held_out_anatomies"] == list(data.held_out_anatomies)
