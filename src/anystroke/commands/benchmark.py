@@ -6,9 +6,17 @@ from typing import Annotated
 
 import typer
 
-from anystroke.commands.common import FAILED, OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.common import (
+    FAILED,
+    OK,
+    ArgumentError,
+    check_folder,
+    complain,
+    compute_on,
+    progress_bar,
+)
 from anystroke.commands.evaluate import MetricOptions, split
-from anystroke.commands.options import Debug, Output, Threads, with_options
+from anystroke.commands.options import Debug, Device, Output, Threads, with_options
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,7 @@ class BenchmarkOptions:
     published: Annotated[
         list[str] | None, typer.Option(metavar="TABLE", help="A paper's figures to print beside.")
     ] = None
+    device: Device = "auto"
     threads: Threads = None
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what another design gave.")] = False
     debug: Debug = False
@@ -78,10 +87,7 @@ def benchmark(
     Example: anystroke benchmark default threshold -o bench --patients 1
     """
     check_folder(output)
-    import torch
-
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    compute_on(options.device, options.threads)
     if held_out.held_out is not None:
         if _given(which) or _given(metrics) or options.published:
             raise ArgumentError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, complain, progress_bar
-from anystroke.commands.options import Debug, with_options
+from anystroke.commands.common import OK, ArgumentError, complain, compute_on, progress_bar
+from anystroke.commands.options import Debug, Device, Threads, with_options
 from anystroke.commands.own_scans import looked_at, paired_sources
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class CalibrationOptions:
         typer.Option(metavar="FILE", help="Keeps what their masks show, to go on after an interruption."),
     ] = None
     seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027
+    device: Device = "auto"
+    threads: Threads = None
     debug: Debug = False
 
 
@@ -91,6 +93,7 @@ def calibrate(
     from anystroke.core.memory import keep_pages
     from anystroke.models.checkpoints import find_model, task_of_model
 
+    compute_on(options.device, options.threads)
     data, patients, risk_patients, seed = on.data, options.patients, options.risk_patients, options.seed
     if not (model / "config.json").is_file():
         shipped = find_model(str(model))

@@ -53,6 +53,21 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
+def compute_on(device: str, threads: int | None = None) -> None:
+    """Let networks compute on a device, and torch with so many threads.
+
+    Raises:
+        DeviceError: There is no such device.
+    """
+    import torch
+
+    from anystroke.models.passes import use_device
+
+    use_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
 def tell_trouble(outcome: "Outcome", debug: bool) -> bool:
     """Print what was wrong with an input, with its traceback if asked for; return whether it failed."""
     if outcome.status == "failed":

@@ -15,10 +15,11 @@ from anystroke.commands.common import (
     ArgumentError,
     check_folder,
     complain,
+    compute_on,
     progress_bar,
     tell_trouble,
 )
-from anystroke.commands.options import Debug, Output, Overwrite, Threads, with_options
+from anystroke.commands.options import Debug, Device, Output, Overwrite, Threads, with_options
 
 if TYPE_CHECKING:
     from anystroke.io.results import Outcome
@@ -37,6 +38,7 @@ class EstimatorOptions:
     segmenter: Annotated[str, typer.Option(metavar="NAME|DIR", help="The model that finds the brain.")] = (
         "default"
     )
+    device: Device = "auto"
     threads: Threads = None
 
 
@@ -116,10 +118,7 @@ def estimate_qmri(
         raise ArgumentError(
             f"--segmenter: {networks.segmenter} does not tell the brain; name a model that does"
         )
-    if networks.threads is not None:
-        import torch
-
-        torch.set_num_threads(networks.threads)
+    compute_on(networks.device, networks.threads)
     options = EstimateOptions(tuple(protocols), maps.flips, maps.refine, maps.sidecar, maps.overwrite)
     return _run(files, dataset, output, *opened, options, maps.debug)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anystroke.commands.common import OK, ArgumentError, check_folder, complain, progress_bar
+from anystroke.commands.common import OK, ArgumentError, check_folder, complain, compute_on, progress_bar
 from anystroke.commands.options import with_options
 from anystroke.commands.own_scans import looked_at, paired_sources
 from anystroke.commands.train import ComputeOptions, RunOptions, is_first_process, run_recipe
@@ -79,6 +79,7 @@ def finetune(
         raise ArgumentError(
             f"{output} already holds a run; pass --resume to go on with it, or another folder"
         )
+    compute_on(compute.accelerator)
     sources = paired_sources(data, own.masks, output)
     scans = looked_at(sources)
     from anystroke.tasks.segmentation.finetune import finetuning_recipe

@@ -16,10 +16,11 @@ from anystroke.commands.common import (
     ArgumentError,
     check_folder,
     complain,
+    compute_on,
     progress_bar,
     tell_trouble,
 )
-from anystroke.commands.options import Debug, ModelName, Output, Threads, with_options
+from anystroke.commands.options import Debug, Device, ModelName, Output, Threads, with_options
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SegmentRun:
         Path | None,
         typer.Option("--work-dir", "-w", metavar="DIR", help="For converted DICOM.", show_default="removed"),
     ] = None
+    device: Device = "auto"
     threads: Threads = None
     debug: Debug = False
 
@@ -164,14 +166,11 @@ def _labels(given: Sequence[str] | None) -> list[str]:
 
 
 def _open(run: SegmentRun) -> "Model":
-    import torch
-
     from anystroke.tasks.segmentation.predict import Model
 
     if not run.debug:
         logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
+    compute_on(run.device, run.threads)
     return Model.open(run.model)
 
 

@@ -8,6 +8,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.models.model_space import Standardisation
 
 # Above this many voxels of the model grid the network sees overlapping windows instead of the whole head.
@@ -73,8 +74,42 @@ PRESETS = {
 """Ways of processing by name."""
 
 
+class DeviceError(AnystrokeError):
+    """A device that this machine or this PyTorch does not have; the message says what to do."""
+
+
+_chosen: dict[str, torch.device] = {}
+
+
+def use_device(name: str) -> None:
+    """Choose where networks of this process compute where nothing else is asked for.
+
+    Args:
+        name: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
+
+    Raises:
+        DeviceError: There is no such device.
+
+    Example:
+        >>> use_device("cpu")
+        >>> best_device()
+        device(type='cpu')
+        >>> use_device("auto")
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(name, True):
+        made_for = "with CUDA" if name == "cuda" else "for Apple's GPUs"
+        raise DeviceError(
+            f"expected a GPU for {name!r}, but PyTorch {torch.__version__} sees none here; use 'cpu' or "
+            f"'auto', or check the driver and that this PyTorch was built {made_for}"
+        )
+    _chosen.clear()
+    if name != "auto":
+        _chosen["default"] = torch.device(name)
+
+
 def best_device(device: torch.device | str | None = None) -> torch.device:
-    """Choose where to compute: as asked, or a GPU if there is one.
+    """Choose where to compute: as asked, as `use_device` says, or a GPU if there is one.
 
     Example:
         >>> best_device("cpu")
@@ -82,6 +117,8 @@ def best_device(device: torch.device | str | None = None) -> torch.device:
     """
     if device is not None:
         return torch.device(device)
+    if "default" in _chosen:
+        return _chosen["default"]
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
