@@ -2,24 +2,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from anystroke.anatomy.tissues.label_maps import load_label_map
 from anystroke.anatomy.tissues.labels import (
     COLIN27,
     LABEL_SCHEMES,
-    SEGMENTATION_CLASSES,
     SYNTHSEG,
     TISSUES,
     LabelError,
     LabelScheme,
     brain_mask,
-    class_table,
     clean,
     coarse_affine,
     lookup_table,
-    one_hot_fractions,
     segmentation_class,
     tissue_mask,
     to_tissues,
@@ -147,33 +142,6 @@ def test_orbit_is_filled_with_fat() -> None:
     assert int(fat.sum()) == 7**3 - 1
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.tuples(*[st.integers(1, 9)] * 3), st.integers(1, 4), st.integers(0, 99))
-def test_fractions_sum_to_one_and_keep_volume(shape: tuple[int, int, int], factor: int, seed: int) -> None:
-    tissues = torch.randint(len(TISSUES), shape, generator=torch.Generator().manual_seed(seed))
-    fractions = one_hot_fractions(tissues.to(torch.uint8), factor)
-    assert fractions.dtype == torch.float32
-    assert fractions.shape == (len(TISSUES), *(-(-n // factor) for n in shape))
-    assert torch.allclose(fractions.sum(0), torch.ones(fractions.shape[1:]), atol=1e-6)
-    counts = torch.bincount(tissues.flatten(), minlength=len(TISSUES))[1:]
-    assert torch.allclose(fractions[1:].sum((1, 2, 3)) * factor**3, counts.float(), rtol=1e-4)
-
-
-def test_fractions_are_the_mean_of_each_block() -> None:
-    tissues = torch.zeros(4, 4, 4, dtype=torch.uint8)
-    tissues[2:, :2, 2:] = torch.tensor([3, 9])
-    fractions = one_hot_fractions(tissues, 2)
-    assert fractions[3, 1, 0, 1].item() == fractions[9, 1, 0, 1].item() == 0.5
-    assert fractions[3].sum().item() == fractions[9].sum().item() == 0.5
-
-
-def test_fractions_refuse_label_maps() -> None:
-    with pytest.raises(LabelError, match="got 0 to 515"):
-        one_hot_fractions(head(), 2)
-    with pytest.raises(LabelError, match="factor 0"):
-        one_hot_fractions(torch.zeros(2, 2, 2, dtype=torch.uint8), 0)
-
-
 def test_coarse_grid_lies_on_the_fine_one() -> None:
     affine = torch.tensor([[-1.0, 0, 0, 128], [0, 0, 1, -128], [0, -1, 0, 128], [0, 0, 0, 1]])
     coarse = coarse_affine(affine, 3)
@@ -192,7 +160,6 @@ def test_classes() -> None:
         "csf",
     ]
     assert {segmentation_class(name) for name in TISSUES[10:]} == {"background"}
-    assert [SEGMENTATION_CLASSES[i] for i in class_table()] == [segmentation_class(name) for name in TISSUES]
     with pytest.raises(LabelError, match="gold"):
         segmentation_class("gold")
 

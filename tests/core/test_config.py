@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from anystroke.core.config import ConfigError, StrictModel, load_toml
+from anystroke.core.config import ConfigError, StrictModel, apply_overrides, read_toml, validate
 
 
 class Inner(StrictModel):
@@ -20,10 +20,16 @@ def _write(folder: Path, text: str) -> Path:
     return path
 
 
+def _load(path: Path, model: type[Outer], overrides: list[str] | None = None) -> Outer:
+    data = read_toml(path)
+    apply_overrides(data, overrides or [])
+    return validate(data, model, source=str(path))
+
+
 def test_reads_values_and_overrides(tmp_path: Path) -> None:
     path = _write(tmp_path, "steps = 3\n[inner]\nlearning_rate = 0.5\n")
-    assert load_toml(path, Outer) == Outer(steps=3, inner=Inner(learning_rate=0.5))
-    changed = load_toml(path, Outer, ["inner.learning_rate=0.25", "steps=7"])
+    assert _load(path, Outer) == Outer(steps=3, inner=Inner(learning_rate=0.5))
+    changed = _load(path, Outer, ["inner.learning_rate=0.25", "steps=7"])
     assert changed == Outer(steps=7, inner=Inner(learning_rate=0.25))
 
 
@@ -32,7 +38,7 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"unknown key 'inner.lerning_rate'; did you mean 'inner.learning_rate'"
     ):
-        load_toml(path, Outer)
+        _load(path, Outer)
 
 
 @pytest.mark.parametrize(
@@ -41,14 +47,14 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 )
 def test_bad_files_are_refused_in_one_sentence(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_toml(_write(tmp_path, text), Outer)
+        _load(_write(tmp_path, text), Outer)
 
 
 def test_missing_file_and_bad_override(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is none"):
-        load_toml(tmp_path / "none.toml", Outer)
+        _load(tmp_path / "none.toml", Outer)
     path = _write(tmp_path, "steps = 3")
     with pytest.raises(ConfigError, match=r"section.key=value"):
-        load_toml(path, Outer, ["steps"])
+        _load(path, Outer, ["steps"])
     with pytest.raises(ConfigError, match="which is a value"):
-        load_toml(path, Outer, ["steps.more=1"])
+        _load(path, Outer, ["steps.more=1"])

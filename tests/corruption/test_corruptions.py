@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 
+from anystroke.core.fields import apply_separable
 from anystroke.core.rng import stream
 from anystroke.corruption.bias_field import polynomial_field, receive_field, transmit_field
 from anystroke.corruption.noise import rician
-from anystroke.corruption.resolution import along_axis, slice_grid
+from anystroke.corruption.resolution import slice_grid
 
 
 def test_fields_are_positive_smooth_and_bounded() -> None:
@@ -45,12 +46,12 @@ def test_slices_keep_constants_and_ramps(thickness: float, distance: float, offs
 def test_thick_slices_average_along_their_axis_only() -> None:
     image = torch.rand((6, 7, 40), generator=stream(1, "image"))
     slices = slice_grid(40, spacing=1.0, thickness=8.0, distance=8.0)
-    low = along_axis(image, slices.acquire, 2)
+    low = apply_separable(image, (None, None, slices.acquire))
     assert low.shape == (6, 7, 5)
     weights = slices.acquire[1]
     assert float(weights.max()) == pytest.approx(1 / 8)
     assert torch.allclose(low[..., 1], (image * weights).sum(-1), atol=1e-5)
-    turned = along_axis(image.permute(2, 0, 1), slices.acquire, 0)
+    turned = apply_separable(image.permute(2, 0, 1), (slices.acquire, None, None))
     assert torch.allclose(turned.permute(1, 2, 0), low, atol=1e-5)
     with pytest.raises(ValueError, match="finer model grid"):
         slice_grid(40, spacing=2.0, thickness=1.0, distance=1.0)

@@ -22,25 +22,6 @@ class StrictModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def load_toml(path: Path | str, model: type[Settings], overrides: list[str] | None = None) -> Settings:
-    """Read settings from a TOML file.
-
-    Args:
-        path: The file.
-        model: The pydantic model to fill.
-        overrides: Changes on top of the file, each ``"section.key=value"`` with the value in TOML.
-
-    Returns:
-        The validated settings.
-
-    Raises:
-        ConfigError: If the file is missing, is not TOML, or does not fit the model.
-    """
-    data = read_toml(path)
-    apply_overrides(data, overrides or [])
-    return validate(data, model, source=str(path))
-
-
 def read_toml(path: Path | str) -> dict[str, Any]:
     """Read a TOML file.
 

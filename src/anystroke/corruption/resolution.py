@@ -189,18 +189,6 @@ def at_acquired_resolution(
     return restore(low, grids).abs_()
 
 
-def along_axis(image: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """Apply a matrix along one of the last three axes of an image (..., X, Y, Z)."""
-    return apply_separable(
-        image,
-        (
-            matrix if axis == 0 else None,
-            matrix if axis == 1 else None,
-            matrix if axis == 2 else None,
-        ),
-    )
-
-
 def _matrices(matrices: list[Tensor | None]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     x, y, z = matrices
     return x, y, z

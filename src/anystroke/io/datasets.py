@@ -1,7 +1,6 @@
 """Local folders of label maps and lesion masks, and which of them training must not see."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
@@ -50,9 +49,3 @@ def is_held_out(name: str, share: float, split: str = "") -> bool:
     """
     digest = hashlib.sha256(f"{split}{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2**32 < share
-
-
-def data_folder() -> Path | None:
-    """Return the folder named by ``ANYSTROKE_DATA``, or None if the variable is not set."""
-    value = os.environ.get(DATA_VARIABLE)
-    return Path(value) if value else None

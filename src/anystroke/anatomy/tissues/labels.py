@@ -297,51 +297,8 @@ def to_tissues(
     return tissues
 
 
-def one_hot_fractions(tissue_map: Tensor, factor: int) -> Tensor:
-    """Average a tissue map to soft tissue fractions on a grid coarser by a whole factor.
-
-    Works slab by slab, so that the result is the only large array. Where the size is no multiple of the
-    factor, the map is continued with background. :func:`coarse_affine` gives the affine of the result.
-
-    Args:
-        tissue_map: Integer (X, Y, Z): indices into :data:`TISSUES`.
-        factor: Edge of a coarse voxel in fine voxels.
-
-    Returns:
-        float32 (len(TISSUES), ceil(X / factor), ceil(Y / factor), ceil(Z / factor)); the tissues sum to 1.
-
-    Raises:
-        LabelError: The map is not 3-D, the factor is below 1, or an index is outside the tissues.
-
-    Example:
-        >>> one_hot_fractions(torch.zeros(4, 4, 4, dtype=torch.uint8), 2).shape
-        torch.Size([20, 2, 2, 2])
-    """
-    if tissue_map.ndim != 3 or factor < 1:
-        raise LabelError(
-            f"expected a 3-D map and a factor >= 1, got shape {tuple(tissue_map.shape)}, factor {factor}"
-        )
-    low, high = int(tissue_map.min()), int(tissue_map.max())
-    count = len(TISSUES)
-    if low < 0 or high >= count:
-        raise LabelError(f"expected tissue indices from 0 to {count - 1}, got {low} to {high}")
-    x, y, z = (-(-size // factor) for size in tissue_map.shape)
-    device = tissue_map.device
-    rows = torch.arange(tissue_map.shape[1], device=device)[:, None] // factor
-    columns = torch.arange(tissue_map.shape[2], device=device)[None, :] // factor
-    cell = (rows * z + columns) * count
-    fractions = torch.empty(count, x, y, z, dtype=torch.float32, device=device)
-    for i in range(x):
-        slab = tissue_map[i * factor : (i + 1) * factor].to(torch.int64) + cell
-        hits = torch.bincount(slab.flatten(), minlength=y * z * count).view(y, z, count)
-        share = hits.permute(2, 0, 1).to(torch.float32) / factor**3
-        share[0] += 1 - share.sum(0)
-        fractions[:, i] = share
-    return fractions
-
-
 def coarse_affine(affine: Tensor, factor: int) -> Tensor:
-    """Give the affine of a grid coarser by a whole factor, as :func:`one_hot_fractions` makes it.
+    """Give the affine of a grid coarser by a whole factor.
 
     Args:
         affine: float64 (4, 4), fine voxel -> RAS mm.
@@ -378,19 +335,6 @@ def segmentation_class(tissue: str) -> str:
     if tissue not in TISSUES:
         raise LabelError(f"unknown tissue {tissue!r}; use one of {TISSUES}")
     return _CLASS_OF_TISSUE.get(tissue, "background")
-
-
-def class_table() -> Tensor:
-    """Make the table that turns tissue indices into class indices.
-
-    Returns:
-        int64 (len(TISSUES),): index into :data:`SEGMENTATION_CLASSES`.
-
-    Example:
-        >>> class_table()[TISSUES.index("sulcal_csf")].item()
-        3
-    """
-    return torch.tensor([SEGMENTATION_CLASSES.index(segmentation_class(tissue)) for tissue in TISSUES])
 
 
 def tissue_mask(labels: Tensor, scheme: LabelScheme) -> Tensor:
