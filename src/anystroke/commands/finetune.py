@@ -16,7 +16,7 @@ from anystroke.commands.train import ComputeOptions, RunOptions, is_first_proces
 if TYPE_CHECKING:
     from anystroke.io.labelled import LabelledScan
     from anystroke.io.labelled_checks import CheckedScan
-    from anystroke.tasks.segmentation.own_scans import Comparison
+    from anystroke.tasks.segmentation.own_scans import OwnComparison
     from anystroke.tasks.segmentation.validate import Score
 
 
@@ -144,7 +144,7 @@ def _judged(model: str | Path, scans: "Sequence[LabelledScan]", when: str) -> "l
 
 def _compared(
     scans: "Sequence[LabelledScan]", before: "Sequence[Score]", after: "Sequence[Score]"
-) -> "Comparison":
-    from anystroke.tasks.segmentation.own_scans import Comparison
+) -> "OwnComparison":
+    from anystroke.tasks.segmentation.own_scans import OwnComparison
 
-    return Comparison(tuple(scan.name for scan in scans), tuple(before), tuple(after))
+    return OwnComparison(tuple(scan.name for scan in scans), tuple(before), tuple(after))

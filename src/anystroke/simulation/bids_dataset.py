@@ -14,7 +14,7 @@ from anystroke.simulation.generator import Sample
 
 TRUTH = "derivatives/anystroke-truth"
 """Folder of lesion masks, tissue classes and maps."""
-IGNORED = ("samples.tsv", "simulation.json", "*_ADC.*")
+BIDS_IGNORED = ("samples.tsv", "simulation.json", "*_ADC.*")
 """Files of a data set that BIDS has no place for: the tables of the run, and ADC maps among raw data."""
 
 _DIFFUSION = ("dwi", "ADC")
@@ -74,7 +74,7 @@ def describe_simulated(folder: Path, rows: Mapping[str, Sequence[Mapping[str, st
     if not (folder / "dataset_description.json").exists():
         write_json(folder / "dataset_description.json", content)
         write_text(folder / "README", _README)
-        write_text(folder / ".bidsignore", "\n".join(IGNORED) + "\n")
+        write_text(folder / ".bidsignore", "\n".join(BIDS_IGNORED) + "\n")
         write_json(folder / "participants.json", _COLUMNS)
         (folder / TRUTH).mkdir(parents=True, exist_ok=True)
         describe_dataset(folder / TRUTH, name="Truth of simulated scans")

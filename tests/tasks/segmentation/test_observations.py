@@ -6,7 +6,7 @@ import torch
 
 from anystroke.core.volume import Volume
 from anystroke.tasks.segmentation import observations
-from anystroke.tasks.segmentation.difficulties import DIFFICULTIES, patient_of
+from anystroke.tasks.segmentation.difficulties import DIFFICULTIES, draw_patient
 from anystroke.tasks.segmentation.observations import PatientSet, failure, observe_all
 from anystroke.tasks.segmentation.validate import JudgedPatient
 from stand_in import axial_affine, phantom, stand_in_model
@@ -68,7 +68,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         groups = {"anatomy": f"head {number}"}
         return JudgedPatient(phantom(AFFINE, SHAPE), torch.zeros(SHAPE, dtype=torch.bool), groups)
 
-    monkeypatch.setattr(observations, "patient_of", patient)
+    monkeypatch.setattr(observations, "draw_patient", patient)
     monkeypatch.setattr(PatientSet, "load", lambda _: ([], []))
     return numbers
 
@@ -96,4 +96,4 @@ def test_shares_of_difficulties_add_up() -> None:
 
 def test_patients_need_anatomies_and_masks() -> None:
     with pytest.raises(ValueError, match="got 0 and 0"):
-        patient_of([], [], number=0, seed=1)
+        draw_patient([], [], number=0, seed=1)

@@ -11,7 +11,7 @@ from anystroke.models.checkpoints import find_model, load_config
 from anystroke.tasks.segmentation.calibrate import LEARNT_FROM
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.finetuned import complete_finetuned, keep_better
-from anystroke.tasks.segmentation.own_scans import Comparison, held_out_of
+from anystroke.tasks.segmentation.own_scans import OwnComparison, held_out_of
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import Score
 
@@ -43,8 +43,8 @@ def _score(dice: float, truth: float = 10.0) -> Score:
     return Score({"set": "real"}, dice if truth else math.nan, dice if truth else math.nan, 9.0, truth)
 
 
-def _comparison(before: float, after: float) -> Comparison:
-    return Comparison(("p1", "p2"), (_score(before), _score(0, 0.0)), (_score(after), _score(0, 0.0)))
+def _comparison(before: float, after: float) -> OwnComparison:
+    return OwnComparison(("p1", "p2"), (_score(before), _score(0, 0.0)), (_score(after), _score(0, 0.0)))
 
 
 def test_a_comparison_says_whether_it_helped(tmp_path: Path) -> None:

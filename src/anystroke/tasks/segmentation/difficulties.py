@@ -64,7 +64,7 @@ _HEAD_MM = (192.0, 224.0, 192.0)
 _TRIES = 3
 
 
-def patient_of(
+def draw_patient(
     anatomies: Sequence[Anatomy],
     masks: Sequence[LesionMask],
     *,

@@ -11,7 +11,7 @@ from anystroke.core.staging import staged
 from anystroke.models.checkpoints import find_model, load_config, save_config
 from anystroke.tasks.segmentation.calibrate import LEARNT_FROM
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.own_scans import Comparison, total
+from anystroke.tasks.segmentation.own_scans import OwnComparison, total
 from anystroke.tasks.segmentation.predict import REFINEMENT
 
 _CARD = "README.md"
@@ -45,7 +45,7 @@ def complete_finetuned(tuned: Path, start: str, learnt_from: Sequence[str]) -> N
 
 
 def keep_better(
-    folder: Path, *, tuned: Path, start: str, comparison: Comparison | None, learnt_from: Sequence[str]
+    folder: Path, *, tuned: Path, start: str, comparison: OwnComparison | None, learnt_from: Sequence[str]
 ) -> Path:
     """Copy the better of two models, with a card that says how it was chosen.
 
@@ -85,7 +85,7 @@ def keep_better(
 def _card(
     config: SegmentationConfig,
     start: str,
-    comparison: Comparison | None,
+    comparison: OwnComparison | None,
     learnt_from: Sequence[str],
     *,
     tuned: bool,

@@ -17,7 +17,7 @@ from anystroke.core.files import write_text
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.simulation.cohorts import held_out_pack, load_pack
 from anystroke.simulation.generator import Generator
-from anystroke.tasks.segmentation.difficulties import patient_of
+from anystroke.tasks.segmentation.difficulties import draw_patient
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.risk import LARGEST_FALSE_ML, SMALLEST_DICE
 from anystroke.tasks.segmentation.signs import signs_of
@@ -155,7 +155,7 @@ def observe_all(
     for number in range(patients.count):
         observation = known.get(number)
         if observation is None:
-            patient = patient_of(
+            patient = draw_patient(
                 anatomies,
                 masks,
                 number=number,

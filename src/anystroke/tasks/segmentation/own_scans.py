@@ -59,7 +59,7 @@ def judge_scans(
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OwnComparison:
     """Two models on the same scans.
 
     Attributes:
