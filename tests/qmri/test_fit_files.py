@@ -222,3 +222,14 @@ def test_the_command_writes_a_table_and_names_who_was_left_out(
     assert "error: sub-02: " in capsys.readouterr().err
     assert main(["fit-priors", str(study / "nowhere"), "-o", str(table) + "x", "--source", "x"]) == 2
     assert main(["fit-priors", str(study), "-o", str(study / "no" / "t.toml"), "--source", "x"]) == 2
+
+
+def test_the_look_up_table_of_bids_names_labels(study: Path) -> None:
+    (study / "dseg.json").unlink()
+    table = "index\tname\n0\tbackground\n2\tWhite Matter\n3\tgray_matter\n4\tCSF\n9\tlesion\n"
+    (study / "dseg.tsv").write_text(table)
+    fitted = fit_priors(find_subjects(study), field_strength=3.0, source="x")
+    assert fitted.skipped == {}
+    (study / "dseg.tsv").write_text(table.replace("CSF", "jelly"))
+    with pytest.raises(PriorFittingError, match="calls the label 4 'jelly', expected one of grey_matter"):
+        fit_priors(find_subjects(study), field_strength=3.0, source="x")

@@ -12,6 +12,7 @@ from torch import Tensor
 from anystroke.anatomy.tissues.labels import LABEL_SCHEMES, TISSUES, segmentation_class
 from anystroke.core.config import StrictModel
 from anystroke.core.errors import AnystrokeError
+from anystroke.core.tables import read_rows
 from anystroke.core.volume import SUFFIXES, Volume, VolumeError
 from anystroke.io.folders import walk
 from anystroke.io.names import Name
@@ -31,6 +32,13 @@ TissueNames = Mapping[int, str] | str | Path
 
 _SEGMENTATION_SUFFIXES = ("dseg", "probseg")
 _MINIMUM_SHARE = 0.5
+_BIDS_NAMES = {
+    **dict.fromkeys(("grey_matter", "gm", "cortical_grey", "cortex"), "cortical_grey_matter"),
+    **dict.fromkeys(("white_matter", "wm"), "white_matter"),
+    **dict.fromkeys(("csf", "cerebrospinal_fluid"), "ventricular_csf"),
+    **dict.fromkeys(("background", "bg"), "background"),
+    "lesion": "lesion",
+}
 
 
 class PriorFittingError(AnystrokeError):
@@ -109,7 +117,8 @@ def find_subjects(folder: str | Path, *, session: str | None = None) -> tuple[Su
     in ``_dseg`` (labels) or ``_probseg`` (4-D shares). A file belongs to the subject of its ``sub-`` entity,
     or to its folder if it has none. What the labels (or the volumes of shares, from 0) mean is read from the
     segmentation's own JSON sidecar, or from the next ``dseg.json`` (``probseg.json``) in the folders above:
-    ``{"1": "white_matter", ...}`` or the name of a label scheme, alone or under the key ``tissues``.
+    ``{"1": "white_matter", ...}`` or the name of a label scheme, alone or under the key ``tissues``; where
+    there is none, from the look-up table of BIDS, ``dseg.tsv``, with the columns ``index`` and ``name``.
 
     Args:
         folder: Where to look, at any depth.
@@ -164,7 +173,10 @@ def _names_file(segmentation: Path, root: Path) -> Path | None:
     name = Name.parse(segmentation)
     above = [parent for parent in segmentation.parents if parent.is_relative_to(root)]
     shared = [parent / f"{name.suffix}.json" for parent in above]
-    return next((path for path in [name.sidecar, *shared] if path.is_file() and _may_name(path)), None)
+    tables = [name.beside(".tsv"), *(parent / f"{name.suffix}.tsv" for parent in above)]
+    if found := next((path for path in [name.sidecar, *shared] if path.is_file() and _may_name(path)), None):
+        return found
+    return next((path for path in tables if path.is_file()), None)
 
 
 def _may_name(path: Path) -> bool:
@@ -347,6 +359,8 @@ def _tissue_names(tissues: TissueNames | None) -> Mapping[int, str]:
 
 
 def _read_names(path: Path) -> dict[int, str]:
+    if path.suffix == ".tsv":
+        return _read_table_of_names(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -364,6 +378,23 @@ def _read_names(path: Path) -> dict[int, str]:
             f"'tissues' or alone, got {str(content)[:80]}"
         )
     return {int(key): value for key, value in content.items()}
+
+
+def _read_table_of_names(path: Path) -> dict[int, str]:
+    """Read BIDS' look-up table of a segmentation; lesions are no tissue."""
+    names = {}
+    for row in read_rows(path, needed=("index", "name")):
+        words = row["name"].strip().casefold().replace("gray", "grey").replace(" ", "_").replace("-", "_")
+        tissue = _BIDS_NAMES.get(words, words)
+        if tissue == "lesion":
+            continue
+        if not row["index"].isdecimal() or tissue not in TISSUES:
+            raise PriorFittingError(
+                f"{path} calls the label {row['index']} {row['name']!r}, expected one of "
+                f"{', '.join(_BIDS_NAMES)} or {', '.join(TISSUES[:4])} ...; write a JSON file beside it"
+            )
+        names[int(row["index"])] = tissue
+    return names
 
 
 def _brain(segmentation: Tensor, names: Mapping[int, str]) -> Tensor:
