@@ -13,7 +13,7 @@ from anystroke.anatomy.tissues.anatomies import Anatomy, build_anatomy, load_ana
 from anystroke.anatomy.tissues.cropping import filled_box
 from anystroke.anatomy.tissues.labels import SYNTHSEG, _dilate, clean, to_tissues
 from anystroke.anatomy.tissues.mixing import LabelField, ShareField
-from anystroke.core.packs import PackedTensor, PackError
+from anystroke.core.packs import PackedTensor, PackError, content_sha256
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from phantoms import ellipsoid_anatomy, sphere_lesion
@@ -28,6 +28,20 @@ def test_what_is_packed_comes_back(shape: tuple[int, ...]) -> None:
         assert again.dtype == tensor.dtype
         assert packed.shape == tuple(tensor.shape)
         assert torch.equal(again, tensor)
+
+
+def test_a_hash_is_of_the_content_whatever_the_order_of_metadata(tmp_path: Path) -> None:
+    about = {f"key {number}": str(number) for number in range(12)}
+    hashes = set()
+    for number in range(6):
+        path = tmp_path / f"{number}.safetensors"
+        save_file({"x": torch.arange(5)}, path, metadata=about)
+        hashes.add(content_sha256(path))
+    assert len(hashes) == 1
+    save_file({"x": torch.arange(1, 6)}, path, metadata=about)
+    assert content_sha256(path) not in hashes
+    save_file({"x": torch.arange(5)}, path, metadata=about | {"key 0": "1"})
+    assert content_sha256(path) not in hashes
 
 
 def test_booleans_are_held_as_bits() -> None:

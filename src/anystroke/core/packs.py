@@ -4,6 +4,7 @@ The file is safetensors: all compressed bytes one after another in one tensor, w
 file share, and an index in its metadata.
 """
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -161,3 +162,22 @@ def pack_facts(path: Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except (OSError, SafetensorError):
         return {}
+
+
+def content_sha256(path: str | Path) -> str:
+    """Compute the SHA-256 of what a safetensors file holds, in hexadecimal.
+
+    Metadata are written in an order of chance, so two files of the same content can differ in their bytes.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with Path(path).open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

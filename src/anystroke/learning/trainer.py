@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anystroke.core.files import sha256
+from anystroke.core.packs import content_sha256
 from anystroke.core.rng import stream
 from anystroke.learning.clock import rate_by_time
 from anystroke.learning.recipe import OptimiserSettings, Precision
@@ -301,7 +301,7 @@ class Trainer:
                 "start_from": self.settings.start_from,
                 **self._learnt_from(),
                 "pack_sha256": {
-                    path.stem: sha256(path) for path in packs if not path.stem.startswith("held_out")
+                    path.stem: content_sha256(path) for path in packs if not path.stem.startswith("held_out")
                 },
                 **facts,
             },
