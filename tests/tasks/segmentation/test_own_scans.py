@@ -39,6 +39,11 @@ def test_a_lesion_is_held_out_and_one_is_left_to_learn_from(ill: int) -> None:
     assert any(each.lesions for each in scans if each not in held)
 
 
+def test_the_only_lesion_is_learnt_from() -> None:
+    scans = [_checked("p1", "T1w", 0), _checked("p2", "T1w", 1)]
+    assert held_out_of(scans, 0.5) == scans[:1]
+
+
 def _score(dice: float, truth: float = 10.0) -> Score:
     return Score({"set": "real"}, dice if truth else math.nan, dice if truth else math.nan, 9.0, truth)
 

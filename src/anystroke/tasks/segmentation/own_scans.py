@@ -32,11 +32,13 @@ def held_out_of(scans: Sequence[CheckedScan], share: float) -> list[CheckedScan]
         return []
     order = sorted(first, key=lambda patient: hashlib.sha256(first[patient].encode()).digest())
     ill = [p for p in order if any(each.lesions for each in scans if each.patient == p)]
-    count = min(max(1, round(share * len(order))), len(order) - 1)
+    if len(ill) == 1:  # something must be left to learn from
+        order.remove(ill[0])
+    count = min(max(1, round(share * len(first))), len(first) - 1, len(order))
     chosen = order[:count]
     if len(ill) > 1 and not set(chosen) & set(ill):
         chosen[-1] = ill[0]
-    if set(ill) <= set(chosen) and len(ill) > 1:  # something must be left to learn from
+    if ill and set(ill) <= set(chosen):
         chosen.remove(ill[-1])
     return [each for each in scans if each.patient in chosen]
 
