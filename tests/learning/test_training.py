@@ -15,7 +15,7 @@ from anystroke.learning.run_log import read_log
 from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.supply import stream_settings
-from anystroke.learning.trainer import LossError, Trainer, TrainingError
+from anystroke.learning.trainer import LossError, StartError, Trainer, TrainingError
 from anystroke.models.checkpoints import open_network
 from anystroke.models.image_features import FEATURES
 from anystroke.models.model_space import normalise_intensity
@@ -59,7 +59,7 @@ def test_a_run_leaves_a_model_a_log_and_pictures_and_resumes(run: Path) -> None:
     assert [step for step, _ in _losses(run)] == [1, 2, 3, 4]
     assert sorted(p.name for p in (run / "samples").iterdir()) == ["step_000002.png", "step_000004.png"]
     assert open_network(model, SegmentationConfig).config.training["steps"] == 4
-    with pytest.raises(TrainingError, match="--resume"):
+    with pytest.raises(StartError, match="--resume"):
         train(_settings(), run)
     train(_settings(steps=6), run, resume=True)
     assert [step for step, _ in _losses(run)] == [1, 2, 3, 4, 5, 6]
@@ -152,9 +152,9 @@ def test_gradients_accumulate_over_batches(run: Path) -> None:
 
 
 def test_a_grid_that_the_network_cannot_halve_is_refused(run: Path) -> None:
-    with pytest.raises(TrainingError, match=r"multiples of 8.*\(36, 32, 32\)"):
+    with pytest.raises(StartError, match=r"multiples of 8.*\(36, 32, 32\)"):
         Trainer(_settings(shape=(36, 32, 32)), run)
-    with pytest.raises(TrainingError, match=r"\(32, 32, 32\).*a single voxel"):
+    with pytest.raises(StartError, match=r"\(32, 32, 32\).*a single voxel"):
         Trainer(_settings("residual_unet"), run)
 
 
@@ -197,7 +197,7 @@ def test_the_cases_of_a_loss_that_is_not_finite_are_kept(run: Path, monkeypatch:
 def test_another_architecture_cannot_be_resumed(run: Path) -> None:
     Trainer(_settings("small_unet"), run).save()
     other = Trainer(_settings(), run)
-    with pytest.raises(TrainingError, match="another architecture"):
+    with pytest.raises(StartError, match="another architecture"):
         other.resume()
 
 

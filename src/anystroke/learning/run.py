@@ -16,7 +16,7 @@ from anystroke.learning.loop import Loop
 from anystroke.learning.sources.packing import pack_showing_progress
 from anystroke.learning.supply import Supply
 from anystroke.learning.task import Recipe
-from anystroke.learning.trainer import Trainer, TrainingError, check_shapes, make_fabric
+from anystroke.learning.trainer import StartError, Trainer, TrainingError, check_shapes, make_fabric
 from anystroke.models.checkpoints import model_facts
 
 log = logging.getLogger(__name__)
@@ -85,8 +85,8 @@ def train(
         The model folder.
 
     Raises:
-        TrainingError: The folder already holds a run and ``resume`` is False, the loss is not finite, no step
-            was done in time, or SIGTERM came.
+        StartError: The folder already holds a run and ``resume`` is False, or the recipe does not fit.
+        TrainingError: The loss is not finite, no step was done in time, or SIGTERM came.
         DatasetError: The data cannot be used.
         CheckpointError: A model or the checkpoint is damaged.
     """
@@ -95,9 +95,7 @@ def train(
     state = folder / "state.safetensors"
     fabric = (devices or Devices()).fabric(settings)
     if fabric.is_global_zero and state.exists() and not resume:
-        raise TrainingError(
-            f"{folder} already holds a run; pass --resume to go on with it, or another folder"
-        )
+        raise StartError(f"{folder} already holds a run; pass --resume to go on with it, or another folder")
     fabric.launch()
     try:
         _run(settings, folder, fabric, resume=resume, clock=clock)

@@ -12,6 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from anystroke.core.errors import AnystrokeError
 from anystroke.core.packs import content_sha256
 from anystroke.core.rng import stream
 from anystroke.learning.clock import rate_by_time
@@ -35,6 +36,10 @@ from anystroke.models.encoders import EncoderError, check_encoder, encoder_tenso
 from anystroke.models.passes import fast_bfloat16
 
 log = logging.getLogger(__name__)
+
+
+class StartError(AnystrokeError):
+    """A training cannot begin as it was asked for; the message says why and what to do."""
 
 
 class TrainingError(RuntimeError):
@@ -95,7 +100,7 @@ def make_fabric(
         nodes: Machines.
 
     Raises:
-        TrainingError: There is no such accelerator, or not so many devices.
+        StartError: There is no such accelerator, or not so many devices.
     """
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
@@ -116,7 +121,7 @@ def make_fabric(
     except (RuntimeError, ValueError) as error:
         # Fabric's own messages; its configuration errors derive from ValueError.
         first = " ".join(str(error).split())
-        raise TrainingError(f"cannot train on {devices} device(s) of kind {device.type!r}: {first}") from None
+        raise StartError(f"cannot train on {devices} device(s) of kind {device.type!r}: {first}") from None
 
 
 class Trainer:
@@ -135,7 +140,7 @@ class Trainer:
 
     Raises:
         CheckpointError: The model that training starts from is missing or damaged.
-        TrainingError: Nothing of it fits the architecture, or its channels cannot be taken.
+        StartError: Nothing of it fits the architecture, or its channels cannot be taken.
     """
 
     def __init__(self, settings: Recipe, folder: Path, fabric: Fabric | None = None) -> None:
@@ -149,7 +154,7 @@ class Trainer:
         if settings.start_from is not None:
             _start(self.module, settings, self.task)
         elif settings.start_from_wider:
-            raise TrainingError("start_from_wider needs start_from, the model to take channels of; name one")
+            raise StartError("start_from_wider needs start_from, the model to take channels of; name one")
         if settings.freeze_encoder:
             _freeze(self.module, settings)
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
@@ -340,7 +345,7 @@ class Trainer:
 
         Raises:
             CheckpointError: If the file is damaged.
-            TrainingError: If it belongs to another architecture.
+            StartError: If it belongs to another architecture.
         """
         tensors, metadata = read_tensors(self.folder / "state.safetensors")
         parts: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "optimiser": {}}
@@ -349,7 +354,7 @@ class Trainer:
             parts[part][rest] = value
         expected = {key: tuple(value.shape) for key, value in self.average.items()}
         if expected != {key: tuple(value.shape) for key, value in parts["network"].items()}:
-            raise TrainingError(
+            raise StartError(
                 f"{self.folder} was trained with another architecture than {self.settings.architecture!r} "
                 f"for {self.task.outputs} outputs; use the recipe of that run or another folder"
             )
@@ -393,16 +398,16 @@ def check_shapes(settings: Recipe, divisor: int) -> None:
         divisor: What the sides must be multiples of.
 
     Raises:
-        TrainingError: One does not.
+        StartError: One does not.
     """
     for shape in settings.grid.shapes:
         if any(side % divisor for side in shape):
-            raise TrainingError(
+            raise StartError(
                 f"expected grid.shapes with sides that are multiples of {divisor} for the architecture "
                 f"{settings.architecture!r}, but one is {shape}"
             )
         if math.prod(side // divisor for side in shape) < 2:
-            raise TrainingError(
+            raise StartError(
                 f"the shape {shape} leaves the architecture {settings.architecture!r} a single voxel at its "
                 "deepest level; make grid.shapes larger"
             )
@@ -459,7 +464,7 @@ def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
     if settings.start_from_wider:
         has = load_config(source, task.config_kind).output_names
         if len(has) != task.outputs:
-            raise TrainingError(
+            raise StartError(
                 f"start_from_wider needs a model with the {task.outputs} outputs of this recipe, but that in "
                 f"{source} has {len(has)}: {', '.join(has)}; name another"
             )
@@ -470,7 +475,7 @@ def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
         if key in tensors and tensors[key].shape == value.shape
     }
     if not fitting:
-        raise TrainingError(
+        raise StartError(
             f"no tensor of the model in {source} fits the architecture {settings.architecture!r}; "
             "name the model's own architecture"
         )

@@ -5,7 +5,7 @@ import torch
 
 from anystroke.core.config import ConfigError
 from anystroke.learning.recipe import ScansPart, SimulatedPart
-from anystroke.learning.trainer import Trainer, TrainingError
+from anystroke.learning.trainer import StartError, Trainer
 from anystroke.models.checkpoints import CheckpointError, load_config, open_network
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.finetune import finetuning_recipe
@@ -56,7 +56,7 @@ def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.Log
         Trainer(settings, tmp_path)
     assert "tensors start anew" in caplog.text
     other = finetuning_recipe([tmp_path], overrides=['architecture="mde"', "grid.shapes=[[64, 64, 64]]"])
-    with pytest.raises(TrainingError, match="fits the architecture 'mde'"):
+    with pytest.raises(StartError, match="fits the architecture 'mde'"):
         Trainer(other, tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_channels_are_taken_of_a_model_with_the_same_outputs(
     update: dict[str, str | None], message: str, tmp_path: Path
 ) -> None:
     settings = finetuning_recipe([tmp_path], overrides=['architecture="small_unet"', "start_from_wider=true"])
-    with pytest.raises(TrainingError, match=message):
+    with pytest.raises(StartError, match=message):
         Trainer(settings.model_copy(update=update), tmp_path)
 
 
