@@ -272,6 +272,20 @@ def test_bids_app_with_and_without_its_verb(
     assert main([str(study), str(out), "group"]) == 0
     assert len((out / "group.tsv").read_text().splitlines()) == 4
     assert (out / "group.html").exists()
+    people = study / "participants.tsv"
+    people.write_text("participant_id\tage\nsub-2\t67\n")
+    assert main([str(study), str(out), "group"]) == 0
+    assert [line.split("\t")[-1] for line in (out / "group.tsv").read_text().splitlines()] == [
+        "age",
+        "n/a",
+        "67",
+        "n/a",
+    ]
+    people.write_text("participant_id\tage\nsub-2\t67\nsub-2\t68\n")
+    capsys.readouterr()
+    assert main([str(study), str(out), "group"]) == 0
+    assert "two rows of sub-2" in capsys.readouterr().err
+    assert "age" not in (out / "group.tsv").read_text()
     assert main(["bids", str(study), str(tmp_path / "none"), "group"]) == 2
     assert main(["bids", str(study), str(out), "session"]) == 2
     assert main(["bids", str(study), str(study), "participant"]) == 2

@@ -114,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         main(["--help"])
         return USAGE
     if "--debug" not in arguments:
-        # They speak of caches where there is no home folder, and of what headers are mended in.
-        for name in ("matplotlib", "nibabel.global"):
+        # They speak of caches where there is no home folder, of what headers are mended in, and of precision.
+        for name in ("matplotlib", "nibabel.global", "lightning_fabric.utilities.rank_zero"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
     command = typer.main.get_command(app)
     arguments = segment.as_bids_app(arguments, list(getattr(command, "commands", ())))

@@ -24,6 +24,7 @@ from anystroke.commands.options import Debug, Device, ModelName, Output, Threads
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
 
 if TYPE_CHECKING:
+    from anystroke.core.tables import Row
     from anystroke.io.inputs import Found
     from anystroke.io.results import Outcome
     from anystroke.tasks.segmentation.predict import Model
@@ -114,7 +115,7 @@ def bids(
     if bids_dir.resolve() == output.resolve():
         raise ArgumentError(f"the output folder is the data set itself ({output}); name derivatives in it")
     if level == "group":
-        return _group(output)
+        return _group(output, bids_dir)
     from anystroke.io.bids_input import find_bids_scans, read_filter
     from anystroke.io.finding import prepared
 
@@ -174,11 +175,11 @@ def _open(run: SegmentRun) -> "Model":
     return Model.open(run.model)
 
 
-def _group(output: Path) -> int:
+def _group(output: Path, source: Path) -> int:
     """Write the table and the page of all results in a folder."""
     from anystroke.tasks.segmentation.group import GROUP_PAGE, GROUP_TABLE, describe_results, write_group
 
-    count = write_group(output) if output.is_dir() else 0
+    count = write_group(output, participants=_participants(source)) if output.is_dir() else 0
     if not count:
         raise ArgumentError(f"{output} holds no results of anystroke; run the level participant first")
     describe_results(output)
@@ -232,11 +233,26 @@ def _segment(
                 "run again: what was finished is kept"
             )
             return FAILED
-    if write_group(output, pictures=write.report):
+    if write_group(output, pictures=write.report, participants=_participants(source)):
         describe_results(output, source=source)
     if len(done) > 1:
         typer.echo(f"{_summary(done)} -> {output}")
     return FAILED if any(outcome.status == "failed" for outcome in done) else OK
+
+
+def _participants(source: Path | None) -> "dict[str, Row]":
+    """Return what a data set says of its participants, nothing where it has no table that can be read."""
+    from anystroke.core.tables import TableError
+    from anystroke.io.participants import participants_by_id
+
+    table = source / "participants.tsv" if source else None
+    if table is None or not table.exists():
+        return {}
+    try:
+        return participants_by_id(table)
+    except TableError as error:
+        complain(f"warning: the page of all scans has no columns of the participants: {error}")
+        return {}
 
 
 def _make(output: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anystroke.core.config import ConfigError
-from anystroke.core.tables import TableError, read_rows
+from anystroke.core.tables import Row, TableError, read_rows
 from anystroke.io.folders import walk
 from anystroke.io.formats import SCAN_SUFFIXES
 
@@ -28,6 +28,34 @@ class Participant:
     name: str
     label: str
     scans: tuple[Path, ...]
+
+
+def participants_by_id(table: Path) -> dict[str, Row]:
+    r"""Read a participants table by its ids, which begin with ``sub-`` as those of files do.
+
+    Args:
+        table: With a column ``participant_id``.
+
+    Returns:
+        The other cells of each participant.
+
+    Raises:
+        TableError: As `anystroke.core.tables.read_rows`; or two rows have one id.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "participants.tsv"
+        >>> _ = file.write_text("participant_id\tage\n01\t67\n")
+        >>> participants_by_id(file)
+        {'sub-01': {'age': '67'}}
+    """
+    people: dict[str, Row] = {}
+    for row in read_rows(table, needed=("participant_id",)):
+        name = f"sub-{row.pop('participant_id').removeprefix('sub-')}"
+        if name in people:
+            raise TableError(f"{table} has two rows of {name}; leave one")
+        people[name] = row
+    return people
 
 
 def labelled_participants(table: Path, column: str, scans: Sequence[Path]) -> list[Participant]:

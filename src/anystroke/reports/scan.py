@@ -103,9 +103,9 @@ def write_scan_report(
 def write_group_report(
     path: Path,
     *,
-    columns: Sequence[str],
     rows: Sequence[dict[str, str]],
     methods: str,
+    others: Sequence[str] = (),
     glass_brain: Path | None = None,
     in_mni: int = 0,
 ) -> None:
@@ -113,9 +113,9 @@ def write_group_report(
 
     Args:
         path: The HTML file.
-        columns: Of the table.
         rows: Of the table; ``mosaic`` and ``report`` are paths relative to ``path``, or empty.
         methods: Text on what was done.
+        others: Columns of the participants to show after ours.
         glass_brain: PNG of the overlap of all lesions in MNI space, if there is one.
         in_mni: Number of scans in it.
     """
@@ -123,8 +123,8 @@ def write_group_report(
     write_page(
         path,
         "group.html",
-        columns=columns,
         rows=rows,
+        others=others,
         largest=max([*volumes, 1e-9]),
         glass_brain=embed(glass_brain) if glass_brain else "",
         in_mni=in_mni,

@@ -369,6 +369,13 @@ def test_places_in_mni_space(
     assert write_group(out) == 2
     assert "Overlap of the lesions on a glass brain" in (out / "group.html").read_text()
     assert "left half" in (out / "group.tsv").read_text()
+    people = {"sub-1": {"age": "67", "lesions": "two"}, "sub-9": {"site": "B"}}
+    assert write_group(out, participants=people) == 2
+    rows = read_rows(out / "group.tsv")
+    assert [(row["participant_id"], row["age"]) for row in rows][:1] == [("sub-1", "67")]
+    assert "two" not in {row["lesions"] for row in rows}
+    assert "site" not in rows[0]
+    assert "<th>age</th>" in (out / "group.html").read_text()
     assert [o.status for o in _run([scan, other], out, atlas)] == ["kept", "kept"]
     [without] = _run([scan], out)
     assert "of another setting" in without.message

@@ -1,7 +1,7 @@
 """All results of a folder: one table, one page, and what makes the folder a BIDS derivative."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +87,16 @@ def read_results(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
     return found
 
 
-def write_group(folder: Path, *, pictures: bool = True) -> int:
+def write_group(
+    folder: Path, *, pictures: bool = True, participants: Mapping[str, Mapping[str, str]] | None = None
+) -> int:
     """Write the table and the page of all results in a folder.
 
     Args:
         folder: The output folder of one or more runs.
         pictures: Draw the overlap of the lesions in MNI space, where there are several.
+        participants: What is known of them by ``participant_id``, for further columns; those that are named
+            like one of ours are left out.
 
     Returns:
         The number of scans.
@@ -109,7 +113,12 @@ def write_group(folder: Path, *, pictures: bool = True) -> int:
     if not results:
         return 0
     rows = [_row(path, facts, folder) for path, facts in results]
-    write_table(folder / GROUP_TABLE, GROUP_COLUMNS, rows)
+    known = [(participants or {}).get(row["participant_id"], {}) for row in rows]
+    others = [name for name in dict.fromkeys(name for each in known for name in each) if name not in rows[0]]
+    rows = [
+        row | {name: each.get(name, "n/a") for name in others} for row, each in zip(rows, known, strict=True)
+    ]
+    write_table(folder / GROUP_TABLE, (*GROUP_COLUMNS, *others), rows)
     methods = _common_methods([facts for _, facts in results])
     with tempfile.TemporaryDirectory(prefix=staging_prefix(), dir=folder) as drawn:
         glass, count = Path(drawn) / "glass.png", 0
@@ -118,7 +127,7 @@ def write_group(folder: Path, *, pictures: bool = True) -> int:
         with atomic_path(folder / GROUP_PAGE, overwrite=True) as temporary:
             write_group_report(
                 temporary,
-                columns=GROUP_COLUMNS,
+                others=others,
                 rows=rows,
                 methods=methods,
                 glass_brain=glass if glass.exists() else None,
