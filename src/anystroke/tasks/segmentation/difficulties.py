@@ -62,6 +62,8 @@ _WEIGHTINGS_OF: Mapping[str, tuple[str | None, ...]] = {
 _LESION = CLASSES.index("lesion")
 _HEAD_MM = (192.0, 224.0, 192.0)
 _TRIES = 3
+# Values from 0 to 1, many of them cut off at 1, are taken for probabilities.
+_SCANNER_UNITS = 1000.0
 
 
 def draw_patient(
@@ -134,7 +136,7 @@ def _patient(
     else:
         truth = truth.new_zeros(truth.shape)
     return JudgedPatient(
-        Volume(sample.image[None], sample.affine),
+        Volume(_SCANNER_UNITS * sample.image[None], sample.affine),
         truth,
         {
             "set": "healthy" if healthy else "simulated",
