@@ -190,7 +190,7 @@ def test_simulated_maps_of_a_real_head_give_cases(data_dir: Path, tmp_path: Path
     )
     assert [each.status for each in simulate_files(request, tmp_path / "data")] == ["done"]
     settings = SETTINGS.model_copy(update={"data": (tmp_path / "data",), "preset": "realistic"})
-    assert pack_data(settings, tmp_path / "pack").names == ("sim-0001",)
+    assert pack_data(settings, tmp_path / "pack").names == ("sub-0001",)
     for number in range(3):
         case = MapCases(tmp_path / "pack", settings, lesion=1).case(SHAPE, rng=stream(number, "case"))
         assert bool(torch.isfinite(case.image).all())
