@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -179,7 +179,7 @@ def _paired(scans: dict[Path, Words], masks: dict[Path, Words]) -> Pairing:
     return found
 
 
-def _listed(paths: Sequence[Path] | Iterable[Path]) -> str:
+def _listed(paths: Iterable[Path]) -> str:
     names = [path.name for path in paths]
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more if names else "none"
