@@ -142,6 +142,9 @@ def test_ids_without_a_mask_are_listed(
     ]
     assert main(arguments) == 2
     assert "47 of 48 patients have no mask: sub-01, sub-02" in _error(capsys)
+    (masks / "sub-07.nii.gz").symlink_to("nowhere.nii.gz")
+    assert main(arguments) == 2
+    assert "no mask: sub-07 (sub-07.nii.gz is a link whose target is missing" in _error(capsys)
     assert main([*arguments, "--skip-missing"]) == 2
     assert "expected at least 12 patients" in _error(capsys)
 

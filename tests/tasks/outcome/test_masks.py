@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,45 @@ def test_names_that_people_have(tmp_path: Path) -> None:
     )  # fmt: skip
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(b"1")
     found = find_files(tmp_path, ["sub-1", "sub-2", "sub-3", "sub-4"], masks=True)
-    assert {each: path.name for each, path in found.items()} == {
+    assert {each: path.name for each, path in found.files.items()} == {
         "sub-1": "sub-1_lesion.nii.gz",
         "sub-2": "2.nii",
         "sub-3": "sub-3_space-MNI152NLin2009aSym_label-L_mask.nii.gz",
     }
-    (tmp_path / "sub-1_lesion2.nii.gz").touch()
+    (tmp_path / "sub-1_lesion2.nii.gz").write_bytes(b"1")
     with pytest.raises(OutcomeError, match="expected one mask of sub-1"):
         find_files(tmp_path, ["sub-1"], masks=True)
+
+
+def test_files_that_cannot_be_used_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "masks"
+    (outside / "sub-3" / "anat").mkdir(parents=True)
+    (outside / "sub-3" / "anat" / "mask.nii.gz").write_bytes(b"1")
+    (folder / "closed").mkdir(parents=True)
+    (folder / "sub-1_lesion.nii.gz").symlink_to("../annex/SHA256E-s9.nii.gz")
+    (folder / "sub-2_lesion.nii.gz").touch()
+    (folder / "sub-3").symlink_to(outside / "sub-3")
+    (folder / "sub-3" / "anat" / "above").symlink_to(folder)
+    (folder / "._sub-4_lesion.nii.gz").write_bytes(b"1")
+    odd = os.fsencode(folder) + b"/sub-M\xfcller_lesion.nii.gz"
+    Path(os.fsdecode(odd)).write_bytes(b"1")
+    listed = os.scandir
+
+    def scandir(place: Path) -> Any:
+        if Path(place).name == "closed":
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    found = find_files(folder, ["sub-1", "sub-2", "sub-3", "sub-4", "sub-Müller"], masks=True)
+    assert sorted(found.files) == ["sub-3", "sub-Müller"]
+    assert sorted(found.reasons) == ["sub-1", "sub-2"]
+    assert "is a link whose target is missing (../annex/SHA256E-s9.nii.gz)" in found.reasons["sub-1"]
+    assert found.reasons["sub-2"] == "sub-2_lesion.nii.gz is empty"
+    [note] = found.notes
+    assert "closed cannot be read (Permission denied)" in note
 
 
 def test_a_mask_in_another_space(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.features import Measured, measure_lesions
-from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion
+from anystroke.tasks.outcome.masks import FoundFiles, Lesion, check_sides, find_files, load_lesion
 from anystroke.tasks.outcome.table import Column, OutcomeError, PatientTable, encode, first_few
 
 _SIDE_COLUMNS = ("lesion_side", "side", "hemisphere", "lesion_hemisphere", "stroke_side")
@@ -91,33 +91,17 @@ def gather(
     Raises:
         OutcomeError: A mask or scan is missing and ``files.skip_missing`` is not set; or one cannot be used.
     """
-    found_masks = find_files(files.masks, table.ids, masks=True) if files.masks else {}
-    found_images = find_files(files.images, table.ids, masks=False) if files.images else {}
-    missing = [
-        each
-        for each in table.ids
-        if (files.masks and each not in found_masks) or (files.images and each not in found_images)
-    ]
-    if missing:
-        kinds = " or ".join(
-            word for word, folder in (("mask", files.masks), ("image", files.images)) if folder
-        )
-        counted = f"{len(missing)} of {len(table.ids)} patients have no {kinds}: {first_few(missing, 12)}"
-        if not files.skip_missing:
-            raise OutcomeError(f"{counted}; add them, or leave these patients out with --skip-missing")
-        if len(missing) == len(table.ids):
-            raise OutcomeError(
-                f"none of the {len(table.ids)} ids of {table.source} has a {kinds}; check the names"
-            )
-        notes.append(f"{counted}; they are left out")
-        table = table.only([each for each in table.ids if each not in set(missing)])
+    masks = find_files(files.masks, table.ids, masks=True) if files.masks else FoundFiles()
+    images = find_files(files.images, table.ids, masks=False) if files.images else FoundFiles()
+    notes += [*masks.notes, *images.notes]
+    table = _complete(table, files, masks, images, notes)
     encoded = encode(table, columns)
     lesions: tuple[Lesion, ...] = ()
     measured = None
     if files.masks:
 
         def load(each: str) -> Lesion:
-            lesion = load_lesion(found_masks[each], found_images.get(each))
+            lesion = load_lesion(masks.files[each], images.files.get(each))
             progress()
             return lesion
 
@@ -129,8 +113,34 @@ def gather(
             notes.append(f"{len(empty)} masks are empty ({first_few(empty)}), which counts as no lesion")
         measured = measure_lesions(lesions, files.atlas)
     names = tuple(name for column in columns for name in column.features)
-    images = tuple(found_images[each] for each in table.ids) if files.images else ()
-    return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, images)
+    scans = tuple(images.files[each] for each in table.ids) if files.images else ()
+    return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, scans)
+
+
+def _complete(
+    table: PatientTable, files: Files, masks: FoundFiles, images: FoundFiles, notes: list[str]
+) -> PatientTable:
+    """Leave out the patients without mask or scan, or stop."""
+    wanted = [kind for kind, folder in ((masks, files.masks), (images, files.images)) if folder]
+    missing = [each for each in table.ids if any(each not in kind.files for kind in wanted)]
+    if not missing:
+        return table
+    kinds = " or ".join(word for word, folder in (("mask", files.masks), ("image", files.images)) if folder)
+    reasons = {**images.reasons, **masks.reasons}
+    shown = [f"{each} ({reasons[each]})" if each in reasons else each for each in missing]
+    # Those that have a file are what a user can mend.
+    shown.sort(key=lambda text: "(" not in text)
+    counted = f"{len(missing)} of {len(table.ids)} patients have no {kinds}: {first_few(shown, 12)}"
+    if not files.skip_missing:
+        raise OutcomeError(f"{counted}; add them, or leave these patients out with --skip-missing")
+    if len(missing) == len(table.ids):
+        why = f" ({next(iter(reasons.values()))})" if reasons else ""
+        raise OutcomeError(
+            f"none of the {len(table.ids)} ids of {table.source} has a {kinds}{why}; check the names"
+        )
+    notes.append(f"{counted}; they are left out")
+    gone = set(missing)
+    return table.only([each for each in table.ids if each not in gone])
 
 
 def _check_sides(table: PatientTable, lesions: Sequence[Lesion]) -> None:

@@ -1,8 +1,9 @@
 """Lesion masks of patients: found by id, taken to MNI space, kept as shares of voxels of 2 mm."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from anystroke.anatomy.regions.grid import ORIGIN, REGION_SHAPE, REGION_SPACING,
 from anystroke.anatomy.registration.affine import RegistrationError
 from anystroke.anatomy.registration.mni import lesion_in_mni, register_scan
 from anystroke.core.arrays import Array
+from anystroke.core.text import readable
 from anystroke.core.volume import Volume, VolumeError
+from anystroke.io.folders import walk
 from anystroke.io.formats import SCAN_SUFFIXES
 from anystroke.io.names import image_stem
 from anystroke.tasks.outcome.table import OutcomeError
@@ -58,46 +61,83 @@ class Lesion:
         return Lesion(voxels[order].astype(np.int32), self.shares[order])
 
 
-def find_files(folder: Path, ids: Sequence[str], *, masks: bool) -> dict[str, Path]:
+@dataclass(frozen=True)
+class FoundFiles:
+    """The images of patients.
+
+    Attributes:
+        files: Id -> file.
+        reasons: Id -> why its file cannot be used, of those that have one.
+        notes: Sentences about folders that cannot be read.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def find_files(folder: Path, ids: Sequence[str], *, masks: bool) -> FoundFiles:
     """Find the image of each id in a folder or below it.
 
-    A file is of an id if its name begins with it (``sub-01_lesion.nii.gz``, ``sub-01.nii``), or a folder
-    of it
-    is called so (``sub-01/anat/...``); the id may lack ``sub-`` in either.
+    A file is of an id if its name begins with it (``sub-01_lesion.nii.gz``, ``sub-01.nii``), or a folder of
+    it is called so (``sub-01/anat/...``); the id may lack ``sub-`` in either.
 
     Args:
-        folder: Searched with all below it.
+        folder: Searched with all below it, as `io.folders.walk` does.
         ids: Of patients.
         masks: Whether lesion masks are wanted; of several files of an id the one in MNI space, or named as a
             mask, is taken.
 
     Returns:
-        Id -> file, of those that were found.
+        What was found, and why the rest was not.
 
     Raises:
         OutcomeError: The folder is missing, or an id has several files and none stands out.
     """
     if not folder.is_dir():
         raise OutcomeError(f"expected a folder of images at {folder}, but there is none; check the path")
+    found = FoundFiles()
+
+    def complain(error: OSError) -> None:
+        place = readable(error.filename or folder)
+        found.notes.append(f"{place} cannot be read ({error.strerror or error}) and is passed over")
+
     of: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.name.lower().endswith(SCAN_SUFFIXES) and not path.name.startswith(".") and path.is_file():
+    for path in walk(folder, on_error=complain):
+        if path.name.lower().endswith(SCAN_SUFFIXES):
             for name in _names(path, folder):
                 of.setdefault(name, []).append(path)
-    found = {}
     for each in ids:
         candidates = of.get(each.lower().removeprefix("sub-"), [])
-        if candidates:
-            found[each] = _one_of(candidates, each, folder, masks)
+        if not candidates:
+            continue
+        path = _one_of(candidates, each, folder, masks)
+        if reason := _unusable(path):
+            found.reasons[each] = f"{readable(path.relative_to(folder))} {reason}"
+        else:
+            found.files[each] = path
     return found
+
+
+def _unusable(path: Path) -> str:
+    """Say why a file cannot be opened; '' if it can."""
+    if path.is_symlink() and not path.exists():
+        return f"is a link whose target is missing ({readable(path.readlink())})"
+    if not path.is_file():
+        return "is no file"
+    if not os.access(path, os.R_OK):
+        return "cannot be read (permission denied)"
+    return "is empty" if path.stat().st_size == 0 else ""
 
 
 def _names(path: Path, folder: Path) -> set[str]:
     """Return the ids that a file may be of."""
-    stem = image_stem(path).lower().removeprefix("sub-")
+    stem = readable(image_stem(path)).lower().removeprefix("sub-")
     pieces = stem.split("_")
     names = {"_".join(pieces[:k]) for k in range(1, len(pieces) + 1)} | {re.split(r"[_.\s]", stem)[0]}
-    return names | {part.lower().removeprefix("sub-") for part in path.relative_to(folder).parts[:-1]}
+    return names | {
+        readable(part).lower().removeprefix("sub-") for part in path.relative_to(folder).parts[:-1]
+    }
 
 
 def _one_of(paths: Sequence[Path], name: str, folder: Path, masks: bool) -> Path:
@@ -111,7 +151,7 @@ def _one_of(paths: Sequence[Path], name: str, folder: Path, masks: bool) -> Path
         better = [path for path in kept if words.search(path.name)]
         kept = better or kept
     if len(kept) != 1:
-        several = ", ".join(str(path.relative_to(folder)) for path in (kept or list(paths))[:4])
+        several = ", ".join(readable(path.relative_to(folder)) for path in (kept or list(paths))[:4])
         raise OutcomeError(
             f"expected one {'mask' if masks else 'image'} of {name} in {folder}, got {len(kept)} of "
             f"{several}; "
@@ -121,7 +161,7 @@ def _one_of(paths: Sequence[Path], name: str, folder: Path, masks: bool) -> Path
 
 
 def _is_of(path: Path, name: str) -> bool:
-    stem, wanted = image_stem(path).lower().removeprefix("sub-"), name.lower().removeprefix("sub-")
+    stem, wanted = readable(image_stem(path)).lower().removeprefix("sub-"), name.lower().removeprefix("sub-")
     return stem == wanted or stem.startswith(wanted + "_")
 
 
