@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from anystroke.core.arrays import Array
 from anystroke.core.memory import keep_pages
 from anystroke.tasks.segmentation.observations import Observation, PatientSet, observe_all
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.risk import RiskModel
+from anystroke.tasks.segmentation.risk import RiskModel, risk_of
 from anystroke.tasks.segmentation.risk_fit import judge_risks, risks
 
 SEED = 4711
 GROUPS = ("difficulty", "weighting", "set")
+TABLES = ("mask", *GROUPS)
 TENTHS = 5
 
 
@@ -34,17 +36,22 @@ def summary(observations: Sequence[Observation], model: RiskModel) -> dict[str, 
         model: What gives risks.
 
     Returns:
-        Area under the curve with its interval, sensitivity and specificity of the threshold and of the whole
-        flag, whose reasons are more than the risk; the same by group; and how often masks of a risk failed.
+        Area under the curve with its interval, sensitivity and specificity of the threshold, which is for
+        masks that mark something, and of the whole flag, whose reasons are more than the risk; the same by
+        group; and how often masks of a risk failed.
     """
     failed = np.array([each.failed for each in observations])
     risk = risks(model, observations)
     known = np.isfinite(risk)
-    flagged = np.array([bool(each.reasons) for each in observations]) | (risk >= model.threshold)
+    found = [risk_of(each.signs, model) for each in observations]
+    high = np.array([risk is not None and risk.high for risk in found])
+    marked = np.array([risk is not None and risk.threshold is not None for risk in found])
+    flagged = np.array([bool(each.reasons) for each in observations]) | high
 
-    def of(keep: Callable[[Observation], bool]) -> dict[str, Any]:
-        chosen = known & np.array([keep(each) for each in observations])
+    def of(keep: Callable[[Observation], bool], among: Array = known) -> dict[str, Any]:
+        chosen = among & np.array([keep(each) for each in observations])
         score = judge_risks(risk[chosen], failed[chosen], model.threshold)
+        flags = judge_risks(high[chosen].astype(float), failed[chosen], 0.5)
         whole = judge_risks(flagged[chosen].astype(float), failed[chosen], 0.5)
         rules = np.array([float(bool(each.reasons)) for each in observations])[chosen]
         alone = judge_risks(rules, failed[chosen], 0.5)
@@ -53,8 +60,8 @@ def summary(observations: Sequence[Observation], model: RiskModel) -> dict[str, 
             "failed": score.failed,
             "auc": _rounded(score.auc),
             "auc_interval": [_rounded(end) for end in score.interval],
-            "sensitivity": _rounded(score.sensitivity),
-            "specificity": _rounded(score.specificity),
+            "sensitivity": _rounded(flags.sensitivity),
+            "specificity": _rounded(flags.specificity),
             "flag": {"sensitivity": _rounded(whole.sensitivity), "specificity": _rounded(whole.specificity)},
             "other_reasons": {
                 "sensitivity": _rounded(alone.sensitivity),
@@ -65,6 +72,10 @@ def summary(observations: Sequence[Observation], model: RiskModel) -> dict[str, 
     steps = np.clip((risk[known] * TENTHS).astype(int), 0, TENTHS - 1)
     return {
         "all": of(lambda _: True),
+        "by_mask": {
+            "marks something": of(lambda _: True, known & marked),
+            "empty": of(lambda _: True, known & ~marked),
+        },
         "threshold": model.threshold,
         "unknown": int((~known).sum()),
         **{
@@ -100,7 +111,7 @@ def markdown(found: dict[str, Any]) -> str:
         "| simulated scans | n | failed | AUC | sensitivity | specificity |",
         "|---|---|---|---|---|---|",
     ]
-    rows = {"all": found["all"]} | {k: v for name in GROUPS for k, v in found[f"by_{name}"].items()}
+    rows = {"all": found["all"]} | {k: v for name in TABLES for k, v in found[f"by_{name}"].items()}
     for name, row in rows.items():
         auc = (
             "" if row["auc"] is None else "{:.2f} ({:.2f} to {:.2f})".format(row["auc"], *row["auc_interval"])

@@ -9,7 +9,7 @@ from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.risk import RiskModel
+from anystroke.tasks.segmentation.risk import RiskCurves, RiskModel
 
 CONFIG = SegmentationConfig(
     name="stand-in",
@@ -19,20 +19,22 @@ CONFIG = SegmentationConfig(
     divisor=8,
     volume_errors=VolumeErrors(rate=0.9, edges=(), low=(-0.2,), high=(0.2,), patients=100),
 )
+NOTHING = RiskCurves(signs=(), usual=(), edges=(), odds=(), intercept=0.0)
 ONE_SIGN = RiskModel(
-    signs=("volume",),
-    centre=(0.0,),
-    scale=(1.0,),
-    linear=(0.0,),
-    squared=(0.0,),
-    intercept=0.0,
+    marked=NOTHING.model_copy(
+        update={"signs": ("volume",), "usual": (0.0,), "edges": ((),), "odds": ((0.0,),)}
+    ),
+    empty=NOTHING,
     threshold=0.5,
     sensitivity=0.8,
     specificity=0.8,
     auc=0.9,
     auc_interval=(0.8, 1.0),
+    auc_marked=0.95,
     patients=100,
     failed=30,
+    patients_empty=20,
+    failed_empty=10,
 )
 """A risk that depends on nothing."""
 

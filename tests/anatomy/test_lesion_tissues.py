@@ -23,7 +23,13 @@ def _ball(radius_mm: float = 28.0, spacing: float = 2.0) -> tuple[torch.Tensor, 
 
 
 def _shares(
-    stage: Stage, *, penumbra: float = 0.0, haemorrhage: float = 0.0, seed: int = 1, radius_mm: float = 28.0
+    stage: Stage,
+    *,
+    penumbra: float = 0.0,
+    haemorrhage: float = 0.0,
+    graded: float = 0.0,
+    seed: int = 1,
+    radius_mm: float = 28.0,
 ) -> dict[str, torch.Tensor]:
     membership, depth = _ball(radius_mm)
     return lesion_shares(
@@ -33,6 +39,7 @@ def _shares(
         spacing=2.0,
         penumbra=penumbra,
         haemorrhage=haemorrhage,
+        graded=graded,
         rng=stream(seed, stage),
     )
 
@@ -76,6 +83,19 @@ def test_a_penumbra_is_millimetres_wide_and_spares_the_core() -> None:
         assert float(share[inside & (depth > torch.quantile(depth[inside], 0.98))].mean()) > 0.75
         widths.append(2.0 * float((inside & (share < 0.9))[20, 20, :20].sum()))
     assert 4 < sum(widths) / len(widths) < 22
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_graded_lesion_of_any_age_fades_towards_its_border(stage: Stage) -> None:
+    membership, depth = _ball()
+    inside = membership == 1
+    border = inside & (depth < torch.quantile(depth[inside], 0.2))
+    core = inside & (depth > torch.quantile(depth[inside], 0.98))
+    for seed in range(6):
+        total = sum(_shares(stage, graded=1.0, seed=seed).values(), torch.zeros(()))
+        assert 0.29 < float(total[border].mean()) < 0.9 < float(total[core].mean()) + 0.15
+        assert float(total[border].mean()) < float(total[core].mean())
+        assert float((total - membership).max()) < 1e-5
 
 
 @pytest.mark.parametrize("stage", STAGES)

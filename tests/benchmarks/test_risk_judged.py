@@ -10,12 +10,17 @@ from anystroke.tasks.segmentation.observations import Observation, PatientSet, o
 from anystroke.tasks.segmentation.predict import Model
 from stand_in import ONE_SIGN
 
-PEAK = ONE_SIGN.model_copy(update={"signs": ("peak",), "linear": (-2.0,), "failed": 50})
+CURVES = ONE_SIGN.marked.model_copy(
+    update={"signs": ("peak",), "edges": ((-0.7, 0.0, 0.7, 1.5),), "odds": ((2.0, 1.0, -1.0, -2.0, -4.0),)}
+)
+PEAK = ONE_SIGN.model_copy(update={"marked": CURVES})
 
 
 def _observation(peak: float, *, failed: bool, reason: str = "", difficulty: str = "usual") -> Observation:
     groups = {"difficulty": difficulty, "weighting": "T1w", "set": "simulated", "anatomy": "a"}
-    return Observation({"peak": peak}, failed, (reason,) if reason else (), groups, None, 0.0, 0.0)
+    return Observation(
+        {"peak": peak, "volume": 1.0}, failed, (reason,) if reason else (), groups, None, 0.0, 0.0
+    )
 
 
 def test_the_summary_judges_risks_flags_and_groups() -> None:
@@ -37,6 +42,7 @@ def test_the_summary_judges_risks_flags_and_groups() -> None:
         "sensitivity": pytest.approx(1 / 3, abs=1e-3),
         "specificity": 0.5,
     }
+    assert (found["by_mask"]["marks something"]["n"], found["by_mask"]["empty"]["n"]) == (5, 0)
     assert found["by_difficulty"]["hopeless"]["auc"] is None  # all failed
     assert sum(row["n"] for row in found["reliability"]) == 5
     assert "| all | 5 | 3 | 1.00 (" in markdown(found)

@@ -454,6 +454,20 @@ def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
     return wide
 
 
+def _more_inputs(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Return the weights of a first layer with further inputs, which count nothing at first."""
+    if (
+        tensor.ndim != 5
+        or tensor.shape[1] != 1
+        or tensor.shape[0] != shape[0]
+        or tensor.shape[2:] != shape[2:]
+    ):
+        return tensor
+    wide = tensor.new_zeros(shape)
+    wide[:, :1] = tensor
+    return wide
+
+
 def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
@@ -469,6 +483,11 @@ def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
                 f"{source} has {len(has)}: {', '.join(has)}; name another"
             )
         tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
+    if settings.architecture == "mirrored_unet":
+        tensors = {
+            key: _more_inputs(value, own[key].shape) if key in own else value
+            for key, value in tensors.items()
+        }
     fitting = {
         key: tensors[key].to(value.dtype)
         for key, value in own.items()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from anystroke.core.config import ConfigError
+from anystroke.core.rng import stream
 from anystroke.learning.recipe import ScansPart, SimulatedPart
 from anystroke.learning.trainer import StartError, Trainer
 from anystroke.models.checkpoints import CheckpointError, load_config, open_network
@@ -74,6 +75,22 @@ def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(
     # Channels handed across and those that come from below keep to their halves.
     joined = next(key for key, value in wide.items() if value.shape[:2] == (48, 5))
     assert torch.equal(own[joined], wide[joined][[*thirds, *(index + 24 for index in thirds)]])
+
+
+def test_a_network_that_sees_the_mirror_image_starts_as_the_one_that_does_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = finetuning_recipe([tmp_path], overrides=['architecture="mirrored_unet"'])
+    with caplog.at_level("INFO", logger="anystroke"):
+        network = Trainer(settings, tmp_path).module.eval()
+    assert "start anew" not in caplog.text
+    image = torch.randn((1, 1, 48, 48, 48), generator=stream(1, "mirror"))
+    with torch.no_grad():
+        expected = open_network("default", SegmentationConfig).network(image)
+        torch.testing.assert_close(network(image), expected, atol=1e-3, rtol=1e-3)
+        first = next(value for value in network.state_dict().values() if value.shape[1:2] == (3,))
+        first[:, 2] = 0.5
+        assert float((network(image) - expected).abs().max()) > 0.1
 
 
 @pytest.mark.parametrize(

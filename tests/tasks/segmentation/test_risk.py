@@ -6,15 +6,20 @@ import pytest
 from pydantic import ValidationError
 
 from anystroke.tasks.segmentation.observations import Observation
-from anystroke.tasks.segmentation.risk import Risk, RiskModel, risk_of
+from anystroke.tasks.segmentation.risk import Risk, RiskCurves, RiskModel, risk_of
 from anystroke.tasks.segmentation.risk_fit import best_threshold, fit_risk, judge_risks, risks
 from anystroke.tasks.segmentation.signs import SIGNS, driver_of, reason_of
-from stand_in import ONE_SIGN
+from stand_in import NOTHING, ONE_SIGN
 
-MODEL = RiskModel.model_validate(
-    ONE_SIGN.model_dump()
-    | {"signs": ("peak", "parts"), "centre": (0.0, 1.0), "scale": (2.0, 1.0), "linear": (-1.0, 0.5)}
-    | {"squared": (0.0, 0.25), "intercept": -1.0, "threshold": 0.4, "auc_interval": (0.85, 0.95)}
+CURVES = RiskCurves(
+    signs=("peak", "parts"),
+    usual=(0.0, 1.0),
+    edges=((-3.0, 0.0), (1.0,)),
+    odds=((2.5, 1.0, -2.0), (-0.25, 0.5)),
+    intercept=-1.0,
+)
+MODEL = ONE_SIGN.model_copy(
+    update={"marked": CURVES, "empty": NOTHING.model_copy(update={"intercept": 0.5}), "threshold": 0.4}
 )
 
 
@@ -26,45 +31,68 @@ def _observations(count: int, *, seed: int = 1) -> list[Observation]:
         signs = {name: float(rng.normal()) for name in SIGNS}
         signs["brain"] = float(number % 11)
         signs["cut"] = 0.0
+        signs["volume"] = 0.0 if number % 4 == 0 else 1 + abs(signs["volume"])
         chance = 1 / (1 + math.exp(3 * signs["peak"] + 1))
         groups = {"anatomy": f"head {number % 11}"}
         found.append(Observation(signs, bool(rng.random() < chance), (), groups, None, 0.0, 0.0))
     return found
 
 
-def test_a_risk_is_the_logistic_function_of_standardised_signs() -> None:
-    found = risk_of({"peak": 4.0, "parts": 2.5}, MODEL)
+def test_a_risk_is_the_logistic_function_of_the_steps_it_stands_on() -> None:
+    found = risk_of({"volume": 1.0, "peak": 4.0, "parts": 2.5}, MODEL)
     assert found is not None
-    odds = -1.0 - 2.0 + 0.5 * 1.5 + 0.25 * (1.5**2 - 1)
-    assert found.probability == pytest.approx(1 / (1 + math.exp(-odds)))
+    assert found.probability == pytest.approx(1 / (1 + math.exp(1.0 + 2.0 - 0.5)))
     assert (found.driver, found.above) == ("parts", True)
     assert not found.high
+    on_edges = risk_of({"volume": 1.0, "peak": -3.0, "parts": 1.0}, MODEL)
+    assert on_edges is not None
+    assert on_edges.probability == pytest.approx(1 / (1 + math.exp(1.0 - 2.5 + 0.25)))
 
 
 def test_the_driver_is_what_raises_the_risk_most() -> None:
-    found = risk_of({"peak": -4.0, "parts": 1.5}, MODEL)
+    found = risk_of({"volume": 1.0, "peak": -4.0, "parts": 1.5}, MODEL)
     assert found is not None
     assert found.high
     assert (found.driver, found.above) == ("peak", False)
     assert reason_of(found).startswith("nothing stands out surely enough: ")
-    usual = risk_of({"peak": 1.0, "parts": 1.0}, MODEL)
+    usual = risk_of({"volume": 1.0, "peak": 1.0, "parts": 1.0}, MODEL)
     assert usual is not None
     assert (usual.driver, driver_of(usual), reason_of(usual)) == ("", "", usual.in_words)
 
 
-def test_a_sign_far_out_counts_no_more_than_three_standard_deviations() -> None:
-    assert risk_of({"peak": -1e9, "parts": 1.0}, MODEL) == risk_of({"peak": -6.0, "parts": 1.0}, MODEL)
+def test_an_empty_mask_has_a_risk_of_its_own_and_no_flag() -> None:
+    found = risk_of({"volume": 0.0}, MODEL)
+    assert found is not None
+    assert found.probability == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert (found.threshold, found.high) == (None, False)
+    assert found.in_words == "6 of 10 such scans in which nothing was found have a lesion"
 
 
-@pytest.mark.parametrize("signs", [{}, {"peak": 1.0}, {"peak": math.nan, "parts": 1.0}])
+@pytest.mark.parametrize(
+    "signs",
+    [
+        {},
+        {"volume": 1.0, "peak": 1.0},
+        {"volume": 1.0, "peak": math.nan, "parts": 1.0},
+        {"peak": 1.0, "parts": 1.0},
+    ],
+)
 def test_an_unknown_sign_gives_no_risk(signs: dict[str, float]) -> None:
     assert risk_of(signs, MODEL) is None
 
 
-@pytest.mark.parametrize("change", [{"centre": (0.0,)}, {"scale": (1.0, 0.0)}, {"threshold": 1.5}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": 1.5},
+        {"marked": CURVES.model_dump() | {"usual": (0.0,)}},
+        {"marked": CURVES.model_dump() | {"odds": ((1.0, 2.0), (0.0, 1.0))}},
+        {"marked": CURVES.model_dump() | {"edges": ((0.0, -3.0), (1.0,))}},
+    ],
+)
 def test_a_model_that_does_not_fit_together_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
-        RiskModel(**MODEL.model_dump() | change)
+        RiskModel.model_validate(MODEL.model_dump() | change)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +111,11 @@ def test_every_sign_has_words_for_both_sides() -> None:
 
 def test_the_fit_finds_the_sign_that_tells_and_holds_on_others() -> None:
     model = fit_risk(_observations(400))
-    assert "cut" not in model.signs  # it never differs
-    weights = dict(zip(model.signs, model.linear, strict=True))
-    assert min(weights, key=lambda name: weights[name]) == "peak"
+    for curves in (model.marked, model.empty):
+        assert "cut" not in curves.signs  # it never differs
+        spans = {name: odds[0] - odds[-1] for name, odds in zip(curves.signs, curves.odds, strict=True)}
+        assert max(spans, key=lambda name: spans[name]) == "peak"
+    assert "volume" not in model.empty.signs
     others = _observations(400, seed=2)
     failed = np.array([each.failed for each in others])
     score = judge_risks(risks(model, others), failed, model.threshold)

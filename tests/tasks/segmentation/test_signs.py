@@ -21,7 +21,7 @@ CONFIG = SegmentationConfig(
     divisor=8,
     volume_errors=VolumeErrors(rate=0.9, edges=(), low=(-0.2,), high=(0.2,), patients=100),
 )
-SURE = ONE_SIGN.model_copy(update={"intercept": 3.0})
+SURE = ONE_SIGN.model_copy(update={"marked": ONE_SIGN.marked.model_copy(update={"intercept": 3.0})})
 
 
 def _prediction(*centres: tuple[float, float, float], spacing: float = 4.0, value: float = 0.9) -> Prediction:

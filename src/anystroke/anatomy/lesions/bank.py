@@ -96,6 +96,7 @@ class LesionSettings(StrictModel):
         dilation: Largest outward shift of the border, in mm.
         penumbra: Probability that what surrounds the core of an acute lesion is affected in part only.
         haemorrhage: Probability that a lesion has bled.
+        graded: Probability that a lesion is affected ever less towards its border; all of it is taught.
         edge: ``"smooth"``, or the mask's own voxels with the soft edge of SynthStroke: ``"reference"`` as its
             program makes it, ``"morphological"`` as it was meant, see `soft_copy_paste`.
         fading: Grades within the lesion, see `fade`: as published (``"reference"``), or ``"smooth"``.
@@ -118,6 +119,7 @@ class LesionSettings(StrictModel):
     dilation: float = Field(default=0.0, ge=0, le=10)
     penumbra: float = 0.3
     haemorrhage: float = 0.06
+    graded: float = Field(default=0.0, ge=0, le=1)
     edge: Literal["smooth"] | SoftEdge = "smooth"
     fading: Literal["none"] | Fading = "none"
     target_above: float = Field(default=0.5, ge=0, lt=1)
@@ -397,6 +399,7 @@ def place_lesions(
         spacing=spacing,
         penumbra=settings.penumbra,
         haemorrhage=settings.haemorrhage,
+        graded=settings.graded,
         rng=rng,
     )
     return PlacedLesion(membership, shares, stage, names)

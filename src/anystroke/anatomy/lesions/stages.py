@@ -60,6 +60,7 @@ def lesion_shares(
     spacing: float,
     penumbra: float,
     haemorrhage: float,
+    graded: float = 0.0,
     rng: torch.Generator,
 ) -> dict[str, Tensor]:
     """Divide a lesion among the tissues of its age.
@@ -72,11 +73,12 @@ def lesion_shares(
         spacing: Voxel size in mm.
         penumbra: Probability that what surrounds the core of an acute lesion is affected in part only.
         haemorrhage: Probability of blood in the lesion.
+        graded: Probability that a lesion of any age is affected ever less towards its border.
         rng: Random stream.
 
     Returns:
-        Tissue name -> (X, Y, Z) share of the voxel; together at most the membership (what a penumbra leaves
-        is healthy).
+        Tissue name -> (X, Y, Z) share of the voxel; together at most the membership (what a penumbra or
+        a graded border leaves is healthy).
 
     Example:
         >>> from anystroke.core.fields import smooth
@@ -94,16 +96,24 @@ def lesion_shares(
         core = membership * mix_tissue(depth, membership=membership, spacing=spacing, rng=rng)
         shares = {core_tissue: core, rim_tissue: membership - core}
     if stage == "acute" and chance(rng, penumbra):
-        severity = uniform(rng, 0.3, 0.7)
-        score = depth + uniform(rng, 0.0, 0.1) * _noise(depth, spacing, uniform(rng, 10.0, 25.0), rng)
-        core = _deepest(score, membership, uniform(rng, 0.2, 0.7), uniform(rng, 0.4, 1.2))
-        shares = {core_tissue: core.mul_(1 - severity).add_(severity).mul_(membership)}
+        shares = {core_tissue: _severity(depth, membership, spacing, rng).mul_(membership)}
+    elif graded and chance(rng, graded):
+        severity = _severity(depth, membership, spacing, rng)
+        shares = {name: share * severity for name, share in shares.items()}
     if chance(rng, haemorrhage):
         blood = _blood(membership, depth, stage, spacing, rng)
         rest = 1 - sum(blood.values(), torch.zeros_like(membership))
         shares = {name: share * rest for name, share in shares.items()}
         shares |= {name: share * membership for name, share in blood.items()}
     return shares
+
+
+def _severity(depth: Tensor, membership: Tensor, spacing: float, rng: torch.Generator) -> Tensor:
+    """Return how far each voxel is affected: wholly in the core, in part around it."""
+    least = uniform(rng, 0.3, 0.7)
+    score = depth + uniform(rng, 0.0, 0.1) * _noise(depth, spacing, uniform(rng, 10.0, 25.0), rng)
+    core = _deepest(score, membership, uniform(rng, 0.2, 0.7), uniform(rng, 0.4, 1.2))
+    return core.mul_(1 - least).add_(least)
 
 
 def _blood(

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from anystroke.models.architectures.residual_unet import ResidualEncoder, ResidualUNet
+from anystroke.models.architectures.residual_unet import MirroredUNet, ResidualEncoder, ResidualUNet
 from anystroke.models.architectures.twins import PooledClassifier, TwinNetwork
 
 _COMPACT, _SMALL, _TINY = (24, 48, 96, 192, 192), (16, 32, 64, 128, 128), (8, 16, 32, 32)
@@ -70,6 +70,11 @@ def _residual_unet(classes: int, channels: tuple[int, ...], dropout: float) -> D
 def compact_unet(classes: int) -> DivisibleUNet:
     """Build the default network, made for CPUs: MONAI's residual U-Net with channels 24-48-96-192-192."""
     return _residual_unet(classes, _COMPACT, dropout=0.0)
+
+
+def mirrored_unet(classes: int) -> DivisibleUNet:
+    """Build a `compact_unet` that compares the halves of the head: it sees the mirror image too."""
+    return DivisibleUNet(MirroredUNet(classes, channels=_COMPACT), 2 ** (len(_COMPACT) - 1))
 
 
 def small_unet(classes: int) -> DivisibleUNet:
@@ -199,6 +204,7 @@ def transformer_unet(outputs: int) -> DivisibleUNet:
 
 ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
+    "mirrored_unet": mirrored_unet,
     "small_unet": small_unet,
     "tiny_unet": tiny_unet,
     "residual_unet": residual_unet,

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from anystroke.models.midline import asymmetry
+
 Nonlinearity = Literal["prelu", "gelu"]
 
 _ACTIVATIONS: dict[Nonlinearity, type[nn.Module]] = {"prelu": nn.PReLU, "gelu": nn.GELU}
@@ -114,21 +116,24 @@ class _Beside(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """(B, 1, X, Y, Z) to (B, outputs, X, Y, Z), whose sides can be halved at each level but the last.
+    """(B, inputs, X, Y, Z) to (B, outputs, X, Y, Z), whose sides can be halved at each level but the last.
 
     Args:
         outputs: Output channels.
         channels: Of each level, the finest first; all but the last halve the grid.
         dropout: Probability.
+        inputs: Input channels.
 
     Example:
         >>> ResidualUNet(2, channels=(4, 8))(torch.zeros(1, 1, 8, 8, 8)).shape
         torch.Size([1, 2, 8, 8, 8])
     """
 
-    def __init__(self, outputs: int, *, channels: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(
+        self, outputs: int, *, channels: Sequence[int], dropout: float = 0.0, inputs: int = 1
+    ) -> None:
         super().__init__()
-        self.model = _level(1, outputs, channels, dropout, top=True)
+        self.model = _level(inputs, outputs, channels, dropout, top=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, X, Y, Z)."""
@@ -145,6 +150,28 @@ class ResidualUNet(nn.Module):
             assert isinstance(beside, _Beside)
             part = beside.submodule
         return [*levels, part]
+
+
+class MirroredUNet(ResidualUNet):
+    """A residual U-Net that sees, beside a head, its mirror image and what it lacks there (`asymmetry`).
+
+    The parameters have the names of a `ResidualUNet`.
+
+    Args:
+        outputs: Output channels.
+        channels: As there.
+
+    Example:
+        >>> MirroredUNet(2, channels=(4, 8))(torch.randn(1, 1, 32, 32, 32)).shape
+        torch.Size([1, 2, 32, 32, 32])
+    """
+
+    def __init__(self, outputs: int, *, channels: Sequence[int]) -> None:
+        super().__init__(outputs, channels=channels, inputs=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, outputs, X, Y, Z) for (B, 1, X, Y, Z)."""
+        return super().forward(asymmetry(x))
 
 
 def _level(before: int, after: int, channels: Sequence[int], dropout: float, *, top: bool) -> nn.Sequential:
