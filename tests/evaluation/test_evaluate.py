@@ -88,6 +88,10 @@ def test_plain_names_pair_and_what_has_no_partner_is_named(
     rows = table(tmp_path / "o")
     assert float(rows["case_001"]["dice"]) == pytest.approx(0.75)
     assert rows["case_004"]["status"] == "failed"
+    assert rows["case_003"]["status"] == "failed"
+    assert (tmp_path / "o" / rows["case_003"]["prediction"]).samefile(tmp_path / "p" / "case_003.nii.gz")
+    assert rows["case_003"]["truth"] == "n/a"
+    assert "case_003.nii.gz has no truth" in rows["case_003"]["message"]
     assert sum(row["status"] == "failed" for row in rows.values()) == 2
     code, out, _ = run(
         capsys, tmp_path / "p", tmp_path / "t", "-o", tmp_path / "o", "--missing", "empty", "--overwrite"
@@ -102,10 +106,37 @@ def test_two_patients_under_one_name_are_refused(tmp_path: Path) -> None:
     found = find_pairs(tmp_path / "p", tmp_path / "t")
     assert not found.cases
     assert len(found.problems) == 2
-    assert all("the name sub-01 stands for 2 cases" in text for text in found.problems)
+    assert all("the name sub-01 stands for 2 cases" in each.message for each in found.problems)
+    places = [f"{site}/sub-01_label-L_mask" for site in ("a", "b")]
+    assert [each.id for each in found.problems] == places
+    assert [each.prediction for each in found.problems] == [tmp_path / "p" / f"{p}.nii.gz" for p in places]
     save(tmp_path / "q" / "sub-01_desc-T1w_label-L_mask.nii.gz", lesion())
     [problem] = find_pairs(tmp_path / "q", tmp_path / "t").problems[:1]
-    assert "several truths" in problem
+    assert "several truths" in problem.message
+    assert problem.id == "sub-01_desc-T1w"
+
+
+def test_what_has_no_partner_has_a_name_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for where in ("t/case_1", "t/b/case_2", "p/case_1", "p/a/case_3", "p/c/case_3", "p/case_3"):
+        save(tmp_path / f"{where}.nii.gz", lesion())
+    save(tmp_path / "t" / "d" / "case_4.nii.gz", lesion())
+    found = find_pairs(tmp_path / "p", tmp_path / "t")
+    assert [case.id for case in found.cases] == ["case_1", "case_2", "case_4"]
+    assert [each.id for each in found.problems] == ["a/case_3", "c/case_3", "case_3"]
+    code, _, err = run(capsys, tmp_path / "p", tmp_path / "t", "-o", tmp_path / "o")
+    assert code == 1
+    rows = table(tmp_path / "o")
+    assert len(rows) == 6  # no name stands for two
+    for each in found.problems:
+        assert f"error: {each.message}" in err
+        assert each.prediction is not None
+        assert (tmp_path / "o" / rows[each.id]["prediction"]).samefile(each.prediction)
+    pairs = tmp_path / "pairs.tsv"
+    lines = [{"prediction": "p/case_1.nii.gz"}, {"id": "mine", "prediction": "p/case_3.nii.gz"}, {}]
+    write_table(pairs, ("id", "prediction", "truth"), lines)
+    assert [each.id for each in find_pairs(pairs).problems] == ["case_1", "mine", "line 4"]
 
 
 def test_a_table_of_pairs_with_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,8 +146,8 @@ def evaluate(
                 complain(f"error: {one.message}")
             elif one.message:
                 complain(f"note: {one.case.id}: {one.message}")
-    for text in found.problems:
-        complain(f"error: {text}")
+    for problem in found.problems:
+        complain(f"error: {problem.message}")
     for text in found.notes:
         complain(f"note: {text}")
     rows = write_measurements(output, evaluated, found, settings=settings, name=options.name)

@@ -1,11 +1,14 @@
 """Which prediction belongs to which truth: folders, BIDS trees, tables of pairs."""
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from anystroke.core.errors import AnystrokeError
 from anystroke.core.tables import TABLE_ENDINGS, TableError, read_rows
+from anystroke.core.text import readable
 from anystroke.core.volume import SUFFIXES
 from anystroke.evaluation.metrics.measure import METRICS
 from anystroke.io.folders import walk
@@ -47,17 +50,34 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Unpaired:
+    """What has no partner, or not just one.
+
+    Attributes:
+        id: The name its case would have; where that name is taken, with its place.
+        message: A sentence: the file, what is wrong with it, and what to do.
+        prediction: Its file, if there is one.
+        truth: Likewise.
+    """
+
+    id: str
+    message: str
+    prediction: Path | None = None
+    truth: Path | None = None
+
+
+@dataclass(frozen=True)
 class PairsFound:
-    """What was found.
+    """What was found; no two ids are the same.
 
     Attributes:
         cases: Those that can be evaluated, and the truths without a prediction.
-        problems: Sentences, one for each file that has no or no unique partner.
+        problems: Files that have no or no unique partner.
         notes: What else there is to say.
     """
 
     cases: tuple[Pair, ...]
-    problems: tuple[str, ...] = ()
+    problems: tuple[Unpaired, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -134,7 +154,7 @@ def _from_table(path: Path) -> PairsFound:
     if taken := sorted({*METRICS, *_RESULT_COLUMNS} & set(rows[0])):
         raise TableError(f"{path} has the column {taken[0]}, which results have too; rename it")
     cases: list[Pair] = []
-    problems: list[str] = []
+    problems: list[Unpaired] = []
 
     def place(row: Mapping[str, str], column: str) -> Path | None:
         text = row.get(column, "n/a")
@@ -142,18 +162,22 @@ def _from_table(path: Path) -> PairsFound:
 
     for line, row in enumerate(rows, 2):
         prediction, truth = place(row, "prediction"), place(row, "truth")
+        file = prediction or truth
+        name = row.get("id", "n/a")
+        if name in ("", "n/a"):
+            name = image_stem(file) if file is not None else f"line {line}"
         if truth is None:
-            problems.append(f"{path}: line {line} names no truth; fill in its file")
+            text = f"{path}: line {line} names no truth; fill in its file"
+            problems.append(Unpaired(name, text, prediction))
             continue
-        name = row.get("id") or image_stem(prediction or truth)
         facts = {key: value for key, value in row.items() if key not in _RESERVED}
         probability, scan = place(row, "probability"), place(row, "scan")
         cases.append(Pair(name, prediction, truth, probability, scan, facts))
-    return _unique(cases, problems, [])
+    return _unique(cases, problems, [], path.parent)
 
 
 def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> PairsFound:
-    problems: list[str] = []
+    problems: list[Unpaired] = []
     predicted, passed = _mask_files(predictions, problems)
     true, passed_too = _mask_files(truths, problems)
     for folder, files in ((predictions, predicted), (truths, true)):
@@ -170,7 +194,8 @@ def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> PairsF
         if len(candidates) != 1:
             what = "several truths" if candidates else "no truth"
             which = f" ({', '.join(str(p) for p in candidates)})" if candidates else ""
-            problems.append(f"{path} has {what}{which}; name files alike or give a table of pairs")
+            text = f"{path} has {what}{which}; name files alike or give a table of pairs"
+            problems.append(Unpaired(_case_id(path), text, path))
             continue
         used.add(candidates[0])
         facts = {"patient": _patient(candidates[0])}
@@ -188,7 +213,7 @@ def _from_folders(predictions: Path, truths: Path, scans: Path | None) -> PairsF
         for folder, count in ((predictions, passed), (truths, passed_too))
         if count
     ]
-    return _unique(cases, problems, notes)
+    return _unique(cases, problems, notes, predictions, truths)
 
 
 def _scans_by_name(folders: Iterable[Path]) -> dict[str, Path]:
@@ -197,11 +222,13 @@ def _scans_by_name(folders: Iterable[Path]) -> dict[str, Path]:
     return {name.stem: name.path for name in names if name.parts[-1] not in _KINDS}
 
 
-def _images_below(folder: Path, problems: list[str]) -> list[Path]:
+def _images_below(folder: Path, problems: list[Unpaired]) -> list[Path]:
     """Find the images of a folder, and note which of its folders cannot be read."""
 
     def note(error: OSError) -> None:
-        problems.append(f"{error.filename} cannot be read ({error.strerror}); check its permissions")
+        place = readable(str(error.filename))
+        text = f"{place} cannot be read ({error.strerror}); check its permissions"
+        problems.append(Unpaired(Path(place).name, text))
 
     return [path for path in walk(folder, on_error=note) if path.name.lower().endswith(SUFFIXES)]
 
@@ -233,7 +260,7 @@ def _partners(own: _Name, names: Sequence[_Name]) -> list[Path]:
     return [name.path for name in fitting]
 
 
-def _mask_files(folder: Path, problems: list[str]) -> tuple[list[Path], int]:
+def _mask_files(folder: Path, problems: list[Unpaired]) -> tuple[list[Path], int]:
     """Find the masks below a folder, and count the images that are none."""
     images = _images_below(folder, problems)
     suffixes = {path: Name.parse(path).parts[-1] for path in images}
@@ -257,19 +284,38 @@ def _probability_beside(path: Path) -> Path | None:
     return None
 
 
-def _unique(cases: list[Pair], problems: list[str], notes: list[str]) -> PairsFound:
-    """Refuse every case whose name stands for several files."""
-    count: dict[str, int] = {}
-    for case in cases:
-        count[case.id] = count.get(case.id, 0) + 1
+def _unique(cases: list[Pair], problems: list[Unpaired], notes: list[str], *folders: Path) -> PairsFound:
+    """Refuse every case whose name stands for several files, and give what is refused names of its own."""
+    count = Counter(case.id for case in cases)
     problems += [
-        f"the name {case.id} stands for {count[case.id]} cases, one of them {case.prediction or case.truth}; "
-        "give each its own id in a table of pairs"
+        Unpaired(
+            case.id,
+            f"the name {case.id} stands for {count[case.id]} cases, one of them "
+            f"{case.prediction or case.truth}; give each its own id in a table of pairs",
+            case.prediction,
+            case.truth,
+        )
         for case in cases
         if count[case.id] > 1
     ]
-    return PairsFound(
-        tuple(case for case in cases if count[case.id] == 1),
-        tuple(problems),
-        tuple(notes),
-    )
+    kept = [case for case in cases if count[case.id] == 1]
+    shared = Counter([*(case.id for case in kept), *(problem.id for problem in problems)])
+    used = {case.id for case in kept}
+    named = []
+    for problem in problems:
+        first = problem.id if shared[problem.id] == 1 else _place(problem, folders)
+        numbered = (f"{first} ({number})" for number in itertools.count(2))
+        own = next(name for name in itertools.chain([first], numbered) if name not in used)
+        used.add(own)
+        named.append(replace(problem, id=own))
+    return PairsFound(tuple(kept), tuple(named), tuple(notes))
+
+
+def _place(problem: Unpaired, folders: Sequence[Path]) -> str:
+    """Return where the file lies below the first of the folders that holds it, or else its name."""
+    path = problem.prediction or problem.truth
+    for folder in folders:
+        if path is not None and path.is_relative_to(folder):
+            below = path.relative_to(folder)
+            return readable(str(below.with_name(image_stem(below))))
+    return problem.id

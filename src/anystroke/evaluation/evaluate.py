@@ -13,7 +13,7 @@ import torch
 from anystroke.core.files import write_json
 from anystroke.core.tables import Cell, write_table
 from anystroke.core.volume import Volume, VolumeError
-from anystroke.evaluation.cases import Pair, PairsFound
+from anystroke.evaluation.cases import Pair, PairsFound, Unpaired
 from anystroke.evaluation.masks import (
     LoadedMask,
     MaskError,
@@ -238,8 +238,8 @@ def write_measurements(
     ]
     rows = [_row(one, folder) for one in evaluated]
     rows += [
-        {"id": f"unpaired-{k}", "status": "failed", "message": text}
-        for k, text in enumerate(found.problems, 1)
+        {"id": each.id, "status": "failed", "message": each.message, **_files(each, folder)}
+        for each in found.problems
     ]
     columns = ("id", "status", *facts, *measured, "undefined", "message", *FILES)
     write_table(folder / CASES, columns, rows)
@@ -288,10 +288,13 @@ def _row(one: Evaluated, folder: Path) -> dict[str, Cell]:
     if one.measurement is not None:
         row |= one.measurement.values
         row["undefined"] = ",".join(one.measurement.undefined)
-    row["message"] = one.message
-    for column, path in zip(FILES, (case.prediction, case.truth, case.probability, case.scan), strict=True):
-        row[column] = os.path.relpath(path, folder) if path is not None else None
-    return row
+    return row | {"message": one.message} | _files(case, folder)
+
+
+def _files(of: Pair | Unpaired, folder: Path) -> dict[str, Cell]:
+    """Return the files as seen from the folder of the table."""
+    paths = {name: getattr(of, name, None) for name in FILES}
+    return {name: os.path.relpath(path, folder) if path is not None else None for name, path in paths.items()}
 
 
 def _lesion_rows(one: Evaluated) -> Iterator[Mapping[str, Cell]]:
