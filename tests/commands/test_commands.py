@@ -351,7 +351,7 @@ def test_calibrate_learns_which_masks_fail(
 
     def observed(model: Model, patients: PatientSet, **options: object) -> list[Observation]:
         assert (patients.count, patients.held_out, options["kept"]) == (80, False, kept)
-        signs = [dict.fromkeys(SIGNS, 0.0) | {"peak": float(k % 8), "parts": k % 5} for k in range(80)]
+        signs = [dict.fromkeys(SIGNS, 1.0) | {"peak": float(k % 8), "parts": k % 5} for k in range(80)]
         groups = [{"anatomy": f"head {k % 7}"} for k in range(80)]
         return [
             Observation(s, s["peak"] < 3, (), g, None, 0.0, 0.0) for s, g in zip(signs, groups, strict=True)
@@ -367,5 +367,6 @@ def test_calibrate_learns_which_masks_fail(
     again = checkpoints.load_config(folder, SegmentationConfig)
     assert again.threshold == 0.3
     assert again.risk is not None
-    assert (again.risk.signs, again.risk.failed, again.risk.auc) == (("peak", "parts"), 30, 1.0)
+    assert (again.risk.failed, again.risk.patients_empty, again.risk.auc) == (30, 0, 1.0)
+    assert "peak" in again.risk.marked.signs
     assert "30 of 80 masks failed; area under the curve 1.00" in capsys.readouterr().out

@@ -82,7 +82,7 @@ class RiskModel(StrictModel):
     auc_marked: float = Field(ge=0, le=1)
     patients: int = Field(gt=0)
     failed: int = Field(gt=0)
-    patients_empty: int = Field(gt=0)
+    patients_empty: int = Field(ge=0)
     failed_empty: int = Field(ge=0)
 
 
