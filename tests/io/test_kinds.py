@@ -2,18 +2,24 @@
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from anystroke.core.rng import stream
 from anystroke.core.volume import Volume, VolumeError, VolumeWarning
 from anystroke.io.finding import find_scans
 from anystroke.io.inputs import Input
 from anystroke.io.kinds import reason_by_image_type, reason_by_name, reason_by_voxels
+from anystroke.models.model_space import to_model_space
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.simulation.simulate import simulate
+from anystroke.tasks.segmentation.predict import Model
 from stand_in import axial_affine, phantom
 
 SHAPE = (48, 56, 44)
@@ -134,7 +140,7 @@ def test_voxels(name: str, word: str | None) -> None:
         "labels": _blocks(4),
         "large labels": _blocks(8) * 1000,
         "mask": (lesion > 0.5).float(),
-        "probabilities": (lesion * 3).clamp(0, 1),
+        "probabilities": (lesion * 3.6).clamp(0, 1),
         "small probabilities": ((lesion - 0.7) / 0.3).clamp(0, 1),
         "phase": torch.remainder(x * 0.4 + y * 0.011, 2 * math.pi)[None] - math.pi,
         "scan": scan,
@@ -145,6 +151,66 @@ def test_voxels(name: str, word: str | None) -> None:
     }[name]
     reason = reason_by_voxels(Volume(data, AFFINE))
     assert (reason is None) if word is None else (word in (reason or "")), reason
+
+
+@cache
+def _stripped(weighting: str) -> torch.Tensor:
+    settings = SynthesisSettings(spacing=4.0, shapes=((48, 56, 48),), skull_strip=1.0, cut=0.0)
+    return simulate(weighting, seed=3, settings=settings).image.clamp_min(0)
+
+
+@pytest.mark.parametrize("weighting", ["T1w", "T2w", "FLAIR", "T2starw", "DWI"])
+def test_scans_cut_off_at_one_are_scans(weighting: str) -> None:
+    image = _stripped(weighting)
+    inside = image[image > 0]
+    for share in (0.05, 0.15, 0.25, 0.4):
+        data = (image / inside.quantile(1 - share)).clamp(0, 1)
+        assert reason_by_voxels(Volume(data[None], AFFINE)) is None, share
+    low, high = inside.quantile(0.1), inside.quantile(0.7)
+    data = ((image - low) / (high - low)).clamp(0, 1)
+    assert reason_by_voxels(Volume(data[None], AFFINE)) is None
+
+
+@pytest.fixture(scope="module")
+def classes() -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """A label map with voxels of 4/3 mm."""
+    settings = SynthesisSettings(spacing=4.0, shapes=((48, 56, 48),), cut=0.0)
+    return np.kron(simulate("T1w", seed=3, settings=settings).target.numpy(), np.ones((3, 3, 3), np.int64))
+
+
+@pytest.mark.parametrize("tissues", [(1,), (2,), (1, 2), (1, 2, 3)])
+def test_tissue_probability_maps_are_no_scans(
+    classes: np.ndarray[tuple[int, ...], np.dtype[np.int64]], tissues: tuple[int, ...]
+) -> None:
+    inside = np.isin(classes, tissues).astype(np.float32)
+    maps = {f"blurred by {sd} voxels": ndimage.gaussian_filter(inside, sd) for sd in (0.5, 0.8, 1.2, 2.0)}
+    maps["in 256 steps"] = np.round(maps["blurred by 1.2 voxels"] * 255) / 255
+    x, y, z = (n // 2 * 2 for n in inside.shape)
+    maps["of parts of voxels"] = ndimage.uniform_filter(inside, 2)[1:x:2, 1:y:2, 1:z:2]
+    for name, data in maps.items():
+        if (data > 0.99).sum() < 0.02 * (data > 1e-3).sum():
+            continue  # blurred until nothing is certain
+        reason = reason_by_voxels(Volume(torch.from_numpy(np.ascontiguousarray(data))[None], AFFINE))
+        assert "probabilities" in (reason or ""), name
+
+
+def test_the_brain_as_a_network_sees_it_is_no_scan() -> None:
+    model = Model.open("small")
+    config = model.config
+    scan = Volume(_stripped("T1w")[None], AFFINE)
+    space = to_model_space(
+        scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
+    )
+    with torch.inference_mode():
+        shares = model.network(space.image[None])[0].softmax(0)
+    brain = 1 - shares[config.classes.index("background")]
+    assert "probabilities" in (reason_by_voxels(Volume(brain[None], AFFINE)) or "")
+
+
+def test_a_whole_head_in_noise_cut_off_at_one_is_a_scan() -> None:
+    data = _noisy()
+    data = (data / data.quantile(0.75)).clamp(0, 1)
+    assert reason_by_voxels(Volume(data, AFFINE)) is None
 
 
 def test_a_folder_names_what_it_leaves_out(tmp_path: Path) -> None:
