@@ -9,9 +9,13 @@ import torch
 
 from anystroke.commands.main import main
 from anystroke.core.volume import Volume
+from anystroke.io.labelled import LabelledScan
 from anystroke.learning import run as learning_run
-from anystroke.models.checkpoints import find_model
-from anystroke.tasks.segmentation import own_scans
+from anystroke.models.checkpoints import find_model, load_config
+from anystroke.tasks.segmentation import finetuned, own_scans
+from anystroke.tasks.segmentation.calibrate import Calibration
+from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import JudgedPatient, Score
 from stand_in import axial_affine, lesion_truth, phantom
 
@@ -87,6 +91,70 @@ def test_what_did_not_help_is_left_beside(
     assert "fine-tuning did not help" in capsys.readouterr().err
     assert "weights of before" in (own / "out" / "model" / "README.md").read_text()
     assert (own / "out" / "run" / "model" / "config.json").is_file()
+
+
+def test_held_out_scans_calibrate_and_others_judge_what_was_calibrated(
+    own: Path, trained: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibrated: list[str] = []
+    judged: list[tuple[str, float]] = []
+
+    def calibrate(model: Model, scans: list[LabelledScan], **_: Any) -> Calibration:
+        calibrated.extend(scan.name for scan in scans)
+        twice = (0.5, 0.6)
+        config = model.config
+        errors = config.volume_errors
+        return Calibration(
+            *(
+                1.7,
+                config.threshold,
+                config.certain,
+                errors,
+                config.lesion_errors,
+                twice,
+                twice,
+                twice,
+                twice,
+            ),
+            *(None, len(scans), ("temperature",)),
+        )
+
+    def judge_scans(model: Model, scans: list[LabelledScan], _: Any) -> list[Score]:
+        judged.extend((scan.name, model.config.temperature) for scan in scans)
+        value = 0.6 if model.config.temperature == 1.7 else 0.5
+        return [Score({"set": "real"}, value, value, 1.0, 2.0) for _ in scans]
+
+    monkeypatch.setattr(own_scans, "FEWEST_SCANS", 1)
+    monkeypatch.setattr(own_scans, "judge_scans", judge_scans)
+    monkeypatch.setattr(finetuned, "calibrate_on_scans", calibrate)
+    assert main(_arguments(own, "--held-out", "0.6")) == 0
+    [settings] = trained
+    names = set(settings.sources[0].scans.held_out)
+    assert len(names) == 3
+    assert len(calibrated) == 1
+    assert {name for name, _ in judged} == names - set(calibrated)
+    assert [temperature == 1.7 for _, temperature in judged] == [False, False, True, True]
+    printed = capsys.readouterr().out
+    assert f"held out, to calibrate on: {calibrated[0]}" in printed
+    assert "Temperature chosen on 1 held-out scans that neither were learnt from nor judge" in printed
+    model = own / "out" / "model"
+    assert load_config(model, SegmentationConfig).temperature == 1.7
+    card = " ".join((model / "README.md").read_text().split())
+    assert "Temperature chosen on 1 held-out scans" in card
+    assert "thresholds and intervals are those of the model of before" in card
+
+
+def test_too_few_scans_leave_the_calibration(
+    own: Path, trained: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _judged(monkeypatch, 0.4, 0.6)
+    assert main(_arguments(own)) == 0
+    assert "at least 10 held-out scans with a lesion are needed" in capsys.readouterr().err
+    model = own / "out" / "model"
+    kept = load_config(model, SegmentationConfig)
+    assert kept.temperature == load_config("default", SegmentationConfig).temperature
+    assert "intervals are those of the model of before" in (model / "README.md").read_text()
+    assert trained
 
 
 @pytest.mark.filterwarnings("always")

@@ -134,12 +134,13 @@ def _choose(model: Path, data: Path, patients: int, seed: int) -> None:
 
     opened = Model.open(model)
     with progress_bar() as bar:
-        found = choose(opened, data, patients=patients, seed=seed, on_patient=_shown(bar))
+        found = choose(opened, data, patients=patients, seed=seed, on_patient=shown_on(bar))
     save_config(model, found.applied_to(opened.config))
-    typer.echo(_said(found))
+    typer.echo(calibration_said(found))
 
 
-def _said(found: "Calibration") -> str:
+def calibration_said(found: "Calibration") -> str:
+    """Say what was chosen and what it changes."""
     false = found.false_volume
     return (
         f"temperature {found.temperature:g}, threshold {found.threshold:g}, smallest certainty "
@@ -159,9 +160,9 @@ def _calibrate_on_scans(model: Path, sources: "Sequence[Path]", masks: Path | No
     with tempfile.TemporaryDirectory() as folder:
         checked = looked_at(paired_sources(sources, masks, Path(folder)))
     with progress_bar() as bar:
-        found = calibrate_on_scans(opened, [each.scan for each in checked], on_patient=_shown(bar))
+        found = calibrate_on_scans(opened, [each.scan for each in checked], on_patient=shown_on(bar))
     save_config(model, found.applied_to(opened.config))
-    typer.echo(_said(found))
+    typer.echo(calibration_said(found))
     if opened.config.risk is not None:
         complain("note: how likely masks are to fail is no longer known; --only-risk --data learns it anew")
     return OK
@@ -176,7 +177,7 @@ def _learn_risk(model: Path, data: Path, patients: int, seed: int, kept: Path | 
 
     opened = Model.open(model)
     with progress_bar() as bar:
-        found = observe_all(opened, PatientSet(data, patients, seed), kept=kept, on_patient=_shown(bar))
+        found = observe_all(opened, PatientSet(data, patients, seed), kept=kept, on_patient=shown_on(bar))
     try:
         risk = fit_risk(found)
     except ValueError as error:
@@ -189,7 +190,8 @@ def _learn_risk(model: Path, data: Path, patients: int, seed: int, kept: Path | 
     )
 
 
-def _shown(bar: "Progress") -> "Callable[[str, int, int], None]":
+def shown_on(bar: "Progress") -> "Callable[[str, int, int], None]":
+    """Return what shows the patients that were done."""
     tasks: dict[str, TaskID] = {}
 
     def show(what: str, done: int, total: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from anystroke.commands.calibrate import calibration_said, shown_on
 from anystroke.commands.common import OK, ArgumentError, check_folder, complain, compute_on, progress_bar
 from anystroke.commands.options import with_options
 from anystroke.commands.own_scans import looked_at, paired_sources
@@ -16,6 +17,7 @@ from anystroke.commands.train import ComputeOptions, RunOptions, is_first_proces
 if TYPE_CHECKING:
     from anystroke.io.labelled import LabelledScan
     from anystroke.io.labelled_checks import CheckedScan
+    from anystroke.tasks.segmentation.finetuned import Recalibration
     from anystroke.tasks.segmentation.own_scans import OwnComparison
     from anystroke.tasks.segmentation.validate import Score
 
@@ -68,7 +70,8 @@ def finetune(
     """Go on training a model with scans and masks of one's own.
 
     All scans and masks are looked at first. Some patients are held out; the model is judged on them before
-    and after, and the better one is in DIR/model, with a card. What 'train' leaves is in DIR/run.
+    and after, and the better one is in DIR/model, with a card. Where they are many enough, half of them
+    calibrate the fine-tuned model and the other half judges. What 'train' leaves is in DIR/run.
 
     Example: anystroke finetune my_scans --masks my_masks -o my_model --steps 500
     """
@@ -84,17 +87,19 @@ def finetune(
     scans = looked_at(sources)
     from anystroke.tasks.segmentation.finetune import finetuning_recipe
     from anystroke.tasks.segmentation.finetuned import complete_finetuned, keep_better
-    from anystroke.tasks.segmentation.own_scans import held_out_of
+    from anystroke.tasks.segmentation.own_scans import calibrating_of, held_out_of
 
-    held_out = [each.scan for each in held_out_of(scans, own.held_out)]
-    learnt_from = [each.scan.name for each in scans if each.scan not in held_out]
-    _say_split(scans, held_out)
+    unseen = held_out_of(scans, own.held_out)
+    calibrating = [each.scan for each in calibrating_of(unseen)]
+    held_out = [each.scan for each in unseen if each.scan not in calibrating]
+    learnt_from = [each.scan.name for each in scans if each not in unseen]
+    _say_split(scans, held_out, calibrating)
     steps = [] if start.steps is None else [f"optimiser.steps={start.steps}"]
     settings = finetuning_recipe(
         sources,
         model=start.model,
         simulated=start.simulated,
-        held_out=[scan.name for scan in held_out],
+        held_out=[each.scan.name for each in unseen],
         overrides=[*steps, *run.overrides],
     )
     if own.check:
@@ -106,12 +111,18 @@ def finetune(
         return OK
     tuned = output / "run" / "model"
     complete_finetuned(tuned, start.model, learnt_from)
+    recalibration = _calibrated(tuned, calibrating)
     comparison = _compared(held_out, before, _judged(tuned, held_out, "after")) if held_out else None
     if comparison is not None:
         comparison.write(output / "before_after.tsv")
         typer.echo("\n".join(("held-out scans, before -> after:", *comparison.lines())))
     chosen = keep_better(
-        output / "model", tuned=tuned, start=start.model, comparison=comparison, learnt_from=learnt_from
+        output / "model",
+        tuned=tuned,
+        start=start.model,
+        comparison=comparison,
+        learnt_from=learnt_from,
+        recalibration=recalibration,
     )
     if chosen != tuned:
         complain(
@@ -122,7 +133,9 @@ def finetune(
     return OK
 
 
-def _say_split(scans: "Sequence[CheckedScan]", held_out: "Sequence[LabelledScan]") -> None:
+def _say_split(
+    scans: "Sequence[CheckedScan]", held_out: "Sequence[LabelledScan]", calibrating: "Sequence[LabelledScan]"
+) -> None:
     patients = len({each.patient for each in scans})
     healthy = sum(each.lesions == 0 for each in scans)
     typer.echo(f"{len(scans)} scans of {patients} patients, {healthy} without a lesion")
@@ -130,6 +143,22 @@ def _say_split(scans: "Sequence[CheckedScan]", held_out: "Sequence[LabelledScan]
         typer.echo(f"held out, to tell whether it helps: {', '.join(scan.name for scan in held_out)}")
     else:
         complain("note: no scan is held out, so nothing will tell whether fine-tuning helped")
+    if calibrating:
+        typer.echo(f"held out, to calibrate on: {', '.join(scan.name for scan in calibrating)}")
+
+
+def _calibrated(tuned: Path, scans: "Sequence[LabelledScan]") -> "Recalibration | None":
+    """Calibrate the fine-tuned model if there are scans to do so, and say what became of it."""
+    from anystroke.tasks.segmentation.finetuned import KEPT_CALIBRATION, recalibrated
+
+    if not scans:
+        complain(f"note: {KEPT_CALIBRATION[0].lower()}{KEPT_CALIBRATION[1:]}")
+        return None
+    with progress_bar() as bar:
+        found = recalibrated(tuned, scans, on_patient=shown_on(bar))
+    typer.echo(calibration_said(found.calibration))
+    typer.echo(found.sentence())
+    return found
 
 
 def _judged(model: str | Path, scans: "Sequence[LabelledScan]", when: str) -> "list[Score]":

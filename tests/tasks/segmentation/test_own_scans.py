@@ -11,7 +11,7 @@ from anystroke.models.checkpoints import find_model, load_config
 from anystroke.tasks.segmentation.calibrate import LEARNT_FROM
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.finetuned import complete_finetuned, keep_better
-from anystroke.tasks.segmentation.own_scans import OwnComparison, held_out_of
+from anystroke.tasks.segmentation.own_scans import OwnComparison, calibrating_of, held_out_of
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import Score
 
@@ -42,6 +42,19 @@ def test_a_lesion_is_held_out_and_one_is_left_to_learn_from(ill: int) -> None:
 def test_the_only_lesion_is_learnt_from() -> None:
     scans = [_checked("p1", "T1w", 0), _checked("p2", "T1w", 1)]
     assert held_out_of(scans, 0.5) == scans[:1]
+
+
+def test_half_of_the_held_out_patients_calibrate_where_they_are_enough() -> None:
+    scans = [_checked(f"p{n}", "T1w", int(n < 10)) for n in range(14)]
+    calibrating = calibrating_of(scans)
+    judging = [each for each in scans if each not in calibrating]
+    assert [sum(each.lesions for each in side) for side in (calibrating, judging)] == [5, 5]
+    assert [len(side) for side in (calibrating, judging)] == [7, 7]
+    assert calibrating == calibrating_of(scans[::-1])[::-1]
+    assert calibrating_of(scans[1:]) == []  # nine with a lesion
+    twice = [_checked(f"p{n}", kind) for n in range(6) for kind in ("T1w", "FLAIR")]
+    assert len({each.patient for each in calibrating_of(twice)}) == 3
+    assert len(calibrating_of(twice)) == 6
 
 
 def _score(dice: float, truth: float = 10.0) -> Score:

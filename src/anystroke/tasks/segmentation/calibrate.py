@@ -71,6 +71,7 @@ class Calibration:
         false_volume: Median volume of the masks of patients without a lesion [ml], before and after; None if
             there was none.
         patients: How many there were.
+        chosen: What they were enough for; the rest is as it was.
     """
 
     temperature: float
@@ -84,6 +85,7 @@ class Calibration:
     mean_f1: tuple[float, float]
     false_volume: tuple[float, float] | None
     patients: int
+    chosen: tuple[str, ...] = ("temperature", "thresholds", "intervals")
 
     def applied_to(self, config: SegmentationConfig) -> SegmentationConfig:
         """Return the configuration of a model with what was chosen; its risks would be of other masks."""
@@ -273,6 +275,8 @@ def _enough(found: Calibration, model: Model, ill: int, before: Array, is_ill: A
         )
     if found.lesion_errors is None:
         found = replace(found, lesion_errors=config.lesion_errors)
+    enough = {"temperature": True, "thresholds": ill >= FEWEST_FOR_MASKS, "intervals": len(is_ill) >= FEWEST}
+    found = replace(found, chosen=tuple(name for name, is_chosen in enough.items() if is_chosen))
     if ill >= FEWEST_FOR_MASKS:
         return found
     same = (before, before)

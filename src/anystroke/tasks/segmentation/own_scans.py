@@ -9,6 +9,7 @@ from pathlib import Path
 from anystroke.core.tables import write_table
 from anystroke.io.labelled import LabelledScan
 from anystroke.io.labelled_checks import CheckedScan
+from anystroke.tasks.segmentation.calibrate import FEWEST_SCANS
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import Score, judge, real_patients, score_of
 
@@ -41,6 +42,32 @@ def held_out_of(scans: Sequence[CheckedScan], share: float) -> list[CheckedScan]
     if ill and set(ill) <= set(chosen):
         chosen.remove(ill[-1])
     return [each for each in scans if each.patient in chosen]
+
+
+def calibrating_of(held_out: Sequence[CheckedScan]) -> list[CheckedScan]:
+    """Choose the held-out scans that calibrate a model; the others judge it.
+
+    Every other patient calibrates, of those with a lesion and of those without.
+
+    Args:
+        held_out: The scans that were not learnt from.
+
+    Returns:
+        Their scans; none if on either side there would be fewer than ``FEWEST_SCANS`` with a lesion.
+    """
+    first = {
+        each.patient: min(s.scan.name for s in held_out if s.patient == each.patient) for each in held_out
+    }
+    order = sorted(first, key=lambda patient: hashlib.sha256(first[patient].encode()).digest())
+    ill = {each.patient for each in held_out if each.lesions}
+    chosen = {
+        *[patient for patient in order if patient in ill][1::2],
+        *[patient for patient in order if patient not in ill][1::2],
+    }
+    sides = [
+        sum(each.lesions > 0 and (each.patient in chosen) == side for each in held_out) for side in (0, 1)
+    ]
+    return [each for each in held_out if each.patient in chosen] if min(sides) >= FEWEST_SCANS else []
 
 
 def judge_scans(
