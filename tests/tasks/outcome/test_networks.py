@@ -73,6 +73,31 @@ def test_pixels_keep_their_voxel() -> None:
     assert set(np.unique(unstitched(marker)[:, :, 12:76])) == set(np.unique(marker.astype(np.float32)))
 
 
+@pytest.mark.parametrize("name", ["stitched", "hybrid", "canvas", "hybrid-canvas", "volume"])
+def test_shrunken_pictures_go_back_to_the_same_places(cohort: OutcomeCohort, name: str) -> None:
+    few = cohort.rows(range(2))
+    whole, small = (pictures_of(few, name, scans=False, shrink=by) for by in (1, 2))
+    assert small.shape == (2, 1, *(n // 2 for n in whole.shape[2:]))
+    assert small.dtype == np.float32
+    if name != "volume":
+        assert small.mean() == pytest.approx(whole.mean(), rel=1e-4)
+    back, shrunk = to_grid(whole[0, 0], name), to_grid(small[0, 0], name, shrink=2)
+    assert np.corrcoef(back.reshape(-1), shrunk.reshape(-1))[0, 1] > 0.7
+
+
+def test_symbols_are_no_part_of_the_brain(cohort: OutcomeCohort) -> None:
+    """What a network makes of a symbol is not said of the sections that the symbol hides."""
+    ones = np.ones((256, 256), dtype=np.float32)
+    plain, hybrid = to_grid(ones, "stitched"), to_grid(ones, "hybrid")
+    few = cohort.rows(range(1))
+    drawn = pictures_of(few, "hybrid", scans=False)[0, 0]
+    hidden = plain.any(axis=(0, 1)) & ~hybrid.any(axis=(0, 1))
+    assert hidden.sum() == 4
+    assert (hybrid[:, :, ~hidden] == plain[:, :, ~hidden]).all()
+    assert drawn[192:, 192:].sum() > 0
+    assert to_grid(drawn, "hybrid")[:, :, hidden].sum() == 0
+
+
 @pytest.mark.parametrize("name", ROI_NAMES[:8])
 def test_a_canvas_shows_its_regions_alone(name: str) -> None:
     shown = canvas(_region(name))

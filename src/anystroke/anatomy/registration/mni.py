@@ -108,13 +108,16 @@ def register_scan(scan: Volume, *, brain: Volume | None = None) -> ScanRegistrat
     return ScanRegistration(to_mni, both / total)
 
 
-def lesion_in_mni(mask: Volume, scan: Volume, *, brain: Volume | None = None) -> Volume:
+def lesion_in_mni(
+    mask: Volume, scan: Volume, *, brain: Volume | None = None, registration: ScanRegistration | None = None
+) -> Volume:
     """Take a lesion from its scan to MNI space.
 
     Args:
         mask: The lesion, not zero inside, in the world of the scan.
         scan: As for `register_scan`.
         brain: As for `register_scan`.
+        registration: Of the scan, if it is known; made of the scan otherwise.
 
     Returns:
         uint8 mask (1, 197, 233, 189) on the 1 mm grid of MNI152; its volume is that of the lesion, scaled as
@@ -126,7 +129,7 @@ def lesion_in_mni(mask: Volume, scan: Volume, *, brain: Volume | None = None) ->
     Example:
         >>> lesion_in_mni(mask, scan).save("lesion.nii.gz")  # doctest: +SKIP
     """
-    registration = register_scan(scan, brain=brain)
+    registration = registration or register_scan(scan, brain=brain)
     if registration.overlap < SMALLEST_BRAIN_OVERLAP:
         raise RegistrationError(
             f"the registration to MNI space is poor: the brains overlap by {registration.overlap:.2f}, "

@@ -24,6 +24,7 @@ class PictureNetworkConfig(StrictModel):
 
     network: str
     picture: str
+    shrink: int = 1
     heads: int
     table: int
     groups: tuple[str, ...] = ()

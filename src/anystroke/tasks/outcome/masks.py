@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,12 @@ from scipy.ndimage import binary_dilation
 
 from anystroke.anatomy.regions.grid import ORIGIN, REGION_SHAPE, REGION_SPACING, tissue
 from anystroke.anatomy.registration.affine import RegistrationError
-from anystroke.anatomy.registration.mni import lesion_in_mni, register_scan
+from anystroke.anatomy.registration.mni import (
+    SMALLEST_BRAIN_OVERLAP,
+    ScanRegistration,
+    lesion_in_mni,
+    register_scan,
+)
 from anystroke.core.arrays import Array
 from anystroke.core.text import readable
 from anystroke.core.volume import Volume, VolumeError
@@ -203,7 +208,11 @@ def _needs_scan(mask: Volume, path: Path, image: Path | None) -> bool:
         return False
     if not _in_mni_box(mask) or image is None:
         return not _in_mni_box(mask)
-    return "space-orig" in path.name.lower() or not in_mni_space(Volume.load(image))
+    return "space-orig" in path.name.lower() or not _is_identity(scan_in_mni(image))
+
+
+def _is_identity(found: ScanRegistration) -> bool:
+    return bool((found.affine == torch.eye(4, dtype=torch.float64)).all())
 
 
 def on_grid(mask: Volume) -> Lesion:
@@ -254,18 +263,39 @@ def _in_mni_box(volume: Volume) -> bool:
     return bool(along) and bool(((points >= low) & (points <= high)).all())
 
 
-def in_mni_space(image: Volume) -> bool:
-    """Tell whether a scan lies in MNI space: what it shows covers the template's brain."""
-    if not _in_mni_box(image):
-        return False
-    if image.space_code in (3, 4):
-        return True
+def scan_in_mni(path: Path) -> ScanRegistration:
+    """Find where a scan lies in MNI space; each file is registered once per process, whatever links to it.
+
+    Returns:
+        The registration; the identity, with an overlap of 1, for a scan that is there already.
+
+    Raises:
+        OutcomeError: The scan cannot be read or registered.
+    """
     try:
-        found = register_scan(image)
-    except RegistrationError:
-        return False
-    away = found.affine - torch.eye(4, dtype=torch.float64)
-    return bool(away[:3, :3].abs().max() < 0.06) and bool(away[:3, 3].norm() < 8)
+        return _scan_in_mni(path.resolve(), path.stat().st_mtime_ns)
+    except (RegistrationError, VolumeError, OSError) as error:
+        raise OutcomeError(f"{readable(path)} cannot be taken to MNI space: {error}") from None
+
+
+@lru_cache(maxsize=4096)
+def _scan_in_mni(path: Path, _changed: int) -> ScanRegistration:
+    scan = Volume.load(path)
+    there = ScanRegistration(torch.eye(4, dtype=torch.float64), 1.0)
+    inside = _in_mni_box(scan)
+    if inside and scan.space_code in (3, 4):
+        return there
+    found = register_scan(scan)
+    away = found.affine - there.affine
+    near = bool(away[:3, :3].abs().max() < 0.06) and bool(away[:3, 3].norm() < 8)
+    if inside and near:
+        return there
+    if found.overlap < SMALLEST_BRAIN_OVERLAP:
+        raise RegistrationError(
+            f"the brains overlap by {found.overlap:.2f}, expected at least {SMALLEST_BRAIN_OVERLAP:g}; check "
+            "that the scan shows the whole brain"
+        )
+    return found
 
 
 def _registered(mask: Volume, path: Path, image: Path | None) -> Volume:
@@ -283,7 +313,7 @@ def _registered(mask: Volume, path: Path, image: Path | None) -> Volume:
             raise OutcomeError(
                 f"{path} is not on the grid of {image.name} ({difference}); give the mask of that scan"
             )
-        moved = lesion_in_mni(mask, scan)
+        moved = lesion_in_mni(mask, scan, registration=scan_in_mni(image))
         return Volume(moved.data.float(), moved.affine, 4)
     except (RegistrationError, VolumeError) as error:
         raise OutcomeError(f"{path} cannot be taken to MNI space: {error}") from None

@@ -52,12 +52,14 @@ class ModelSpec:
         members: Estimators whose predictions are averaged; empty for a network.
         network: Name of a network, or ''.
         picture: What the network sees.
+        shrink: How many pixels of it along each axis become one; fewer pixels need less time.
     """
 
     name: str
     members: tuple[EnsembleMember, ...] = ()
     network: str = ""
     picture: str = ""
+    shrink: int = 1
 
     @property
     def needs_masks(self) -> bool:

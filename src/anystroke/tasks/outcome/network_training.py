@@ -53,7 +53,7 @@ class FittedNetwork:
     def raw(self, cohort: OutcomeCohort) -> Array:
         """Predict, as `FittedModel.raw`."""
         table = self.transform.apply(cohort)
-        pictures = torch.from_numpy(pictures_of(cohort, self.spec.picture, scans=self.scans))
+        pictures = self._pictures(cohort)
         if self.parts:
             x = np.concatenate([_features(self.network, pictures), table], axis=1)
             return np.stack([part.apply(x) for part in self.parts], axis=1)
@@ -76,7 +76,7 @@ class FittedNetwork:
         Returns:
             float32 (91, 109, 91), at most 1.
         """
-        pictures = torch.from_numpy(pictures_of(cohort, self.spec.picture, scans=self.scans))
+        pictures = self._pictures(cohort)
         table = _table_tensor(self.transform.apply(cohort))
         rng = stream(seed, "outcome", "saliency")
         total = torch.zeros(pictures.shape[2:])
@@ -87,9 +87,14 @@ class FittedNetwork:
                 output = self._score(noisy, table[k : k + 1])
                 (gradient,) = torch.autograd.grad(output, noisy)
                 total += gradient[0, 0].abs()
-        values = to_grid(total.numpy(), self.spec.picture)
+        values = to_grid(total.numpy(), self.spec.picture, shrink=self.spec.shrink)
         most = float(values.max())
         return values / most if most > 0 else values
+
+    def _pictures(self, cohort: OutcomeCohort) -> Tensor:
+        return torch.from_numpy(
+            pictures_of(cohort, self.spec.picture, scans=self.scans, shrink=self.spec.shrink)
+        )
 
     def _score(self, picture: Tensor, table: Tensor) -> Tensor:
         """Sum the outputs of one patient, in a way that gradients pass through."""
@@ -108,6 +113,7 @@ class FittedNetwork:
         return PictureNetworkConfig(
             network=self.spec.network,
             picture=self.spec.picture,
+            shrink=self.spec.shrink,
             heads=self.heads,
             table=len(self.transform.names),
             groups=self.transform.groups,
@@ -150,7 +156,7 @@ def restore_network(config: PictureNetworkConfig, tensors: Mapping[str, Tensor],
         for k in range(config.heads if config.network == "combined" else 0)
     )
     centre, scale = tensors["scaling"].tolist()
-    spec = ModelSpec(name, network=config.network, picture=config.picture)
+    spec = ModelSpec(name, network=config.network, picture=config.picture, shrink=config.shrink)
     return FittedNetwork(
         spec, network.eval(), transform, centre, scale, config.sees_scans, config.heads, parts
     )
@@ -179,7 +185,7 @@ def fit_network(
     if kind == "number":
         centre, scale = float(targets.mean()), float(targets.std()) or 1.0
     goal = torch.from_numpy((targets - centre) / scale).float()
-    pictures = torch.from_numpy(pictures_of(cohort, spec.picture, scans=scans))
+    pictures = torch.from_numpy(pictures_of(cohort, spec.picture, scans=scans, shrink=spec.shrink))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=stream(seed, "outcome", "network")).item()))
         network = build_outcome_network(spec.network, table=table.shape[1], heads=goal.shape[1])

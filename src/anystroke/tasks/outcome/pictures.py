@@ -4,17 +4,16 @@ import numpy as np
 import torch
 
 from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, tissue
-from anystroke.anatomy.registration.affine import RegistrationError
-from anystroke.anatomy.registration.mni import SMALLEST_BRAIN_OVERLAP, register_scan
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.tasks.outcome.cohort import OutcomeCohort
-from anystroke.tasks.outcome.masks import in_mni_space
+from anystroke.tasks.outcome.masks import scan_in_mni
 from anystroke.tasks.outcome.representations import (
     Symbols,
     canvas,
     halved,
     stitched,
+    symbol_square,
     uncanvas,
     unstitched,
     with_symbols,
@@ -26,22 +25,45 @@ _SEVERITY = ("severity", "initial_severity", "nihss", "baseline_nihss", "nihss_a
 _TIME = ("time", "recovery_time", "days", "wab_days", "years", "time_since_stroke")
 
 
-def pictures_of(cohort: OutcomeCohort, picture: str, *, scans: bool) -> Array:
+def pictures_of(cohort: OutcomeCohort, picture: str, *, scans: bool, shrink: int = 1) -> Array:
     """Draw what a network sees.
 
     Args:
         cohort: Patients with lesions or scans.
         picture: One of `models.PICTURES`.
         scans: Draw scans; lesions otherwise.
+        shrink: The means of so many pixels along each axis become one.
 
     Returns:
-        float32 (patients, 1, 256, 256), or (patients, 1, 45, 54, 45) of volumes; from 0 to 1.
+        float32 (patients, 1, 256, 256), or (patients, 1, 45, 54, 45) of volumes; from 0 to 1. Sizes are
+        divided by ``shrink``.
     """
     drawn = []
     for k in range(len(cohort.ids)):
         volume = scan_on_grid(cohort, k) if scans else cohort.lesions[k].dense()
-        drawn.append(one_picture(volume, picture, symbols_of(cohort, k)))
+        drawn.append(shrunken(one_picture(volume, picture, symbols_of(cohort, k)), shrink))
     return np.stack(drawn)[:, None]
+
+
+def shrunken(picture: Array, by: int) -> Array:
+    """Average pixels.
+
+    Args:
+        picture: (256, 256), or a volume.
+        by: How many along each axis become one; what is left at the ends is cut.
+
+    Example:
+        >>> shrunken(np.array([[0.0, 1.0, 5.0], [2.0, 3.0, 5.0]]), 2).tolist()
+        [[1.5]]
+    """
+    if by == 1:
+        return picture
+    found = picture
+    for axis in range(picture.ndim):
+        count = found.shape[axis] // by
+        cut = np.moveaxis(found, axis, 0)[: count * by]
+        found = np.moveaxis(cut.reshape(count, by, *cut.shape[1:]).mean(axis=1), 0, axis)
+    return found
 
 
 def one_picture(volume: Array, picture: str, symbols: Symbols) -> Array:
@@ -53,13 +75,30 @@ def one_picture(volume: Array, picture: str, symbols: Symbols) -> Array:
     return with_symbols(drawn, symbols, on_canvas=on_canvas) if picture.startswith("hybrid") else drawn
 
 
-def to_grid(values: Array, picture: str) -> Array:
-    """Map values of the pixels of a picture back to the grid of MNI space, float32 (91, 109, 91)."""
+def to_grid(values: Array, picture: str, *, shrink: int = 1) -> Array:
+    """Map values of the pixels of a picture back to the grid of MNI space.
+
+    Args:
+        values: One a pixel.
+        picture: One of `models.PICTURES`.
+        shrink: As for `pictures_of`.
+
+    Returns:
+        float32 (91, 109, 91); 0 where the picture shows nothing of the brain, or symbols.
+    """
+    for axis in range(values.ndim):
+        values = values.repeat(shrink, axis=axis)
     if picture == "volume":
         whole = np.zeros(REGION_SHAPE, dtype=np.float32)
-        whole[:90, :108, :90] = values.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+        large = values.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+        x, y, z = large.shape
+        whole[:x, :y, :z] = large
         return whole
-    return uncanvas(values) if picture.endswith("canvas") else unstitched(values)
+    on_canvas = picture.endswith("canvas")
+    if picture.startswith("hybrid"):
+        values = values.copy()
+        values[symbol_square(on_canvas=on_canvas)] = 0
+    return uncanvas(values) if on_canvas else unstitched(values)
 
 
 def symbols_of(cohort: OutcomeCohort, patient: int) -> Symbols:
@@ -92,15 +131,10 @@ def scan_on_grid(cohort: OutcomeCohort, patient: int) -> Array:
     path = cohort.images[patient]
     try:
         scan = Volume.load(path)
-        moved = scan
-        if not in_mni_space(scan):
-            found = register_scan(scan)
-            if found.overlap < SMALLEST_BRAIN_OVERLAP:
-                raise RegistrationError(f"the brains overlap by {found.overlap:.2f}")
-            moved = Volume(scan.data, found.affine @ scan.affine)
+        moved = Volume(scan.data, scan_in_mni(path).affine @ scan.affine)
         x, y, z = REGION_SHAPE
         data = moved.resample_to(torch.from_numpy(affine()), (x, y, z), antialias=True).data[0].numpy()
-    except (RegistrationError, VolumeError) as error:
+    except VolumeError as error:
         raise OutcomeError(f"{path} cannot be taken to MNI space: {error}") from None
     brain = tissue().template > 0
     values = data[brain]

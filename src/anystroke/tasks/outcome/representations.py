@@ -242,10 +242,8 @@ def with_symbols(picture: Array, symbols: Symbols, *, on_canvas: bool = False) -
         True
     """
     found = picture.copy()
-    top, left, side = (
-        _CANVAS_SYMBOLS if on_canvas else (PIXELS - 2 * _CELL_PIXELS, PIXELS - 2 * _CELL_PIXELS, 64)
-    )
-    found[top : top + side, left : left + side] = 0
+    top, left, side = _square(on_canvas)
+    found[symbol_square(on_canvas=on_canvas)] = 0
     quarter = side // 4
     row, column = np.meshgrid(np.arange(PIXELS), np.arange(PIXELS), indexing="ij")
     y, x = row - (top + quarter), column - (left + quarter)
@@ -261,6 +259,17 @@ def with_symbols(picture: Array, symbols: Symbols, *, on_canvas: bool = False) -
         away = np.hypot(x - quarter, y - 2 * quarter)
         _draw(found, (away <= 0.9 * quarter) & (angle <= 15 + 255 * value), value)
     return found
+
+
+def symbol_square(*, on_canvas: bool = False) -> tuple[slice, slice]:
+    """Return the rows and columns that symbols take; arguments as for `with_symbols`."""
+    top, left, side = _square(on_canvas)
+    return slice(top, top + side), slice(left, left + side)
+
+
+def _square(on_canvas: bool) -> tuple[int, int, int]:
+    corner = PIXELS - 2 * _CELL_PIXELS
+    return _CANVAS_SYMBOLS if on_canvas else (corner, corner, 2 * _CELL_PIXELS)
 
 
 def _draw(picture: Array, inside: Array, value: float) -> None:

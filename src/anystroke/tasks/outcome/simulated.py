@@ -14,7 +14,9 @@ PLANTED = ("superior_temporal", "insula")
 """Regions of the left hemisphere whose damage lowers the outcome."""
 
 
-def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> OutcomeCohort:
+def simulated_cohort(
+    count: int, *, seed: int = 1, noise: float = 0.25, severity: float = 2.0, time: float = 1.0
+) -> OutcomeCohort:
     """Draw patients with left lesions.
 
     The outcome is 1 for good if ``2 severity + time - 6 (summed damage of the planted regions)`` and noise
@@ -24,6 +26,8 @@ def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> Outco
         count: Of patients.
         seed: Of all that is drawn.
         noise: SD of the noise.
+        severity: Its weight instead of 2.
+        time: Its weight instead of 1.
 
     Example:
         >>> cohort = simulated_cohort(8)
@@ -40,7 +44,7 @@ def simulated_cohort(count: int, *, seed: int = 1, noise: float = 0.25) -> Outco
         inside = left & (labels == region_names().index(name) + 1)
         damage[:, j] = [float(x.shares[inside[x.voxels]].sum()) / inside.sum() for x in lesions]
     drawn = torch.randn(count, generator=rng, dtype=torch.float64).numpy() * noise
-    score = 2 * columns[:, 0] + columns[:, 1] - 6 * damage.sum(axis=1) + drawn
+    score = severity * columns[:, 0] + time * columns[:, 1] - 6 * damage.sum(axis=1) + drawn
     ids = tuple(f"sub-{k + 1:04d}" for k in range(count))
     target = (score > np.median(score)).astype(np.float64)
     # Columns on the scales of the symbols: severity from 1 to 7, time in years up to 5.

@@ -1,0 +1,245 @@
+"""Judge models of outcomes on made-up patients, of whom it is known what their outcome comes of.
+
+The outcome is a function of damage to two regions, severity and time, see `tasks.outcome.simulated`. A part
+that is in the output already is not made again, so that a killed run goes on:
+
+    python benchmarks/outcome_simulated.py --output outcome_simulated.json
+    python benchmarks/outcome_simulated.py --output outcome_simulated.json --parts raw --scans 200
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anystroke.anatomy.lesions.bank import LesionMask
+from anystroke.anatomy.regions.grid import affine, tissue
+from anystroke.anatomy.regions.regions import region_labels, region_names
+from anystroke.anatomy.tissues.mni import mni_anatomy
+from anystroke.core.arrays import Array
+from anystroke.core.files import write_json
+from anystroke.core.volume import Volume
+from anystroke.simulation.generator import Generator
+from anystroke.simulation.settings import SynthesisSettings
+from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.evaluate import OutOfFold, compare_two, out_of_fold_scores
+from anystroke.tasks.outcome.explain import one_number, region_importance
+from anystroke.tasks.outcome.fitting import fit_model
+from anystroke.tasks.outcome.folds import stratified_folds
+from anystroke.tasks.outcome.masks import Lesion
+from anystroke.tasks.outcome.models import FittedModel, find_model_spec
+from anystroke.tasks.outcome.simulated import PLANTED, simulated_cohort
+
+KIND = "two_classes"
+TABLES = ("table:ridge", "lesion:ridge", "loads:support-vectors")
+PICTURES = ("hybrid:lightweight", "stitched:lightweight")
+EXPLAINED = "loads:support-vectors"
+SCAN_SPACING = 3.0
+SCAN_SHAPE = (64, 76, 64)
+
+
+def planted() -> Array:
+    """Mark the regions whose damage lowers the outcome, bool (91, 109, 91)."""
+    numbers = [region_names().index(name) + 1 for name in PLANTED]
+    marked = np.isin(region_labels(), numbers)
+    marked[marked.shape[0] // 2 :] = False
+    return marked
+
+
+def fitted(name: str, cohort: OutcomeCohort, args: argparse.Namespace) -> FittedModel:
+    """Train a model, a network on pictures of fewer pixels."""
+    spec = find_model_spec(name)
+    if spec.network:
+        spec = replace(spec, shrink=args.shrink)
+    return fit_model(spec, cohort, KIND, seed=1, epochs=args.epochs)
+
+
+def predicted(name: str, cohort: OutcomeCohort, args: argparse.Namespace, made: dict[str, Any]) -> None:
+    """Predict fold after fold, and measure the saliency of the first network on pictures with symbols."""
+    folds = stratified_folds(cohort.target, args.folds, seed=1, classes=True)
+    for k in range(args.folds if args.use_folds is None else args.use_folds):
+        key = f"{name} fold {k}"
+        if key in made["predictions"]:
+            continue
+        held = np.flatnonzero(folds == k)
+        model = fitted(name, cohort.rows(np.flatnonzero(folds != k)), args)
+        made["predictions"][key] = [float(x) for x in model.raw(cohort.rows(held))[:, 0]]
+        if model.network is not None and k == 0:
+            shown = cohort.rows(held[: args.explained])
+            made[f"saliency of {name}"] = {
+                "SmoothGrad": mass(model.network.saliency(shown)),
+                "gradient": mass(model.network.saliency(shown, draws=1, noise=0.0)),
+                "patients": len(shown.ids),
+            }
+        write_json(args.output, made)
+
+
+def mass(saliency: Array) -> dict[str, float]:
+    """Say how much denser saliency is in the planted regions than in the brain, and in its left half."""
+    inside, brain = planted(), tissue().template > 0
+    shown = brain & (saliency.sum(axis=(0, 1)) > 0)
+    left = shown.copy()
+    left[shown.shape[0] // 2 :] = False
+    of = saliency[inside & shown].mean()
+    return {
+        "over_brain": float(of / saliency[shown].mean()),
+        "over_left_hemisphere": float(of / saliency[left].mean()),
+    }
+
+
+def judged(
+    cohort: OutcomeCohort, made: dict[str, Any], args: argparse.Namespace, names: Sequence[str]
+) -> None:
+    """Score what is predicted so far, the same patients for all models, and test models in pairs."""
+    folds = stratified_folds(cohort.target, args.folds, seed=1, classes=True)
+    ready = [k for k in range(args.folds) if all(f"{name} fold {k}" in made["predictions"] for name in names)]
+    rows = np.flatnonzero(np.isin(folds, ready))
+    found = {}
+    for name in names:
+        raw = np.zeros((1, len(cohort.ids), 1))
+        for k in ready:
+            raw[0, folds == k, 0] = made["predictions"][f"{name} fold {k}"]
+        found[name] = OutOfFold(name, raw[:, rows], folds[None, rows])
+    target = cohort.target[rows]
+    made["scores"] = {
+        "patients": len(rows),
+        **{name: out_of_fold_scores(each, target, KIND) for name, each in found.items()},
+    }
+    made["tests"] = [
+        compare_two(found["hybrid:lightweight"], found[other], target, KIND)
+        for other in names
+        if other != "hybrid:lightweight"
+    ]
+
+
+def regions(cohort: OutcomeCohort, args: argparse.Namespace) -> dict[str, Any]:
+    """Rank regions by what exchanging them does to predictions of patients that were not learnt from."""
+    folds = stratified_folds(cohort.target, args.folds, seed=1, classes=True)
+    model = fitted(EXPLAINED, cohort.rows(np.flatnonzero(folds != 0)), args)
+    held = cohort.rows(np.flatnonzero(folds == 0))
+    chance = one_number(model, model.raw(held))
+    count = min(args.explained, len(held.ids))
+    total: dict[str, float] = {}
+    for k in range(count):
+        for name, value in region_importance(model, held, k, chance).items():
+            total[name] = total.get(name, 0.0) + value / count
+    ranked = sorted(total.items(), key=lambda pair: -abs(pair[1]))
+    places = {name: rank + 1 for rank, (name, _) in enumerate(ranked)}
+    return {
+        "model": EXPLAINED,
+        "patients": count,
+        "rank_of_planted": {name: places.get(f"{name.replace('_', ' ')} left") for name in PLANTED},
+        "ranked": [[name, round(value, 4)] for name, value in ranked[:10]],
+    }
+
+
+def as_mask(lesion: Lesion, name: str) -> LesionMask:
+    """Return a lesion of the grid of MNI space as the simulation takes it."""
+    whole = lesion.dense() >= 0.5
+    found = np.nonzero(whole)
+    low = [int(axis.min()) for axis in found]
+    box = tuple(slice(start, int(axis.max()) + 1) for start, axis in zip(low, found, strict=True))
+    matrix = torch.from_numpy(affine()).clone()
+    matrix[:3, 3] += matrix[:3, :3] @ torch.tensor(low, dtype=torch.float64)
+    return LesionMask(name, torch.from_numpy(whole[box].copy()), matrix)
+
+
+def scanned(cohort: OutcomeCohort, folder: Path, count: int) -> tuple[Path, ...]:
+    """Simulate a raw T1w scan of each of the first patients, a whole head in a space of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = SynthesisSettings(
+        weighting="T1w",
+        spacing=SCAN_SPACING,
+        shapes=(SCAN_SHAPE,),
+        skull_strip=0.0,
+        cut=0.0,
+        smooth_spacing=3.0,
+    )
+    generator = Generator(settings)
+    anatomy = mni_anatomy()
+    paths = []
+    for k in range(count):
+        path = folder / f"{cohort.ids[k]}_T1w.nii.gz"
+        if not path.exists():
+            mask = as_mask(cohort.lesions[k], cohort.ids[k])
+            sample = generator.generate(anatomy, [mask], key=k + 1, stage="chronic")
+            Volume(sample.image[None].float(), sample.affine).save(path)
+        paths.append(path)
+    return tuple(paths)
+
+
+def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
+    """Predict recovery from stitched sections of raw T1w scans, without a mask of the lesion."""
+    cohort = simulated_cohort(args.scans, severity=0.0, time=0.0)
+    images = scanned(cohort, args.work, args.scans)
+    seen = replace(cohort, columns=np.empty((args.scans, 0)), column_names=(), images=images)
+    blind = replace(seen, lesions=(), measured=None)
+    folds = stratified_folds(cohort.target, 3, seed=1, classes=True)
+    raw = {name: np.zeros((1, args.scans, 1)) for name in ("stitched T1w", "mask")}
+    for k in range(3):
+        learnt, held = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+        raw["stitched T1w"][0, held] = fitted("stitched:lightweight", blind.rows(learnt), args).raw(
+            blind.rows(held)
+        )
+        raw["mask"][0, held] = fitted("lesion:ridge", seen.rows(learnt), args).raw(seen.rows(held))
+    return {
+        "patients": args.scans,
+        **{
+            name: out_of_fold_scores(OutOfFold(name, each, folds[None]), cohort.target, KIND)
+            for name, each in raw.items()
+        },
+    }
+
+
+def main() -> None:
+    """Make what is missing of the asked parts, and write it down after each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("scans"), help="folder of simulated scans")
+    parser.add_argument("--parts", default="pictures,regions,raw")
+    parser.add_argument("--patients", type=int, default=600)
+    parser.add_argument("--scans", type=int, default=200)
+    parser.add_argument("--folds", type=int, default=4)
+    parser.add_argument("--use-folds", type=int, default=None, help="predict so many of them alone")
+    parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--shrink", type=int, default=4, help="256 pixels become 256 / N")
+    parser.add_argument("--explained", type=int, default=40, help="patients that explanations are of")
+    args = parser.parse_args()
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    settings = {
+        name: getattr(args, name) for name in ("patients", "scans", "folds", "epochs", "shrink", "explained")
+    }
+    made: dict[str, Any] = {"settings": settings, "predictions": {}}
+    if args.output.exists():
+        made = json.loads(args.output.read_text(encoding="utf-8"))
+        if made["settings"] != settings:
+            raise SystemExit(
+                f"{args.output} was made with {made['settings']}, expected {settings}; name another file"
+            )
+    parts: dict[str, Callable[[], Any]] = {
+        "regions": lambda: regions(cohort, args),
+        "raw": lambda: raw_scans(args),
+    }
+    wanted = args.parts.split(",")
+    cohort = simulated_cohort(args.patients)
+    if "pictures" in wanted:
+        for name in (*TABLES, *PICTURES):
+            predicted(name, cohort, args, made)
+        judged(cohort, made, args, (*TABLES, *PICTURES))
+        write_json(args.output, made)
+    for name in wanted:
+        if name in parts and name not in made:
+            made[name] = parts[name]()
+            write_json(args.output, made)
+    print(json.dumps({key: value for key, value in made.items() if key != "predictions"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
