@@ -23,19 +23,22 @@ from anystroke.anatomy.regions.regions import region_labels, region_names
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.arrays import Array
 from anystroke.core.files import write_json
+from anystroke.core.rng import stream
 from anystroke.core.volume import Volume
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.outcome.cohort import OutcomeCohort
-from anystroke.tasks.outcome.evaluate import OutOfFold, compare_two, out_of_fold_scores
+from anystroke.tasks.outcome.evaluate import OutOfFold, out_of_fold_scores
 from anystroke.tasks.outcome.explain import one_number, region_importance
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import stratified_folds
 from anystroke.tasks.outcome.masks import Lesion
 from anystroke.tasks.outcome.models import FittedModel, find_model_spec
+from anystroke.tasks.outcome.scores import bootstrap, scores
 from anystroke.tasks.outcome.simulated import PLANTED, simulated_cohort
+from anystroke.tasks.outcome.table import TargetKind
 
-KIND = "two_classes"
+KIND: TargetKind = "two_classes"
 TABLES = ("table:ridge", "lesion:ridge", "loads:support-vectors")
 PICTURES = ("hybrid:lightweight", "stitched:lightweight")
 EXPLAINED = "loads:support-vectors"
@@ -110,11 +113,22 @@ def judged(
         "patients": len(rows),
         **{name: out_of_fold_scores(each, target, KIND) for name, each in found.items()},
     }
+    hybrid = found.get("hybrid:lightweight")
     made["tests"] = [
-        compare_two(found["hybrid:lightweight"], found[other], target, KIND)
-        for other in names
-        if other != "hybrid:lightweight"
+        paired(hybrid, found[other], target) for other in names if hybrid and found[other] is not hybrid
     ]
+
+
+def paired(first: OutOfFold, second: OutOfFold, target: Array) -> dict[str, Any]:
+    """Compare areas under the curve by a paired bootstrap over patients."""
+
+    def gap(rows: Array) -> float:
+        one, other = (scores(each.mean[rows], target[rows], KIND)["auc"] for each in (first, second))
+        return one - other
+
+    low, high = bootstrap(gap, len(target), rng=stream(1, "outcome", "paired"), draws=2000)
+    difference = gap(np.arange(len(target)))
+    return {"first": first.model, "second": second.model, "difference": difference, "low": low, "high": high}
 
 
 def regions(cohort: OutcomeCohort, args: argparse.Namespace) -> dict[str, Any]:
@@ -204,6 +218,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scans"), help="folder of simulated scans")
     parser.add_argument("--parts", default="pictures,regions,raw")
+    parser.add_argument("--models", default=",".join((*TABLES, *PICTURES)))
     parser.add_argument("--patients", type=int, default=600)
     parser.add_argument("--scans", type=int, default=200)
     parser.add_argument("--folds", type=int, default=4)
@@ -230,9 +245,10 @@ def main() -> None:
     wanted = args.parts.split(",")
     cohort = simulated_cohort(args.patients)
     if "pictures" in wanted:
-        for name in (*TABLES, *PICTURES):
+        models = args.models.split(",")
+        for name in models:
             predicted(name, cohort, args, made)
-        judged(cohort, made, args, (*TABLES, *PICTURES))
+        judged(cohort, made, args, models)
         write_json(args.output, made)
     for name in wanted:
         if name in parts and name not in made:

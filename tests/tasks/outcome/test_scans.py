@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from anystroke.anatomy.regions.grid import tissue
-from anystroke.anatomy.registration.mni import ScanRegistration
+from anystroke.anatomy.registration.mni import ScanRegistration, register_scan
 from anystroke.commands.main import main
 from anystroke.core.tables import read_rows
 from anystroke.core.volume import Volume
@@ -46,13 +46,12 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[Volume]:
     """Collect what is registered."""
     masks._scan_in_mni.cache_clear()
     seen: list[Volume] = []
-    register = masks.register_scan
 
     def counted(scan: Volume) -> ScanRegistration:
         seen.append(scan)
-        return register(scan)
+        return register_scan(scan)
 
-    monkeypatch.setattr(masks, "register_scan", counted)
+    monkeypatch.setattr("anystroke.tasks.outcome.masks.register_scan", counted)
     return seen
 
 
