@@ -237,6 +237,9 @@ def test_a_comparison_of_all(folders: dict[str, Path], tmp_path: Path) -> None:
         "worst_half.png",
         "reliability.png",
     } <= names
+    tables = (tmp_path / "o" / "tables.html").read_text(encoding="utf-8")
+    assert 'name="viewport"' in tables
+    assert tables.count("<table") == tables.count('<div class="scroll"><table') == 3
     rows = read_rows(tmp_path / "o" / "summary.tsv")
     assert len(rows) == (1 + 2 + 2) * 3 * 2
     tests = read_rows(tmp_path / "o" / "tests.tsv")

@@ -218,7 +218,8 @@ def _write_tables(
             parts.append(heading + paper_table(_of_kind(summaries, kind), style, look))  # type: ignore[arg-type]
         _write(folder / f"tables.{ending}", "\n".join(parts))
     html = [(kind, paper_table(_of_kind(summaries, kind), "html", look)) for kind in kinds]
-    _write(folder / "tables.html", "\n".join(f"<h2>By {kind}</h2>\n{text}" for kind, text in html))
+    names = list(dict.fromkeys(one.model for one in summaries))
+    write_page(folder / "tables.html", "comparison_tables.html", names=names, tables=html)
     return html
 
 

@@ -85,7 +85,7 @@ def scatter(predicted: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> st
     """Draw numbers over their predictions; returns a PNG in base64."""
     figure = Figure(figsize=(4.6, 4.4))
     axes = figure.add_subplot()
-    axes.scatter(predicted, target, s=9, alpha=0.45, color=_COLOUR, edgecolors="none")
+    axes.scatter(predicted, target, s=16, alpha=0.6, color=_COLOUR, edgecolors="none")
     low, high = float(min(predicted.min(), target.min())), float(max(predicted.max(), target.max()))
     axes.plot([low, high], [low, high], color="grey", linewidth=0.8)
     axes.set_xlabel("predicted for a patient held out")
