@@ -16,6 +16,10 @@ PAIRS = "pairs.tsv"
 """Table of a run's scans and the masks that were found for them."""
 
 
+PACKAGE_LESIONS = 200
+"""Made-up lesions where nobody gives any."""
+
+
 @dataclass(frozen=True)
 class OwnData:
     """Folders that take the place of a recipe's.
@@ -52,7 +56,8 @@ def own_overrides(recipe: str | Path, own: OwnData, folder: Path) -> list[str]:
         >>> own_overrides("qsynth-small", own, Path("run"))
         ['data.lesions=["my_lesions"]']
     """
-    sources = read_recipe(Path(recipe)).get("sources", [])
+    values = read_recipe(Path(recipe))
+    sources = values.get("sources", [])
     kinds = [str(part.get("kind")) if isinstance(part, dict) else "" for part in sources]
     changes = [
         f"data.{name}={_listed(paths)}"
@@ -75,7 +80,23 @@ def own_overrides(recipe: str | Path, own: OwnData, folder: Path) -> list[str]:
                 f"leave out --{kind}, or name another recipe ('anystroke recipes' lists them)"
             )
         changes += [f"sources.{number}.{kind}.data={_listed(paths)}" for number in places]
+    if (scans or own.maps) and not (own.anatomies or own.lesions):
+        changes += _package_instead(values.get("data", {}))
     return changes
+
+
+def _package_instead(data: object) -> list[str]:
+    """Take the package's own brain where the folders that a recipe names are missing."""
+    named = data if isinstance(data, dict) else {}
+    folders = [Path(str(each)) for name in ("anatomies", "lesions") for each in named.get(name, ())]
+    if not folders or any(folder.is_dir() for folder in folders):
+        return []
+    log.warning(
+        "there are no label maps and lesion masks in %s, as the recipe says: the package's own brain and "
+        "made-up lesions take their place; --anatomies DIR and --lesions DIR name yours",
+        ", ".join(map(str, folders)),
+    )
+    return ["data.anatomies=[]", "data.lesions=[]", f"data.package={PACKAGE_LESIONS}"]
 
 
 def _listed(paths: Sequence[Path]) -> str:
