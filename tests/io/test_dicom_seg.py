@@ -36,6 +36,7 @@ def test_the_lesion_comes_back_where_it_was(orientation: str, tmp_path: Path) ->
     found = highdicom.seg.segread(tmp_path / "s.dcm")
     assert found.Modality == "SEG"
     assert found.SegmentSequence[0].SegmentLabel == "Stroke lesion"
+    assert found.SeriesDescription == "Stroke lesion, research use only"
     volume = found.get_volume()
     data = np.asarray(volume.array).reshape(*volume.array.shape[:3])
     index = np.argwhere(data > 0)

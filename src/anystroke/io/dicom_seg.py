@@ -64,6 +64,7 @@ def write_dicom_seg(
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[segment],
         series_instance_uid=highdicom.UID(),
+        series_description="Stroke lesion, research use only",
         series_number=9000 + int(images[0].get("SeriesNumber") or 0),
         sop_instance_uid=highdicom.UID(),
         instance_number=1,
