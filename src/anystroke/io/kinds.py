@@ -56,8 +56,8 @@ _PROBABILITY_MAP = "it is a map of probabilities: its values go from 0 to 1, mos
 _SMALLEST_HEAD = 0.03
 _LEAST_ZEROS = 0.05
 _CERTAIN = 1 - 10 * _FIRST
-_FEW_CERTAIN, _MANY_CERTAIN = 0.02, 0.15
-_TAIL, _LONG_TAIL, _LOW_THIRD, _EMPTY_MIDDLE = 0.1, 0.15, 0.4, 0.05
+_CUT_OFF = 0.15
+_TAIL, _EMPTY_MIDDLE = 0.1, 0.05
 # Least median difference of neighbours where tissues end within one voxel; in scans of 1 to 4 mm below 0.9.
 _STEEP = 0.95
 
@@ -194,13 +194,10 @@ def _probabilities(data: Tensor, sample: Tensor) -> str | None:
         return _PROBABILITY_MAP
     certain = float((above > _CERTAIN).float().mean())
     between = above[above <= _CERTAIN]
-    if above.numel() > (1 - _LEAST_ZEROS) * sample.numel() or certain < _FEW_CERTAIN or not between.numel():
+    if above.numel() > (1 - _LEAST_ZEROS) * sample.numel() or certain <= _CUT_OFF or not between.numel():
         return None
     low, third, two = (float((between < value).float().mean()) for value in (0.05, 1 / 3, 2 / 3))
-    if certain > _MANY_CERTAIN:
-        is_map = low >= _TAIL or two - third < _EMPTY_MIDDLE or _step(data) > _STEEP
-    else:
-        is_map = low >= _LONG_TAIL and third >= _LOW_THIRD
+    is_map = low >= _TAIL or two - third < _EMPTY_MIDDLE or _step(data) > _STEEP
     return _PROBABILITY_MAP if is_map else None
 
 
