@@ -4,6 +4,7 @@ import json
 import re
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -72,6 +73,22 @@ def test_simulate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--overwrite" in _error(capsys)
     assert main([*arguments, "--stage", "acute", "--overwrite", "--count", "2"]) == 0
     assert len((out / "samples.tsv").read_text().splitlines()) == 3
+
+
+def test_simulate_takes_folders_of_label_maps_and_names_what_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    maps, out = tmp_path / "maps", tmp_path / "out"
+    maps.mkdir()
+    (maps / "read_me.txt").touch()
+    assert main(["simulate", str(maps), "-o", str(out)]) == 2
+    assert "expected label maps in" in _error(capsys)
+    assert not out.exists()
+    (maps / "one.nii.gz").touch()
+    with patch("anystroke.simulation.files.simulate_files", return_value=[]) as made:
+        assert main(["simulate", str(maps), "-o", str(out)]) == 0
+    assert made.call_args.args[0].label_maps == (maps / "one.nii.gz",)
+    assert "are no images: read_me.txt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,9 @@ def simulate(
     labels: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Label maps with FreeSurfer numbers.", show_default="the MNI152 brain", metavar="[LABELS]..."
+            help="Label maps with FreeSurfer numbers, or folders of them.",
+            show_default="the MNI152 brain",
+            metavar="[LABELS]...",
         ),
     ] = None,
     *,
@@ -108,7 +110,7 @@ def simulate(
     weightings = load_preset(looks.preset).weightings
     load_table(looks.priors)
     request = Request(
-        label_maps=tuple(labels or ()),
+        label_maps=_label_maps(labels or []),
         lesions=patients.lesions,
         count=patients.count,
         stage=_among("--stage", patients.stage, STAGES),
@@ -141,6 +143,25 @@ def simulate(
 def _among(option: str, value: str | None, known: Sequence[Choice]) -> Choice | None:
     """Find the choice that the user meant, if any, whatever its case."""
     return None if value is None else _one_of(option, value, known)
+
+
+def _label_maps(given: Sequence[Path]) -> tuple[Path, ...]:
+    """Name the images in folders, one by one; say what else lies there."""
+    from anystroke.io.folders import walk
+    from anystroke.io.inputs import is_image_name
+
+    found: list[Path] = []
+    for path in given:
+        files = walk(path) if path.is_dir() else [path]
+        images = [file for file in files if is_image_name(file)] if path.is_dir() else files
+        if not images:
+            raise ArgumentError(
+                f"expected label maps in {path}, but it has no image files; name a folder that holds them"
+            )
+        if others := [file.name for file in files if file not in set(images)]:
+            complain(f"note: {len(others)} files of {path} are no images: {', '.join(others[:5])}")
+        found += images
+    return tuple(found)
 
 
 def _one_of(option: str, value: str, known: Sequence[Choice]) -> Choice:
