@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from anystroke.evaluation.metrics.settings import MetricSettings
 
 
+_LISTED = 5
+
+
 @dataclass(frozen=True)
 class ReadOptions:
     """How masks are read."""
@@ -155,6 +158,8 @@ def evaluate(
     typer.echo(settings.describe())
     for line in _means(evaluated):
         typer.echo(line)
+    if lowest := _lowest(evaluated):
+        typer.echo(lowest)
     undefined = undefined_counts(evaluated)
     listed = ", ".join(f"{key} in {count}" for key, count in undefined.items()) or "none"
     typer.echo(f"{len(rows) - failed} cases measured, {failed} failed; undefined: {listed}")
@@ -182,6 +187,20 @@ def _means(evaluated: Any) -> list[str]:
             unit = f" {metric.unit}" if metric.unit else ""
             lines.append(
                 f"{metric.title:>17}: mean {statistics.fmean(values):.4g}{unit}, "
-                f"median {statistics.median(values):.4g}{unit}, n = {len(values)}"
+                f"median {statistics.median(values):.4g}{unit}, n = {len(values)}; {_lowered(metric.meaning)}"
             )
     return lines
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _lowest(evaluated: Any) -> str:
+    """Name the cases of the lowest Dice; nothing where all are shown by one number."""
+    import math
+
+    measured = [(one.measurement.values["dice"], one.case.id) for one in evaluated if one.measurement]
+    ordered = sorted(pair for pair in measured if not math.isnan(pair[0]))
+    listed = ", ".join(f"{name} ({value:.2f})" for value, name in ordered[:_LISTED])
+    return f"lowest Dice: {listed}" if len(ordered) > 1 else ""
