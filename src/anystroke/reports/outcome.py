@@ -13,6 +13,22 @@ from matplotlib.figure import Figure
 
 from anystroke.reports.theme import write_page
 
+SCORE_WORDS: Mapping[str, str] = {
+    "r": "r, correlation",
+    "spearman": "Spearman's rank correlation",
+    "mae": "mean absolute error",
+    "rmse": "root mean squared error",
+    "r2": "R2, share of the variance that is explained",
+    "auc": "AUC, area under the receiver operating characteristic",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy, mean over the classes",
+    "f1": "F1 of the second class",
+    "ece": "ECE, expected calibration error",
+    "brier": "Brier score, mean squared error of the probability",
+    "within_one": "share within one grade",
+}
+"""Scores of outcome models in words."""
+
 OutcomeRow = Mapping[str, Any]
 
 _COLOUR = "#34699a"
@@ -53,6 +69,7 @@ def write_training_page(path: Path, evaluation: Mapping[str, Any], rows: Sequenc
     write_page(
         path,
         "outcome_training.html",
+        words=SCORE_WORDS,
         evaluation=evaluation,
         picture=picture,
         groups=groups,
