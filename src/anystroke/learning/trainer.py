@@ -455,13 +455,13 @@ def _evenly_spaced(wide: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _more_inputs(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Return the weights of a first layer with further inputs, which count nothing at first."""
-    if (
-        tensor.ndim != 5
-        or tensor.shape[1] != 1
-        or tensor.shape[0] != shape[0]
-        or tensor.shape[2:] != shape[2:]
-    ):
+    """Return the weights of a layer of one input as those of one with several, which count nothing at first.
+
+    Args:
+        tensor: (outputs, 1, x, y, z); anything else is returned as it is.
+        shape: Of the other layer's weights, (outputs, inputs, x, y, z).
+    """
+    if tensor.ndim != 5 or tensor.shape != (shape[0], 1, *shape[2:]):
         return tensor
     wide = tensor.new_zeros(shape)
     wide[:, :1] = tensor
@@ -483,11 +483,7 @@ def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
                 f"{source} has {len(has)}: {', '.join(has)}; name another"
             )
         tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
-    if settings.architecture == "mirrored_unet":
-        tensors = {
-            key: _more_inputs(value, own[key].shape) if key in own else value
-            for key, value in tensors.items()
-        }
+    tensors = {key: _more_inputs(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
     fitting = {
         key: tensors[key].to(value.dtype)
         for key, value in own.items()

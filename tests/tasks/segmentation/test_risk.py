@@ -142,6 +142,9 @@ def test_too_few_patients_are_refused() -> None:
     never = [replace(each, failed=False) for each in _observations(100)]
     with pytest.raises(ValueError, match="got 100 with 0 that fail"):
         fit_risk(never)
+    empty = [replace(each, signs=each.signs | {"volume": 0.0}) for each in _observations(200)]
+    with pytest.raises(ValueError, match=r"mark something.* got 0 and 0; simulate more"):
+        fit_risk(empty)
 
 
 def test_the_area_is_that_of_scikit_learn() -> None:

@@ -55,7 +55,8 @@ def fit_risk(observations: Sequence[Observation]) -> RiskModel:
         The model.
 
     Raises:
-        ValueError: There are too few patients, or too few masks that fail, or that do not.
+        ValueError: There are too few patients, or too few masks that fail, or that do not, also among those
+            that mark something.
 
     Source: J. Friedman, Greedy function approximation: a gradient boosting machine, Ann Stat 29:1189-1232
     (2001); Y. Lou, R. Caruana and J. Gehrke, Intelligible models for classification and regression, KDD 2012.
@@ -70,6 +71,12 @@ def fit_risk(observations: Sequence[Observation]) -> RiskModel:
     table = np.array([[each.signs.get(name, math.nan) for name in SIGNS] for each in observations])
     anatomies = np.array([each.groups["anatomy"] for each in observations])
     empty = table[:, list(SIGNS).index(VOLUME)] == 0
+    few = min(int(failed[~empty].sum()), int((~failed[~empty]).sum()))
+    if few < FEWEST_OF_A_KIND:
+        raise ValueError(
+            f"expected {FEWEST_OF_A_KIND} masks that mark something and fail and as many that do not, got "
+            f"{int(failed[~empty].sum())} and {int((~failed[~empty]).sum())}; simulate more"
+        )
     expected = np.zeros(len(failed))
     curves = []
     for kind in (~empty, empty):
