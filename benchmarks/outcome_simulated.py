@@ -1,10 +1,13 @@
-"""Judge models of outcomes on made-up patients, of whom it is known what their outcome comes of.
+r"""Judge models of outcomes on made-up patients, of whom it is known what their outcome comes of.
 
 The outcome is a function of damage to two regions, severity and time, see `tasks.outcome.simulated`. A part
 that is in the output already is not made again, so that a killed run goes on:
 
     python benchmarks/outcome_simulated.py --output outcome_simulated.json
-    python benchmarks/outcome_simulated.py --output outcome_simulated.json --parts raw --scans 200
+    python benchmarks/outcome_simulated.py --output outcome_simulated.json --parts raw --scans 200 \
+        --data runs/default/data
+
+Raw scans are of whole heads where the packed data of a training are given, of the package's brain else.
 """
 
 import argparse
@@ -17,9 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from anystroke.anatomy.lesions.bank import LesionMask
+from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings
 from anystroke.anatomy.regions.grid import affine, tissue
 from anystroke.anatomy.regions.regions import region_labels, region_names
+from anystroke.anatomy.tissues.anatomies import load_anatomies
+from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.arrays import Array
 from anystroke.core.files import write_json
@@ -163,9 +168,15 @@ def as_mask(lesion: Lesion, name: str) -> LesionMask:
     return LesionMask(name, torch.from_numpy(whole[box].copy()), matrix)
 
 
-def scanned(cohort: OutcomeCohort, folder: Path, count: int) -> tuple[Path, ...]:
+def scanned(cohort: OutcomeCohort, folder: Path, count: int, data: Path | None) -> tuple[Path, ...]:
     """Simulate a raw T1w scan of each of the first patients, a whole head in a space of its own."""
     folder.mkdir(parents=True, exist_ok=True)
+    anatomies = [mni_anatomy()] if data is None else load_anatomies(data / "anatomies.safetensors")
+    # The outcome is of the lesion as it was drawn, so that it must not move, nor the head be mirrored.
+    still = LesionSettings(
+        shape=DeformationSettings(rotation=0, scaling=0, shear=0, translation=0, elastic=0, mirror=0),
+        level=0.0,
+    )
     settings = SynthesisSettings(
         weighting="T1w",
         spacing=SCAN_SPACING,
@@ -173,15 +184,16 @@ def scanned(cohort: OutcomeCohort, folder: Path, count: int) -> tuple[Path, ...]
         skull_strip=0.0,
         cut=0.0,
         smooth_spacing=3.0,
+        lesions=still,
+        deformation=DeformationSettings(mirror=0),
     )
     generator = Generator(settings)
-    anatomy = mni_anatomy()
     paths = []
     for k in range(count):
         path = folder / f"{cohort.ids[k]}_T1w.nii.gz"
         if not path.exists():
             mask = as_mask(cohort.lesions[k], cohort.ids[k])
-            sample = generator.generate(anatomy, [mask], key=k + 1, stage="chronic")
+            sample = generator.generate(anatomies[k % len(anatomies)], [mask], key=k + 1, stage="chronic")
             Volume(sample.image[None].float(), sample.affine).save(path)
         paths.append(path)
     return tuple(paths)
@@ -190,7 +202,7 @@ def scanned(cohort: OutcomeCohort, folder: Path, count: int) -> tuple[Path, ...]
 def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
     """Predict recovery from stitched sections of raw T1w scans, without a mask of the lesion."""
     cohort = simulated_cohort(args.scans, severity=0.0, time=0.0)
-    images = scanned(cohort, args.work, args.scans)
+    images = scanned(cohort, args.work, args.scans, args.data)
     seen = replace(cohort, columns=np.empty((args.scans, 0)), column_names=(), images=images)
     blind = replace(seen, lesions=(), measured=None)
     folds = stratified_folds(cohort.target, 3, seed=1, classes=True)
@@ -217,6 +229,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("scans"), help="folder of simulated scans")
+    parser.add_argument("--data", type=Path, help="folder of packed anatomies, whose heads are scanned")
     parser.add_argument("--parts", default="pictures,regions,raw")
     parser.add_argument("--models", default=",".join((*TABLES, *PICTURES)))
     parser.add_argument("--patients", type=int, default=600)

@@ -9,27 +9,32 @@ r"""Train one recipe in several variants and with several seeds for equal steps,
         --variant "plain_unet architecture=plain_unet" --variant "mde architecture=mde" \
         --variant "mded architecture=mded" --runs runs/networks --output networks
 
-A variant is a name and changes of the recipe. Variants of one seed see the same cases. Each run's last
-validation, seconds a step, peak memory and parameters are tabulated, means with the standard error over
-seeds. Lesion segmentations are also measured on simulated patients of anatomies and masks that no training
-saw, case by case as ``anystroke evaluate`` does, and compared by the tables and paired tests of ``anystroke
-compare``.
+A variant is a name and changes of the recipe. Variants of one seed see the same cases. Each run is a process
+of its own, and one that is done is not done again. Its last validation, seconds a step, peak memory and
+parameters are tabulated, means with the standard error over seeds. Lesion segmentations are also measured on
+simulated patients of anatomies and masks that no training saw, case by case as ``anystroke evaluate`` does,
+and compared by the tables and paired tests of ``anystroke compare``; what each variant's Dice is above that
+of the first gets an interval by a bootstrap over patients and seeds.
 """
 
 import argparse
 import csv
 import json
 import math
+import multiprocessing
 import resource
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from recipes_compared import share_data
 
+from anystroke.core.files import write_json
 from anystroke.core.memory import keep_pages
 from anystroke.core.volume import Volume
 from anystroke.evaluation.cases import Pair, PairsFound
@@ -66,7 +71,30 @@ def finish(settings: AnyRecipe, folder: Path, packed: Path | None) -> None:
     done = (folder / "state.safetensors").exists()
     steps = model_facts(folder / "model")["training"]["steps"] if done else 0
     if steps < settings.optimiser.steps:
+        started = time.perf_counter()
         train(settings, folder, resume=done)
+        write_json(
+            folder / "cost.json",
+            {
+                "minutes": round((time.perf_counter() - started) / 60, 1),
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            },
+        )
+
+
+def finish_and_measure(
+    settings: AnyRecipe,
+    folder: Path,
+    packed: Path | None,
+    scores: Path,
+    name: str,
+    patients: Sequence[JudgedPatient],
+) -> None:
+    """Train, and measure what finds lesions; in a process of its own, whose memory is that of this run."""
+    keep_pages()
+    finish(settings, folder, packed)
+    if patients and isinstance(settings, TrainingSettings) and not (scores / "metrics.tsv").exists():
+        measure_lesions(scores, folder / "model", name, patients)
 
 
 def row(name: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -82,7 +110,7 @@ def row(name: str, seed: int, folder: Path) -> dict[str, Any]:
         "steps": facts["steps"],
         "parameters": facts["parameters"],
         "seconds_a_step": round(statistics.median(seconds), 3),
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        **json.loads((folder / "cost.json").read_text(encoding="utf-8")),
         **last,
     }
 
@@ -133,17 +161,64 @@ def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[Jud
     )
 
 
+def gains(scores: Path, variants: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Say by how much the mean Dice of each variant is above that of the first, on the same patients."""
+    dice = {name: np.stack([_dice(scores / f"{name}-{seed}") for seed in seeds]) for name in variants}
+    first = variants[0]
+    table = []
+    for name in variants[1:]:
+        gap = dice[name] - dice[first]
+        rng = np.random.default_rng(SEED)
+        drawn = [
+            gap[np.ix_(rng.integers(len(gap), size=len(gap)), rng.integers(gap.shape[1], size=gap.shape[1]))]
+            for _ in range(4000)
+        ]
+        low, high = np.quantile([each.mean() for each in drawn], [0.025, 0.975])
+        table.append(
+            {
+                "variant": name,
+                "above": first,
+                "dice": float(dice[name].mean()),
+                "gain": float(gap.mean()),
+                "low": float(low),
+                "high": float(high),
+                "by_seed": [round(float(value), 4) for value in gap.mean(axis=1)],
+            }
+        )
+    return table
+
+
+def _dice(folder: Path) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Read the Dice of all patients, in the order of their names."""
+    cases = load_results(folder).cases
+    return np.array([cases[name].values["dice"] for name in sorted(cases)], dtype=np.float64)
+
+
 def write_tables(rows: Sequence[dict[str, Any]], output: Path) -> None:
     """Write all runs, and the means over seeds."""
     output.mkdir(parents=True, exist_ok=True)
     table = means(rows)
-    (output / "runs.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "runs.json", list(rows))
     with (output / "means.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(table[0]))
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for line in table for key in line)))
         writer.writeheader()
         writer.writerows(table)
     for line in table:
         print("  ".join(f"{key} {value}" for key, value in line.items()))
+
+
+def judged_patients(settings: TrainingSettings, data: Path, count: int) -> list[JudgedPatient]:
+    """Simulate the patients that lesions are measured on."""
+    return list(
+        simulated_patients(
+            held_out_pack(data),
+            count=count,
+            healthy=0,
+            seed=SEED,
+            weightings=("T1w", "T2w", "FLAIR", "DWI"),
+            spacing=settings.grid.spacing,
+        )
+    )
 
 
 def main() -> None:
@@ -157,36 +232,49 @@ def main() -> None:
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--packed", type=Path, help="folder of packed data to share")
     parser.add_argument("--patients", type=int, default=24, help="on which lesions are measured")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    keep_pages()
-    rows, measured, patients = [], [], None
-    for name, seed, settings, folder in runs(options):
-        started = time.perf_counter()
-        finish(settings, folder, options.packed)
-        rows.append(row(name, seed, folder) | {"minutes": round((time.perf_counter() - started) / 60, 1)})
-        write_tables(rows, options.output)
-        if not isinstance(settings, TrainingSettings) or not options.patients:
-            continue
-        if patients is None:
-            patients = list(
-                simulated_patients(
-                    held_out_pack(folder / "data"),
-                    count=options.patients,
-                    healthy=0,
-                    seed=SEED,
-                    weightings=("T1w", "T2w", "FLAIR", "DWI"),
-                    spacing=settings.grid.spacing,
-                )
+    wanted = list(runs(options))
+    _, _, settings, _ = wanted[0]
+    measured = isinstance(settings, TrainingSettings) and options.patients > 0
+    if measured and options.packed is None:
+        parser.error("lesions are measured on held-out patients of packed data; name them with --packed")
+    patients = (
+        judged_patients(settings, options.packed, options.patients)
+        if isinstance(settings, TrainingSettings) and measured
+        else []
+    )
+    scores = options.output / "scores"
+    with ProcessPoolExecutor(
+        options.jobs, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        started = [
+            pool.submit(
+                finish_and_measure, each, folder, options.packed, scores / f"{name}-{seed}", name, patients
             )
-        scores = options.output / "scores" / f"{name}-{seed}"
-        measure_lesions(scores, folder / "model", name, patients)
-        measured.append(load_results(scores))
-        if len(measured) > 1:
-            compare_results(
-                measured, options.output / "comparison", CompareSettings(by=_FACTS, centre="mean")
+            for name, seed, each, folder in wanted
+        ]
+        rows = []
+        for (name, seed, _, folder), run in zip(wanted, started, strict=True):
+            run.result()
+            rows.append(row(name, seed, folder))
+            write_tables(rows, options.output)
+    if measured and len(wanted) > 1:
+        names = list(dict.fromkeys(name for name, *_ in wanted))
+        found = gains(scores, names, options.seeds)
+        write_json(options.output / "gains.json", found)
+        for line in found:
+            print(
+                f"{line['variant']}: Dice {line['dice']:.3f}, {line['gain']:+.3f} "
+                f"({line['low']:.3f} to {line['high']:.3f}) above {line['above']}"
             )
+        compare_results(
+            [load_results(scores / f"{name}-{seed}") for name, seed, *_ in wanted],
+            options.output / "comparison",
+            CompareSettings(by=_FACTS, centre="mean"),
+        )
 
 
 if __name__ == "__main__":

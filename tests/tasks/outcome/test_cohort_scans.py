@@ -47,9 +47,11 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> list[Volume]:
     masks._scan_in_mni.cache_clear()
     seen: list[Volume] = []
 
-    def counted(scan: Volume) -> ScanRegistration:
+    def counted(scan: Volume, *, brain: Volume | None = None) -> ScanRegistration:
         seen.append(scan)
-        return register_scan(scan)
+        assert brain is not None
+        assert 600 < float((brain.data > 0).sum()) * brain.voxel_volume < 3500
+        return register_scan(scan, brain=brain)
 
     monkeypatch.setattr("anystroke.tasks.outcome.masks.register_scan", counted)
     return seen

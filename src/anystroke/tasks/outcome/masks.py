@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -25,13 +27,19 @@ from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.folders import walk
 from anystroke.io.formats import SCAN_SUFFIXES
 from anystroke.io.names import image_stem
+from anystroke.models.checkpoints import CheckpointError
 from anystroke.tasks.outcome.table import OutcomeError
+from anystroke.tasks.segmentation.predict import Model, segment
 
 # All of a grid that is in MNI space lies in this box, margins of the templates included [mm].
 _BOX = ((-101.0, 101.0), (-140.0, 105.0), (-96.0, 126.0))
 _SMALLEST_INSIDE = 0.5
+# What the network calls a brain is believed from here on [ml]; the smallest of adults have 900.
+_SMALLEST_BRAIN_ML = 500.0
 _NOT_A_MASK = re.compile(r"probseg|_prob|spread|entropy|brain|tissue|dseg|report", re.IGNORECASE)
 _MASK_WORDS = re.compile(r"lesion|label-l|mask|stroke|roi", re.IGNORECASE)
+# One thread registers a file, and others that need it wait.
+_REGISTERING: defaultdict[Path, Lock] = defaultdict(Lock)
 _MNI_WORDS = re.compile(r"space-(mni|icbm|talairach)|(^|_)(w|mni)", re.IGNORECASE)
 
 
@@ -266,6 +274,9 @@ def _in_mni_box(volume: Volume) -> bool:
 def scan_in_mni(path: Path) -> ScanRegistration:
     """Find where a scan lies in MNI space; each file is registered once per process, whatever links to it.
 
+    The brain that is registered is that which the default network finds, so that a skull is not taken for its
+    outline.
+
     Returns:
         The registration; the identity, with an overlap of 1, for a scan that is there already.
 
@@ -273,8 +284,9 @@ def scan_in_mni(path: Path) -> ScanRegistration:
         OutcomeError: The scan cannot be read or registered.
     """
     try:
-        return _scan_in_mni(path.resolve(), path.stat().st_mtime_ns)
-    except (RegistrationError, VolumeError, OSError) as error:
+        with _REGISTERING[path.resolve()]:
+            return _scan_in_mni(path.resolve(), path.stat().st_mtime_ns)
+    except (RegistrationError, VolumeError, CheckpointError, OSError) as error:
         raise OutcomeError(f"{readable(path)} cannot be taken to MNI space: {error}") from None
 
 
@@ -285,7 +297,7 @@ def _scan_in_mni(path: Path, _changed: int) -> ScanRegistration:
     inside = _in_mni_box(scan)
     if inside and scan.space_code in (3, 4):
         return there
-    found = register_scan(scan)
+    found = register_scan(scan, brain=_brain_of(scan))
     away = found.affine - there.affine
     near = bool(away[:3, :3].abs().max() < 0.06) and bool(away[:3, 3].norm() < 8)
     if inside and near:
@@ -296,6 +308,19 @@ def _scan_in_mni(path: Path, _changed: int) -> ScanRegistration:
             "that the scan shows the whole brain"
         )
     return found
+
+
+@cache
+def _network() -> Model:
+    return Model.open("default")
+
+
+def _brain_of(scan: Volume) -> Volume | None:
+    """Return the brain in a scan; None where the network finds too little of one to be believed."""
+    brain = segment(scan, _network()).brain
+    if brain is None or float((brain.data > 0).sum()) * brain.voxel_volume < _SMALLEST_BRAIN_ML:
+        return None
+    return brain
 
 
 def _registered(mask: Volume, path: Path, image: Path | None) -> Volume:
