@@ -207,15 +207,18 @@ def write_tables(rows: Sequence[dict[str, Any]], output: Path) -> None:
         print("  ".join(f"{key} {value}" for key, value in line.items()))
 
 
-def judged_patients(settings: TrainingSettings, data: Path, count: int) -> list[JudgedPatient]:
-    """Simulate the patients that lesions are measured on."""
+def judged_patients(
+    settings: TrainingSettings, data: Path, count: int, *, preset: str, weightings: Sequence[str]
+) -> list[JudgedPatient]:
+    """Simulate the patients that lesions are measured on, with the protocols of a preset."""
     return list(
         simulated_patients(
             held_out_pack(data),
             count=count,
             healthy=0,
             seed=SEED,
-            weightings=("T1w", "T2w", "FLAIR", "DWI"),
+            weightings=weightings,
+            preset=preset,
             spacing=settings.grid.spacing,
         )
     )
@@ -232,6 +235,8 @@ def main() -> None:
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--packed", type=Path, help="folder of packed data to share")
     parser.add_argument("--patients", type=int, default=24, help="on which lesions are measured")
+    parser.add_argument("--preset", default="realistic", help="protocols of these patients")
+    parser.add_argument("--weightings", default="T1w,T2w,FLAIR,DWI", help="contrasts of these patients")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -242,7 +247,13 @@ def main() -> None:
     if measured and options.packed is None:
         parser.error("lesions are measured on held-out patients of packed data; name them with --packed")
     patients = (
-        judged_patients(settings, options.packed, options.patients)
+        judged_patients(
+            settings,
+            options.packed,
+            options.patients,
+            preset=options.preset,
+            weightings=options.weightings.split(","),
+        )
         if isinstance(settings, TrainingSettings) and measured
         else []
     )

@@ -14,6 +14,7 @@ from anystroke.core.rng import stream
 from anystroke.core.tables import write_table
 from anystroke.core.volume import Volume
 from anystroke.evaluation.representations import check_disjoint, linear_probe, retrieve
+from anystroke.io.formats import read_scan
 from anystroke.io.names import image_stem
 from anystroke.models.checkpoints import model_facts, parameter_count
 from anystroke.reports.features import FeatureSet, write_feature_page
@@ -172,7 +173,7 @@ def _features(model: FeatureModel, pack: Pack, settings: ProbeSettings, scans: S
         rows.append(model.of_image(volume.data[0]).numpy())
         facts.append(known)
     for path in scans:
-        rows.append(model.of_scan(Volume.load(path)).numpy())
+        rows.append(model.of_scan(read_scan(path)).numpy())
         facts.append({"patient": "", "anatomy": image_stem(path), "weighting": "", "field": ""})
     return FeatureSet(config.name, np.stack(rows), facts)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 
 from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, index_of, positions, tissue
@@ -42,6 +43,21 @@ def test_grids_of_any_spacing_agree(tmp_path: Path) -> None:
     for each in loads[1:]:
         assert np.abs(each - loads[0]).max() < 0.12 * wanted
     assert loads[0][:, 1].sum() == 0  # nothing on the right
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_masks_of_other_formats(suffix: str, tmp_path: Path) -> None:
+    ball, path = _ball(2.0), tmp_path / f"sub-1_lesion{suffix}"
+    # The first two axes of these formats point to the left and to the back.
+    image = sitk.GetImageFromArray(ball.data[0].permute(2, 1, 0).numpy())
+    image.SetSpacing((2.0, 2.0, 2.0))
+    image.SetDirection((-1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, 1.0))
+    image.SetOrigin((90.0, 126.0, -72.0))
+    sitk.WriteImage(image, str(path))
+    ball.save(tmp_path / "sub-1.nii.gz")
+    other, lesion = load_lesion(path), load_lesion(tmp_path / "sub-1.nii.gz")
+    assert np.array_equal(other.voxels, lesion.voxels)
+    assert np.allclose(other.shares, lesion.shares, atol=1e-5)
 
 
 def test_mirrored_lesions_change_sides() -> None:

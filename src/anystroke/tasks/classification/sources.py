@@ -13,8 +13,8 @@ from torch import Tensor
 from anystroke.core.config import ConfigError
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import integer
-from anystroke.core.volume import Volume
 from anystroke.evaluation.representations import check_disjoint
+from anystroke.io.formats import read_scan
 from anystroke.io.participants import Participant, labelled_participants
 from anystroke.learning.augmentation.apply import apply_augmentation, draw_augmentation
 from anystroke.learning.cases import Case
@@ -75,7 +75,7 @@ def split_participants(settings: "ClassificationSettings") -> Split:
 @lru_cache(maxsize=512)
 def read_head(path: Path, spacing: float, divisor: int) -> Tensor:
     """Return the head (X, Y, Z) of a scan on the network's grid, not normalised; kept once it was read."""
-    return to_model_space(Volume.load(path), spacing=spacing, divisor=divisor, normalise=None).image[0]
+    return to_model_space(read_scan(path), spacing=spacing, divisor=divisor, normalise=None).image[0]
 
 
 class ParticipantCases:

@@ -25,7 +25,7 @@ from anystroke.core.arrays import Array
 from anystroke.core.text import readable
 from anystroke.core.volume import Volume, VolumeError
 from anystroke.io.folders import walk
-from anystroke.io.formats import SCAN_SUFFIXES
+from anystroke.io.formats import SCAN_SUFFIXES, read_scan
 from anystroke.io.names import image_stem
 from anystroke.models.checkpoints import CheckpointError
 from anystroke.tasks.outcome.table import OutcomeError
@@ -191,7 +191,7 @@ def load_lesion(path: Path, image: Path | None = None) -> Lesion:
         OutcomeError: The mask is not readable, holds no mask, or lies in another space.
     """
     try:
-        mask = Volume.load(path)
+        mask = read_scan(path)
     except (VolumeError, OSError) as error:
         raise OutcomeError(f"the mask cannot be read: {error}") from None
     values = mask.data[0]
@@ -292,7 +292,7 @@ def scan_in_mni(path: Path) -> ScanRegistration:
 
 @lru_cache(maxsize=4096)
 def _scan_in_mni(path: Path, _changed: int) -> ScanRegistration:
-    scan = Volume.load(path)
+    scan = read_scan(path)
     there = ScanRegistration(torch.eye(4, dtype=torch.float64), 1.0)
     inside = _in_mni_box(scan)
     if inside and scan.space_code in (3, 4):
@@ -332,7 +332,7 @@ def _registered(mask: Volume, path: Path, image: Path | None) -> Volume:
             "were drawn on with --images"
         )
     try:
-        scan = Volume.load(image)
+        scan = read_scan(image)
         difference = mask.grid.difference(scan.grid, tolerance=1.0)
         if difference:
             raise OutcomeError(

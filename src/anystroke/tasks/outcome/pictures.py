@@ -6,6 +6,7 @@ import torch
 from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, tissue
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume, VolumeError
+from anystroke.io.formats import read_scan
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.masks import scan_in_mni
 from anystroke.tasks.outcome.representations import (
@@ -130,7 +131,7 @@ def scan_on_grid(cohort: OutcomeCohort, patient: int) -> Array:
     """
     path = cohort.images[patient]
     try:
-        scan = Volume.load(path)
+        scan = read_scan(path)
         moved = Volume(scan.data, scan_in_mni(path).affine @ scan.affine)
         x, y, z = REGION_SHAPE
         data = moved.resample_to(torch.from_numpy(affine()), (x, y, z), antialias=True).data[0].numpy()
