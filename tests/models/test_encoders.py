@@ -11,7 +11,7 @@ from anystroke.models.architectures.catalogue import (
     build_network,
     build_twins,
 )
-from anystroke.models.architectures.twins import Projector, Reconstructor, encoder_parts, pooled
+from anystroke.models.architectures.twins import Projector, Reconstructor, encoder_parts, mean_of, pooled
 from anystroke.models.checkpoints import parameter_count
 
 _UNUSED_NORMS = 12 * 1536
@@ -74,6 +74,13 @@ def test_twins_see_each_view_by_itself(reconstructs: bool) -> None:
     assert all(torch.allclose(a, b.flip(1), atol=1e-5) for a, b in zip(heads, swapped, strict=True))
     with pytest.raises(ValueError, match="multiples of 8"):
         twins.heads(torch.zeros(1, 2, 16, 16, 20))
+
+
+def test_features_do_not_depend_on_how_strong_a_voxel_is() -> None:
+    deepest = torch.randn(2, 12, 4, 4, 4)
+    strength = torch.rand(2, 1, 4, 4, 4) * 100 + 1
+    assert torch.allclose(mean_of(deepest * strength), mean_of(deepest), atol=1e-3)
+    assert not torch.allclose(mean_of(deepest.flip(1)), mean_of(deepest), atol=0.1)
 
 
 def test_a_classifier_is_linear_in_pooled_features() -> None:

@@ -1,6 +1,6 @@
 """The verb ``outcome`` with what it does: train, predict, explain, compare."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -78,6 +78,9 @@ class CrossValidation:
     folds: Annotated[int, typer.Option(min=2, max=20, help="Of the cross-validation.")] = 5
     repeats: Annotated[int, typer.Option(min=1, max=50, help="Of it, with other folds.")] = 2
     epochs: Annotated[int | None, typer.Option(min=1, help="Of networks.", show_default="30")] = None
+    shrink: Annotated[
+        int, typer.Option(min=1, max=8, help="Networks see so many times fewer pixels along each axis.")
+    ] = 1
     seed: Annotated[int, typer.Option(help="Of folds and networks.")] = 1
 
 
@@ -276,7 +279,7 @@ def compare(
     from anystroke.tasks.outcome.models import find_model_spec
     from anystroke.tasks.outcome.train import check_model
 
-    specs = [find_model_spec(name) for name in dict.fromkeys(split([models]))]
+    specs = [replace(find_model_spec(name), shrink=judged.shrink) for name in dict.fromkeys(split([models]))]
     if not specs:
         raise ArgumentError("--models needs at least one name, got none; try default,loads:ridge")
     study = _study(table, target, question, files)
@@ -298,7 +301,7 @@ def compare(
 def _validation(judged: CrossValidation) -> "FoldSettings":
     from anystroke.tasks.outcome.evaluate import FoldSettings
 
-    return FoldSettings(judged.folds, judged.repeats, judged.seed, judged.epochs)
+    return FoldSettings(judged.folds, judged.repeats, judged.seed, judged.epochs, judged.shrink)
 
 
 def _columns(text: str | None) -> tuple[str, ...] | None:

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, layer_norm
 
 EMBEDDED = 128
 _HIDDEN = 512
@@ -49,9 +49,18 @@ class Reconstructor(nn.Module):
 
 
 def pooled(encoder: nn.Module, image: Tensor) -> Tensor:
-    """Return the features (B, width) of images (B, 1, X, Y, Z): the mean of the deepest level."""
+    """Return the features (B, width) of images (B, 1, X, Y, Z): `mean_of` the deepest level."""
     deepest: Tensor = encoder(image)[-1]
-    return deepest.mean(dim=(2, 3, 4))
+    return mean_of(deepest)
+
+
+def mean_of(deepest: Tensor) -> Tensor:
+    """Return the mean (B, C) of features (B, C, X, Y, Z), each voxel standardised over its channels.
+
+    Residual networks hand their input on along a path without a norm. The plain mean of that is how much of
+    the image is head, next to which nothing else counts: an encoder that may use it tells patients by that.
+    """
+    return layer_norm(deepest.movedim(1, -1), deepest.shape[1:2]).mean(dim=(1, 2, 3))
 
 
 def encoder_parts(network: nn.Module) -> list[nn.Module]:
@@ -96,7 +105,7 @@ class TwinNetwork(nn.Module):
         """
         batch, number = views.shape[:2]
         deepest = self.encoder(views.flatten(0, 1)[:, None])[-1]
-        compared = self.projector(deepest.mean(dim=(2, 3, 4))).unflatten(0, (batch, number))
+        compared = self.projector(mean_of(deepest)).unflatten(0, (batch, number))
         if self.reconstructor is None:
             return [compared]
         return [compared, self.reconstructor(deepest).squeeze(1).unflatten(0, (batch, number))]

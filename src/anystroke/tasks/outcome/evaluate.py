@@ -33,12 +33,14 @@ class FoldSettings:
         repeats: With other folds each.
         seed: Of all folds.
         epochs: Of networks; their own number if None.
+        shrink: So many pixels along each axis become one before networks see them.
     """
 
     folds: int = 5
     repeats: int = 2
     seed: int = 1
     epochs: int | None = None
+    shrink: int = 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """Train a model of outcomes and say how good it is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -167,7 +167,7 @@ def train_outcome(
         progress: Called after each fold and after the last training.
     """
     validation = validation or FoldSettings()
-    spec = find_model_spec(model_name)
+    spec = replace(find_model_spec(model_name), shrink=validation.shrink)
     check_model(spec, study)
     cohort, kind = study.cohort, study.target.kind
     found = cross_validate(spec, cohort, kind, validation, progress)
