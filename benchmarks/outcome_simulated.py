@@ -137,7 +137,7 @@ def paired(first: OutOfFold, second: OutOfFold, target: Array) -> dict[str, Any]
 
 
 def regions(cohort: OutcomeCohort, args: argparse.Namespace) -> dict[str, Any]:
-    """Rank regions by what exchanging them does to predictions of patients that were not learnt from."""
+    """Rank regions by how far their damage lowers predictions of patients that were not learnt from."""
     folds = stratified_folds(cohort.target, args.folds, seed=1, classes=True)
     model = fitted(EXPLAINED, cohort.rows(np.flatnonzero(folds != 0)), args)
     held = cohort.rows(np.flatnonzero(folds == 0))
@@ -147,7 +147,7 @@ def regions(cohort: OutcomeCohort, args: argparse.Namespace) -> dict[str, Any]:
     for k in range(count):
         for name, value in region_importance(model, held, k, chance).items():
             total[name] = total.get(name, 0.0) + value / count
-    ranked = sorted(total.items(), key=lambda pair: -abs(pair[1]))
+    ranked = sorted(total.items(), key=lambda pair: pair[1])
     places = {name: rank + 1 for rank, (name, _) in enumerate(ranked)}
     return {
         "model": EXPLAINED,

@@ -169,8 +169,9 @@ def region_importance(
     """Exchange damaged regions of a patient with those of the nearest one of opposite prediction.
 
     Single regions and pairs are exchanged; a linear model of the changed predictions, its predictors
-    chosen by
-    Akaike's criterion, says what each region did (after White et al., NeuroImage: Clinical 2024).
+    chosen by Akaike's criterion, says what each region did (after White et al., NeuroImage: Clinical 2024).
+    Where the other patient has more damage, it is the prediction without that damage which was known, so
+    that the sign is turned.
 
     Args:
         fitted: The model.
@@ -179,7 +180,7 @@ def region_importance(
         predicted: Of all patients, as `one_number` returns it.
 
     Returns:
-        Region with side -> how much higher the prediction is for its damage.
+        Region with side -> how much higher the prediction is for more damage of it.
     """
     lesion = cohort.lesions[patient]
     touched = _touched(lesion)
@@ -194,7 +195,8 @@ def region_importance(
     design = np.zeros((len(exchanges), len(touched)))
     for row, each in enumerate(exchanges):
         design[row, list(each)] = 1
-    weights = _stepwise(design, moved)
+    more = np.sign((_loads(lesion) - _loads(other))[touched])
+    weights = _stepwise(design, moved) * more
     names = [_region_name(number) for number in touched]
     return {name: float(w) for name, w in zip(names, weights, strict=True) if w != 0}
 
@@ -223,9 +225,16 @@ def _region_name(number: int) -> str:
     return f"{region_names()[(number - 1) // 2].replace('_', ' ')} {SIDES[(number - 1) % 2]}"
 
 
+def _loads(lesion: Lesion) -> Array:
+    """Return how much of a lesion each region with side holds, and of none at 0 [voxels]."""
+    labels = _sided_labels()
+    load: Array = np.bincount(labels[lesion.voxels], lesion.shares, minlength=int(labels.max()) + 1)
+    return load
+
+
 def _touched(lesion: Lesion) -> list[int]:
     """Return the regions that hold most of a lesion."""
-    load = np.bincount(_sided_labels()[lesion.voxels], lesion.shares)
+    load = _loads(lesion)
     load[0] = 0
     order = np.argsort(-load, kind="stable")[:_MOST_REGIONS]
     return [int(k) for k in order if load[k] > _SMALLEST_SHARE * float(lesion.shares.sum())]
