@@ -23,6 +23,7 @@ import torch
 from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings
 from anystroke.anatomy.regions.grid import affine, tissue
 from anystroke.anatomy.regions.regions import region_labels, region_names
+from anystroke.anatomy.registration.mni import lesion_in_mni
 from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
@@ -35,16 +36,19 @@ from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.evaluate import OutOfFold, out_of_fold_scores
 from anystroke.tasks.outcome.explain import one_number, region_importance
+from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import stratified_folds
-from anystroke.tasks.outcome.masks import Lesion
+from anystroke.tasks.outcome.masks import Lesion, on_grid
 from anystroke.tasks.outcome.models import FittedModel, find_model_spec
 from anystroke.tasks.outcome.scores import bootstrap, scores
 from anystroke.tasks.outcome.simulated import PLANTED, simulated_cohort
 from anystroke.tasks.outcome.table import TargetKind
+from anystroke.tasks.segmentation.predict import Model, segment
 
 KIND: TargetKind = "two_classes"
 TABLES = ("table:ridge", "lesion:ridge", "loads:support-vectors")
+MASKED = ("lesion:ridge", "lesion-low-rank:ridge")
 PICTURES = ("hybrid:lightweight", "stitched:lightweight")
 EXPLAINED = "loads:support-vectors"
 SCAN_SPACING = 3.0
@@ -199,20 +203,37 @@ def scanned(cohort: OutcomeCohort, folder: Path, count: int, data: Path | None) 
     return tuple(paths)
 
 
+def segmented(images: Sequence[Path]) -> tuple[Lesion, ...]:
+    """Return the lesions that the default model finds, in MNI space."""
+    model = Model.open("default")
+    lesions = []
+    for path in images:
+        found = segment(path, model)
+        if not found.lesion_volume:
+            lesions.append(Lesion(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)))
+            continue
+        moved = lesion_in_mni(found.mask, found.scan, brain=found.brain)
+        lesions.append(on_grid(Volume(moved.data.float(), moved.affine)))
+    return tuple(lesions)
+
+
 def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
-    """Predict recovery from stitched sections of raw T1w scans, without a mask of the lesion."""
+    """Predict recovery from raw T1w scans: stitched sections of them, and masks that `segment` makes."""
     cohort = simulated_cohort(args.scans, severity=0.0, time=0.0)
     images = scanned(cohort, args.work, args.scans, args.data)
     seen = replace(cohort, columns=np.empty((args.scans, 0)), column_names=(), images=images)
     blind = replace(seen, lesions=(), measured=None)
+    lesions = segmented(images)
+    found = replace(seen, lesions=lesions, measured=measure_lesions(lesions))
     folds = stratified_folds(cohort.target, 3, seed=1, classes=True)
-    raw = {name: np.zeros((1, args.scans, 1)) for name in ("stitched T1w", "mask")}
+    masks = {"drawn": seen, "segmented": found}
+    models = {f"{model}, {of}": (model, each) for of, each in masks.items() for model in MASKED}
+    models["stitched T1w"] = ("stitched:lightweight", blind)
+    raw = {name: np.zeros((1, args.scans, 1)) for name in models}
     for k in range(3):
         learnt, held = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
-        raw["stitched T1w"][0, held] = fitted("stitched:lightweight", blind.rows(learnt), args).raw(
-            blind.rows(held)
-        )
-        raw["mask"][0, held] = fitted("lesion:ridge", seen.rows(learnt), args).raw(seen.rows(held))
+        for name, (model, each) in models.items():
+            raw[name][0, held] = fitted(model, each.rows(learnt), args).raw(each.rows(held))
     return {
         "patients": args.scans,
         **{
