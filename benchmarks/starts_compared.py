@@ -2,12 +2,12 @@ r"""Train one recipe in several variants and with several seeds for equal steps,
 
     python benchmarks/starts_compared.py src/anystroke/recipes/downstream/lesions.toml --seeds 1 2 3 \
         --variant "random" --variant "encoder start_from=runs/encoder/model" \
-        --runs runs/starts --output starts
+        --packed runs/encoder/data --runs runs/starts --output starts
 
     python benchmarks/starts_compared.py src/anystroke/recipes/downstream/lesions.toml --seeds 1 \
         --variant "compact_unet" --variant "residual_unet architecture=residual_unet" \
         --variant "plain_unet architecture=plain_unet" --variant "mde architecture=mde" \
-        --variant "mded architecture=mded" --runs runs/networks --output networks
+        --variant "mded architecture=mded" --packed runs/encoder/data --runs runs/networks --output networks
 
 A variant is a name and changes of the recipe. Variants of one seed see the same cases. Each run is a process
 of its own, and one that is done is not done again. Its last validation, seconds a step, peak memory and
@@ -104,13 +104,15 @@ def row(name: str, seed: int, folder: Path) -> dict[str, Any]:
     facts = model_facts(folder / "model")["training"]
     found = [each for each in read_validation(folder) if each["group"] == "all"]
     last = {key: float(value) for key, value in found[-1].items() if _is_number(value)} if found else {}
+    cost = folder / "cost.json"
     return {
         "variant": name,
         "seed": seed,
         "steps": facts["steps"],
         "parameters": facts["parameters"],
         "seconds_a_step": round(statistics.median(seconds), 3),
-        **json.loads((folder / "cost.json").read_text(encoding="utf-8")),
+        # A run that was killed after its last step has none.
+        **(json.loads(cost.read_text(encoding="utf-8")) if cost.exists() else {}),
         **last,
     }
 
@@ -233,7 +235,7 @@ def main() -> None:
     parser.add_argument("--variant", action="append", required=True, metavar='"NAME KEY=VALUE ..."')
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--packed", type=Path, help="folder of packed data to share")
+    parser.add_argument("--packed", type=Path, help="folder of packed data to share; needed for lesions")
     parser.add_argument("--patients", type=int, default=24, help="on which lesions are measured")
     parser.add_argument("--preset", default="realistic", help="protocols of these patients")
     parser.add_argument("--weightings", default="T1w,T2w,FLAIR,DWI", help="contrasts of these patients")

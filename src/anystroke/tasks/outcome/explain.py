@@ -170,8 +170,8 @@ def region_importance(
 
     Single regions and pairs are exchanged; a linear model of the changed predictions, its predictors
     chosen by Akaike's criterion, says what each region did (after White et al., NeuroImage: Clinical 2024).
-    Where the other patient has more damage, it is the prediction without that damage which was known, so
-    that the sign is turned.
+    Where the other patient has more damage of a region, the exchange adds damage instead of taking it away,
+    so that the sign is turned.
 
     Args:
         fitted: The model.
