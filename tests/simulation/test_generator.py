@@ -353,3 +353,29 @@ def test_what_is_read_once_mixes_alike() -> None:
         read = mix(read_once(tissues, grid), where, table)
         for one, other in zip(mix(tissues, where, table), read, strict=True):
             assert torch.equal(one, other)
+
+
+def test_parts_anywhere_show_what_is_around_the_brain() -> None:
+    parts = {"spacing": 4.0, "shapes": ((16, 16, 16),), "deformation": STILL}
+    anatomy = ellipsoid_anatomy()
+
+    def empty(**changes: object) -> list[float]:
+        generator = _generator(**parts, **changes)
+        made = [generator.generate(anatomy, [], key=key) for key in range(12)]
+        return [float((sample.target == CLASSES.index("background")).float().mean()) for sample in made]
+
+    middle, anywhere = empty(), empty(anywhere=1.0)
+    assert max(middle) < 0.2
+    assert max(anywhere) > 0.6
+    assert min(anywhere) < 0.2
+    assert empty(anywhere=1.0) == anywhere
+
+
+def test_a_part_is_around_the_lesion_first() -> None:
+    changes = {"shapes": ((24, 24, 24),), "lesion_centred": 1.0, "deformation": STILL}
+    lesion, anatomy = sphere_lesion(), ellipsoid_anatomy()
+    centred, placed = (
+        _generator(**changes, anywhere=share).generate(anatomy, [lesion], key=3) for share in (0.0, 1.0)
+    )
+    assert torch.equal(centred.image, placed.image)
+    assert (placed.target == LESION).any()

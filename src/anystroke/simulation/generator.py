@@ -243,6 +243,8 @@ class Generator:
         if lesions is None:
             lesions = draw_masks(self.masks, settings.lesions, rng("choice"), weighting=shown_on)
         centre = anatomy.centre
+        if chance(rng("anywhere"), settings.anywhere):
+            centre = anatomy.place_in_head(rng("place"))
         if lesions and chance(rng("centre"), settings.lesion_centred):
             centre = anatomy.from_mni(lesions[0].centre)
         grid = sampling_grid(

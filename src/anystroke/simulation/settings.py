@@ -23,6 +23,8 @@ class SynthesisSettings(ScannerSettings):
         shapes: Output grids.
         shape_weights: Probability of each of them.
         lesion_centred: Probability that the grid is centred on a lesion instead of the brain.
+        anywhere: Probability that any other grid is centred on a place anywhere in the head. What learns from
+            parts of heads alone does not know otherwise what is around the brain.
         deformation: Of the anatomy.
         lesions: Choice and shape of lesions.
         texture: Scales the texture within tissues. Published spreads come from maps of about 1 mm, noise
@@ -59,6 +61,7 @@ class SynthesisSettings(ScannerSettings):
     shapes: tuple[GridShape, ...] = ((96, 112, 96),)
     shape_weights: tuple[float, ...] = (1.0,)
     lesion_centred: float = 0.0
+    anywhere: float = Field(default=0.0, ge=0, le=1)
     deformation: DeformationSettings = DeformationSettings()
     lesions: LesionSettings = LesionSettings()
     texture: float = Field(default=0.4, ge=0)

@@ -55,6 +55,13 @@ class Anatomy:
         inverse: Tensor = torch.linalg.inv(self.to_mni)
         return inverse[:3, :3] @ point + inverse[:3, 3]
 
+    def place_in_head(self, rng: torch.Generator) -> Tensor:
+        """Draw a place (3,) in the box that the head fills, in the patient's RAS+ mm."""
+        last = torch.tensor(self.tissues.shape, dtype=torch.float64) - 1
+        voxel = last * torch.rand(3, generator=rng, dtype=torch.float64)
+        affine = self.tissues.affine
+        return affine[:3, :3] @ voxel + affine[:3, 3]
+
     @cached_property
     def has_head(self) -> bool:
         """Whether skull and scalp are there, not the brain alone."""

@@ -24,6 +24,7 @@ from anystroke.anatomy.tissues.mixing_loops import PAD, mix_planes, read_planes
 from anystroke.anatomy.tissues.texture import Texture
 from anystroke.core.arrays import Array
 from anystroke.core.compiled import compiled
+from anystroke.core.fields import GridShape
 from anystroke.core.threads import in_threads
 
 _PARTS = 8
@@ -51,6 +52,12 @@ class LabelField:
     def __post_init__(self) -> None:
         if self.labels.dtype != torch.uint8 or int(self.labels.max()) > 127:
             raise ValueError("expected uint8 labels from 0 to 127; renumber the label map")
+
+    @property
+    def shape(self) -> GridShape:
+        """Voxels along each axis."""
+        x, y, z = self.labels.shape
+        return x, y, z
 
     @cached_property
     def highest(self) -> int:
@@ -93,6 +100,12 @@ class ShareField:
     shares: Tensor
     affine: Tensor
 
+    @property
+    def shape(self) -> GridShape:
+        """Voxels along each axis."""
+        _, x, y, z = self.shares.shape
+        return x, y, z
+
     def to(self, device: torch.device | str) -> "ShareField":
         """Return the field on a device."""
         return ShareField(self.shares.to(device), self.affine)
@@ -133,6 +146,11 @@ class ReadField:
     def affine(self) -> Tensor:
         """(4, 4) label voxel -> the patient's RAS+ mm."""
         return self.field.affine
+
+    @property
+    def shape(self) -> GridShape:
+        """Voxels along each axis."""
+        return self.field.shape
 
     def to(self, device: torch.device | str) -> "LabelField | ReadField":
         """Return the field on a device; on another than its own it has to be read again."""
