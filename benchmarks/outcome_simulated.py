@@ -23,7 +23,6 @@ import torch
 from anystroke.anatomy.lesions.bank import LesionMask, LesionSettings
 from anystroke.anatomy.regions.grid import affine, tissue
 from anystroke.anatomy.regions.regions import region_labels, region_names
-from anystroke.anatomy.registration.mni import lesion_in_mni
 from anystroke.anatomy.tissues.anatomies import load_anatomies
 from anystroke.anatomy.tissues.deformation import DeformationSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
@@ -39,7 +38,7 @@ from anystroke.tasks.outcome.explain import one_number, region_importance
 from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import stratified_folds
-from anystroke.tasks.outcome.masks import Lesion, on_grid
+from anystroke.tasks.outcome.masks import Lesion, load_lesion
 from anystroke.tasks.outcome.models import FittedModel, find_model_spec
 from anystroke.tasks.outcome.scores import bootstrap, scores
 from anystroke.tasks.outcome.simulated import PLANTED, simulated_cohort
@@ -49,6 +48,7 @@ from anystroke.tasks.segmentation.predict import Model, segment
 KIND: TargetKind = "two_classes"
 TABLES = ("table:ridge", "lesion:ridge", "loads:support-vectors")
 MASKED = ("lesion:ridge", "lesion-low-rank:ridge")
+SCANNED = ("asymmetry:elastic-net", "asymmetry:ridge", "stitched:lightweight")
 PICTURES = ("hybrid:lightweight", "stitched:lightweight")
 EXPLAINED = "loads:support-vectors"
 SCAN_SPACING = 3.0
@@ -204,21 +204,28 @@ def scanned(cohort: OutcomeCohort, folder: Path, count: int, data: Path | None) 
 
 
 def segmented(images: Sequence[Path]) -> tuple[Lesion, ...]:
-    """Return the lesions that the default model finds, in MNI space."""
+    """Return the lesions that the default model finds, in MNI space; masks are kept beside the scans."""
     model = Model.open("default")
     lesions = []
     for path in images:
-        found = segment(path, model)
-        if not found.lesion_volume:
-            lesions.append(Lesion(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32)))
-            continue
-        moved = lesion_in_mni(found.mask, found.scan, brain=found.brain)
-        lesions.append(on_grid(Volume(moved.data.float(), moved.affine)))
+        mask = path.with_name(path.name.replace("_T1w", "_mask"))
+        if not mask.exists():
+            segment(path, model).mask.save(mask)
+        empty = not bool(Volume.load(mask).data.any())
+        nowhere = Lesion(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+        lesions.append(nowhere if empty else load_lesion(mask, path))
     return tuple(lesions)
 
 
+def overlaps(drawn: Sequence[Lesion], found: Sequence[Lesion]) -> dict[str, float]:
+    """Say how well lesions were found, in MNI space."""
+    pairs = [(one.dense() >= 0.5, other.dense() >= 0.5) for one, other in zip(drawn, found, strict=True)]
+    dice = [2 * float((a & b).sum()) / max(float(a.sum() + b.sum()), 1.0) for a, b in pairs]
+    return {"median_dice": float(np.median(dice)), "missed": float(np.mean(np.equal(dice, 0)))}
+
+
 def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
-    """Predict recovery from raw T1w scans: stitched sections of them, and masks that `segment` makes."""
+    """Predict recovery from raw T1w scans: sections, asymmetry, and masks that `segment` makes of them."""
     cohort = simulated_cohort(args.scans, severity=0.0, time=0.0)
     images = scanned(cohort, args.work, args.scans, args.data)
     seen = replace(cohort, columns=np.empty((args.scans, 0)), column_names=(), images=images)
@@ -228,7 +235,7 @@ def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
     folds = stratified_folds(cohort.target, 3, seed=1, classes=True)
     masks = {"drawn": seen, "segmented": found}
     models = {f"{model}, {of}": (model, each) for of, each in masks.items() for model in MASKED}
-    models["stitched T1w"] = ("stitched:lightweight", blind)
+    models |= {f"{model}, T1w": (model, blind) for model in SCANNED}
     raw = {name: np.zeros((1, args.scans, 1)) for name in models}
     for k in range(3):
         learnt, held = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
@@ -236,6 +243,7 @@ def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
             raw[name][0, held] = fitted(model, each.rows(learnt), args).raw(each.rows(held))
     return {
         "patients": args.scans,
+        "segmented": overlaps(cohort.lesions, lesions),
         **{
             name: out_of_fold_scores(OutOfFold(name, each, folds[None]), cohort.target, KIND)
             for name, each in raw.items()

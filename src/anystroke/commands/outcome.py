@@ -326,7 +326,7 @@ def _study(table: Path, target: str, question: Question, files: PatientFiles) ->
     options = TrainOptions(target, _columns(question.columns), kind, question.above, question.at_least)
     rows = read_table(table)
     with progress_bar() as bar:
-        task = bar.add_task("reading masks", total=None)
+        task = bar.add_task("reading images", total=None)
         study = open_study(rows, options, _files(files), progress=lambda: bar.advance(task))
     for text in study.notes:
         complain(f"note: {text}")
@@ -339,7 +339,7 @@ def _patients(config: "OutcomeConfig", table: Path, files: PatientFiles) -> "Out
 
     notes: list[str] = []
     with progress_bar() as bar:
-        task = bar.add_task("reading masks", total=None)
+        task = bar.add_task("reading images", total=None)
         cohort = read_patients(config, read_table(table), _files(files), notes, lambda: bar.advance(task))
     for text in notes:
         complain(f"note: {text}")

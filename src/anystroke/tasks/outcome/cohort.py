@@ -10,7 +10,14 @@ import numpy as np
 from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.features import Measured, measure_lesions
-from anystroke.tasks.outcome.masks import FoundFiles, Lesion, check_sides, find_files, load_lesion
+from anystroke.tasks.outcome.masks import (
+    FoundFiles,
+    Lesion,
+    check_sides,
+    find_files,
+    load_lesion,
+    scan_in_mni,
+)
 from anystroke.tasks.outcome.table import Column, OutcomeError, PatientTable, encode, first_few
 
 _SIDE_COLUMNS = ("lesion_side", "side", "hemisphere", "lesion_hemisphere", "stroke_side")
@@ -86,7 +93,7 @@ def gather(
         target: Reads the target of a table.
         files: Where images are.
         notes: Sentences about what was left out are added.
-        progress: Called after each mask.
+        progress: Called after each mask, or scan where there are no masks.
 
     Raises:
         OutcomeError: A mask or scan is missing and ``files.skip_missing`` is not set; or one cannot be used.
@@ -98,6 +105,12 @@ def gather(
     encoded = encode(table, columns)
     lesions: tuple[Lesion, ...] = ()
     measured = None
+    scans = tuple(images.files[each] for each in table.ids) if files.images else ()
+    if scans and not files.masks:
+        # What is predicted from scans needs all of them in MNI space; the results are kept.
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(scan_in_mni, scans):
+                progress()
     if files.masks:
 
         def load(each: str) -> Lesion:
@@ -113,7 +126,6 @@ def gather(
             notes.append(f"{len(empty)} masks are empty ({first_few(empty)}), which counts as no lesion")
         measured = measure_lesions(lesions, files.atlas)
     names = tuple(name for column in columns for name in column.features)
-    scans = tuple(images.files[each] for each in table.ids) if files.images else ()
     return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, scans)
 
 

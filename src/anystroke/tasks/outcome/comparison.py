@@ -116,7 +116,7 @@ def compare_outcome_models(
 
 def _alone(spec: ModelSpec, cohort: OutcomeCohort) -> list[ModelSpec]:
     """Return the model with the table alone and the image alone."""
-    if not spec.members or not cohort.columns.shape[1] or cohort.measured is None:
+    if not spec.members or not cohort.columns.shape[1] or (cohort.measured is None and not cohort.images):
         return []
     groups = [set(member.groups) for member in spec.members]
     if not all("columns" in each and len(each) > 1 for each in groups):

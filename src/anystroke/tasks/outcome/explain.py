@@ -13,11 +13,12 @@ from anystroke.anatomy.regions.grid import REGION_SHAPE
 from anystroke.anatomy.regions.regions import SIDES, load_regions, region_labels, region_names
 from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
+from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetries
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.files import OutcomeModel
 from anystroke.tasks.outcome.masks import Lesion
-from anystroke.tasks.outcome.models import FittedModel
+from anystroke.tasks.outcome.models import FittedModel, uses_scans
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
 
 _MOST_PREDICTORS = 21
@@ -35,7 +36,8 @@ class Explanation:
         importance: Column or group and how much worse the main score gets when it is shuffled (or,
             without targets, how far predictions move), most first.
         measure: What ``importance`` is in.
-        regions: Region with side -> mean change of the prediction that its damage makes.
+        regions: Region with side -> mean change of the prediction that its damage makes; or, where scans
+            are seen without masks, mean size of the change that its asymmetry makes.
         by_patient: Id -> region -> change.
         saliency: float32 (91, 109, 91), where predictions of a network are sensitive; None without network.
     """
@@ -64,12 +66,18 @@ def explain_model(
         predicted = one_number(model.fitted, model.fitted.raw(cohort))
         for k in range(min(patients, len(cohort.ids))):
             by_patient[cohort.ids[k]] = region_importance(model.fitted, cohort, k, predicted)
+    elif uses_scans(model.fitted):
+        for k in range(min(patients, len(cohort.ids))):
+            by_patient[cohort.ids[k]] = asymmetry_effects(model.fitted, cohort, k)
     saliency = None
     if model.fitted.network is not None:
         saliency = model.fitted.network.saliency(
             cohort.rows(range(min(patients, len(cohort.ids)))), seed=seed
         )
-    return Explanation(importance, unit, _mean_of_regions(by_patient), by_patient, saliency)
+    sizes = by_patient
+    if not cohort.lesions:
+        sizes = {name: {each: abs(x) for each, x in of.items()} for name, of in by_patient.items()}
+    return Explanation(importance, unit, _mean_of_regions(sizes), by_patient, saliency)
 
 
 def _mean_of_regions(by_patient: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -140,8 +148,9 @@ def _changes(fitted: FittedModel, cohort: OutcomeCohort) -> list[tuple[str, Any]
                     lambda order: replace(cohort, measured=replace(measured, maps=measured.maps[order])),
                 )
             )
-    if fitted.network is not None:
-        listed.append(("picture", lambda order: _with_pictures(cohort, order)))
+    if fitted.network is not None or "asymmetry" in used:
+        name = "scan" if fitted.network is None else "picture"
+        listed.append((name, lambda order: _with_pictures(cohort, order)))
     return listed
 
 
@@ -199,6 +208,32 @@ def region_importance(
     weights = _stepwise(design, moved) * more
     names = [_region_name(number) for number in touched]
     return {name: float(w) for name, w in zip(names, weights, strict=True) if w != 0}
+
+
+def asymmetry_effects(fitted: FittedModel, cohort: OutcomeCohort, patient: int) -> dict[str, float]:
+    """Say how much each region's asymmetry moves a prediction away from that with a typical one.
+
+    Args:
+        fitted: Of estimators that see scans.
+        cohort: Patients with scans.
+        patient: Whose prediction is explained.
+
+    Returns:
+        Region with side -> change of the prediction.
+    """
+    rows = []
+    for member in fitted.members:
+        transform = member.transform
+        x = transform.apply(cohort.rows([patient])).repeat(len(ASYMMETRY_REGIONS) + 1, axis=0)
+        if "asymmetry" in transform.groups:
+            typical = (transform.median - transform.mean) / transform.scale
+            for k, region in enumerate(ASYMMETRY_REGIONS, 1):
+                column = transform.names.index(f"asymmetry {region}")
+                x[k, column] = typical[column]
+        rows.append(x)
+    raw = fitted.of_rows(rows)
+    number = one_number(fitted, np.clip(raw, *fitted.bounds) if fitted.kind == "number" else raw)
+    return {name: float(number[0] - value) for name, value in zip(ASYMMETRY_REGIONS, number[1:], strict=True)}
 
 
 def _measured_like(cohort: OutcomeCohort, lesions: Sequence[Lesion], patient: int) -> Any:
@@ -322,7 +357,7 @@ def column_effects(fitted: FittedModel, cohort: OutcomeCohort, patient: int) -> 
 
 
 def patients_like(cohort: OutcomeCohort, patient: int, count: int = 5) -> list[int]:
-    """Find the patients whose lesions and columns are most like a patient's."""
+    """Find the patients whose lesions, or scans without masks, and columns are most like a patient's."""
     parts = []
     if cohort.columns.shape[1]:
         spread = np.nanstd(np.where(np.isnan(cohort.columns).all(axis=0), 0.0, cohort.columns), axis=0)
@@ -335,6 +370,10 @@ def patients_like(cohort: OutcomeCohort, patient: int, count: int = 5) -> list[i
         parts.append(4 * ((maps - maps[patient]) ** 2).sum(axis=1) / np.maximum(sizes + sizes[patient], 1e-9))
         volume = cohort.measured.values["size"][:, 0]
         parts.append((volume - volume[patient]) ** 2)
+    elif cohort.images:
+        scans = asymmetries(cohort)
+        spread = np.where(scans.std(axis=0) > 0, scans.std(axis=0), 1.0)
+        parts.append((((scans - scans[patient]) / spread) ** 2).mean(axis=1))
     total = np.sum(parts, axis=0)
     total[patient] = np.inf
     return [int(k) for k in np.argsort(total)[: min(count, len(cohort.ids) - 1)]]

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 
 from anystroke.core.arrays import Array
+from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetries
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.estimators import ESTIMATORS, FittedPart, Parameters
 from anystroke.tasks.outcome.table import OutcomeError, TargetKind
 
 _LOADS = ("size", "side", "shape", "territories", "tract")
 _COMPONENTS = 30
+_WITHOUT_MASKS = {"columns", "asymmetry"}
 
 REPRESENTATIONS: dict[str, tuple[str, ...]] = {
     "table": ("columns",),
@@ -23,8 +25,9 @@ REPRESENTATIONS: dict[str, tuple[str, ...]] = {
     "low-rank": ("columns", "size", "side", "low-rank"),
     "lesion": _LOADS,
     "lesion-low-rank": ("size", "side", "low-rank"),
+    "asymmetry": ("columns", "asymmetry"),
 }
-"""Name -> groups of features; ``lesion`` and ``lesion-low-rank`` see nothing of the table."""
+"""Name -> groups of features; ``lesion`` and ``lesion-low-rank`` see no table, ``asymmetry`` no mask."""
 
 PICTURES = ("stitched", "hybrid", "canvas", "hybrid-canvas", "volume")
 """Representations that networks see, see `tasks.outcome.representations`."""
@@ -64,7 +67,7 @@ class ModelSpec:
     @property
     def needs_masks(self) -> bool:
         """Whether it cannot do without lesion masks."""
-        return any(set(member.groups) - {"columns"} for member in self.members)
+        return any(set(member.groups) - _WITHOUT_MASKS for member in self.members)
 
 
 _BLEND = (
@@ -118,11 +121,9 @@ def fitting_spec(spec: ModelSpec, cohort: OutcomeCohort) -> ModelSpec:
     """
     kept = []
     for member in spec.members:
-        groups = tuple(
-            group
-            for group in member.groups
-            if (cohort.columns.shape[1] > 0 if group == "columns" else cohort.measured is not None)
-        )
+        if "asymmetry" in member.groups and not cohort.images:
+            raise OutcomeError(f"the model {spec.name} needs scans; give their folder with --images")
+        groups = tuple(group for group in member.groups if _is_known(group, cohort))
         if "atlas" in groups and cohort.measured is not None and "atlas" not in cohort.measured.values:
             raise OutcomeError(f"the model {spec.name} needs the regions of an atlas; give one with --atlas")
         if spec.name != "default" and spec.needs_masks and cohort.measured is None:
@@ -135,6 +136,13 @@ def fitting_spec(spec: ModelSpec, cohort: OutcomeCohort) -> ModelSpec:
             )
         kept.append(EnsembleMember(groups, member.estimator))
     return replace(spec, members=tuple(kept))
+
+
+def _is_known(group: str, cohort: OutcomeCohort) -> bool:
+    """Tell whether a cohort has what a group of features is made of."""
+    if group == "columns":
+        return bool(cohort.columns.shape[1])
+    return bool(cohort.images) if group == "asymmetry" else cohort.measured is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +196,8 @@ def _raw(groups: Sequence[str], cohort: OutcomeCohort, components: Array, centre
     for group in groups:
         if group == "columns":
             parts.append(cohort.columns)
+        elif group == "asymmetry":
+            parts.append(asymmetries(cohort))
         elif cohort.measured is None:
             raise OutcomeError("the model needs lesion masks; give their folder with --masks")
         elif group == "low-rank":
@@ -205,6 +215,8 @@ def _names(groups: Sequence[str], cohort: OutcomeCohort, components: int) -> tup
     for group in groups:
         if group == "columns":
             names += cohort.column_names
+        elif group == "asymmetry":
+            names += [f"asymmetry {region}" for region in ASYMMETRY_REGIONS]
         elif group == "low-rank":
             names += [f"lesion pattern {k + 1}" for k in range(components)]
         elif cohort.measured is not None:
@@ -261,17 +273,27 @@ class FittedModel:
         if self.network is not None:
             found: Array = self.network.raw(cohort)
         else:
-            found = np.mean([self._member(member, cohort) for member in self.members], axis=0)
+            found = self.of_rows([member.transform.apply(cohort) for member in self.members])
         return np.clip(found, *self.bounds) if self.kind == "number" else found
 
-    def _member(self, member: FittedMember, cohort: OutcomeCohort) -> Array:
-        x = member.transform.apply(cohort)
-        return np.stack([part.apply(x) for part in member.parts], axis=1)
+    def of_rows(self, rows: Sequence[Array]) -> Array:
+        """Predict from the rows of numbers of each member, float64 (patients, features), without bounds."""
+        each = [
+            np.stack([part.apply(x) for part in member.parts], axis=1)
+            for member, x in zip(self.members, rows, strict=True)
+        ]
+        mean: Array = np.mean(each, axis=0)
+        return mean
 
 
 def uses_lesions(fitted: FittedModel) -> bool:
     """Tell whether a model of members looks at lesions."""
-    return any(set(member.transform.groups) - {"columns"} for member in fitted.members)
+    return any(set(member.transform.groups) - _WITHOUT_MASKS for member in fitted.members)
+
+
+def uses_scans(fitted: FittedModel) -> bool:
+    """Tell whether a model of members looks at scans."""
+    return any("asymmetry" in member.transform.groups for member in fitted.members)
 
 
 def head_targets(kind: TargetKind, target: Array) -> list[Array]:

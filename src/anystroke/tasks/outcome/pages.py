@@ -55,7 +55,8 @@ def write_explanation(
         write_table(folder / "regions.tsv", ("region", "change"), table)
         painted = region_map(explanation.regions)
         _save_map(painted, folder / "regions.nii.gz")
-        pictures["Where damage changes predictions most"] = _glass(painted)
+        what = "damage" if cohort.lesions else "asymmetry"
+        pictures[f"Where {what} changes predictions most"] = _glass(painted)
     if explanation.saliency is not None:
         _save_map(explanation.saliency, folder / "saliency.nii.gz")
         pictures["Where the network is sensitive (SmoothGrad)"] = _glass(explanation.saliency)
@@ -64,8 +65,10 @@ def write_explanation(
         bars(
             [n for n, _ in regions],
             [v for _, v in regions],
-            label="mean change of the prediction",
-            signed=True,
+            label="mean change of the prediction"
+            if cohort.lesions
+            else "mean size of the change of the prediction",
+            signed=bool(cohort.lesions),
         )
         if regions
         else ""
@@ -82,6 +85,7 @@ def write_explanation(
         count=len(cohort.ids),
         chart=chart,
         region_chart=region_chart,
+        exchanged=bool(cohort.lesions),
         pictures=pictures,
         pages=pages,
         figure=figure_text,

@@ -1,5 +1,7 @@
 """Pictures of the patients of a cohort, and where their pixels lie in the brain."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -41,7 +43,7 @@ def pictures_of(cohort: OutcomeCohort, picture: str, *, scans: bool, shrink: int
     """
     drawn = []
     for k in range(len(cohort.ids)):
-        volume = scan_on_grid(cohort, k) if scans else cohort.lesions[k].dense()
+        volume = scan_on_grid(cohort.images[k]) if scans else cohort.lesions[k].dense()
         drawn.append(shrunken(one_picture(volume, picture, symbols_of(cohort, k)), shrink))
     return np.stack(drawn)[:, None]
 
@@ -123,13 +125,12 @@ def symbols_of(cohort: OutcomeCohort, patient: int) -> Symbols:
     return Symbols(scaled(_SEVERITY), float(np.log1p(size) / np.log1p(_LARGEST_ML)), scaled(_TIME))
 
 
-def scan_on_grid(cohort: OutcomeCohort, patient: int) -> Array:
+def scan_on_grid(path: Path) -> Array:
     """Read a scan, take it to MNI space and keep the brain, float32 (91, 109, 91) from 0 to 1.
 
     Raises:
         OutcomeError: It cannot be read or registered.
     """
-    path = cohort.images[patient]
     try:
         scan = read_scan(path)
         moved = Volume(scan.data, scan_in_mni(path).affine @ scan.affine)

@@ -39,7 +39,12 @@ def read_patients(
         raise OutcomeError(
             f"the model {config.name} was trained with the atlas {config.atlas.source}; give it with --atlas"
         )
-    files = Files(files.masks if config.masks else None, files.images, files.atlas, files.skip_missing)
+    files = Files(
+        files.masks if config.masks else None,
+        files.images if config.masks or config.images else None,
+        files.atlas,
+        files.skip_missing,
+    )
     return gather(
         table,
         config.columns,

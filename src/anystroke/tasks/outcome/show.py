@@ -31,7 +31,7 @@ def show_representations(cohort: OutcomeCohort, folder: Path, patients: int = 3)
         raise OutcomeError("--show draws images, but there are none; give --masks or --images")
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(min(patients, len(cohort.ids))):
-        volume = scan_on_grid(cohort, k) if cohort.images else cohort.lesions[k].dense()
+        volume = scan_on_grid(cohort.images[k]) if cohort.images else cohort.lesions[k].dense()
         figure = Figure(figsize=(4 * len(PICTURES), 4.4), facecolor="white")
         for axes, name in zip(figure.subplots(1, len(PICTURES)), PICTURES, strict=True):
             drawn = one_picture(volume, name, symbols_of(cohort, k))

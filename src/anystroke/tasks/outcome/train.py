@@ -19,7 +19,7 @@ from anystroke.tasks.outcome.evaluate import (
 )
 from anystroke.tasks.outcome.files import OutcomeModel, describe_atlas, member_configs
 from anystroke.tasks.outcome.fitting import fit_model
-from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, uses_lesions
+from anystroke.tasks.outcome.models import FittedModel, ModelSpec, find_model_spec, uses_lesions, uses_scans
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
 from anystroke.tasks.outcome.table import (
     Column,
@@ -197,7 +197,7 @@ def train_outcome(
         target=study.target,
         columns=study.columns,
         masks=bool(cohort.lesions) and (bool(spec.network) or uses_lesions(fitted)),
-        images=bool(spec.network and cohort.images),
+        images=bool(cohort.images) and (bool(spec.network) or uses_scans(fitted)),
         atlas=describe_atlas(study.files.atlas) if study.files.atlas else None,
         members=member_configs(fitted),
         network=fitted.network.config() if fitted.network is not None else None,

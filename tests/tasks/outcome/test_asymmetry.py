@@ -1,0 +1,105 @@
+"""Outcomes from scans in MNI space without a mask: what is dark on one side."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from anystroke.anatomy.regions.grid import affine, tissue
+from anystroke.anatomy.regions.regions import load_regions, region_labels, region_names
+from anystroke.commands.main import main
+from anystroke.core.arrays import Array
+from anystroke.core.rng import stream
+from anystroke.core.tables import read_rows
+from anystroke.core.volume import Volume
+from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetry_of
+
+PATIENTS = 24
+INSULA = ASYMMETRY_REGIONS.index("insula left")
+
+
+def _darkened(region: str, side: int, depth: float) -> Array:
+    """Return the template with a region of one side darker."""
+    inside = (region_labels() == region_names().index(region) + 1) & (
+        load_regions().side.reshape(region_labels().shape) == side
+    )
+    return np.where(inside, tissue().template * (1 - depth), tissue().template).astype(np.float32)
+
+
+def test_a_dark_region_is_found_on_its_side() -> None:
+    assert np.abs(asymmetry_of(tissue().template)).max() < 1e-5
+    found = asymmetry_of(_darkened("insula", 0, 0.5))
+    assert found.argmin() == INSULA
+    assert found[INSULA] < -1
+    assert found[INSULA + 1] > -0.2
+    mirrored = asymmetry_of(_darkened("insula", 1, 0.5))
+    assert mirrored[INSULA + 1] == pytest.approx(found[INSULA], rel=1e-4)
+
+
+def test_a_bright_region_shows_on_the_other_side() -> None:
+    found = asymmetry_of(_darkened("insula", 0, -0.3))
+    assert found.argmin() == INSULA + 1
+
+
+def test_neither_unit_nor_offset_matters() -> None:
+    volume = _darkened("insula", 0, 0.5)
+    moved = np.where(tissue().template > 0, 300 * volume + 40, 0).astype(np.float32)
+    assert asymmetry_of(moved) == pytest.approx(asymmetry_of(volume), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Patients whose score falls with the damage of the left insula, and not with that of the right one."""
+    folder = tmp_path_factory.mktemp("scanned")
+    (folder / "images").mkdir()
+    lines = ["participant_id\tage\tscore"]
+    for k in range(PATIENTS):
+        depth = (k % 8) / 10
+        volume = _darkened("insula", 0, depth) if k % 2 else _darkened("precuneus", 1, depth)
+        noise = 0.2 * torch.randn(volume.shape, generator=stream(k, "noise")).numpy() * (volume > 0)
+        scan = Volume(torch.from_numpy(volume + noise)[None], torch.from_numpy(affine()), 4)
+        scan.save(folder / "images" / f"sub-{k:02d}_T1w.nii.gz")
+        lines.append(f"sub-{k:02d}\t{50 + k}\t{10.3 - 11.7 * depth if k % 2 else 10.1 - 0.01 * k}")
+    (folder / "t.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_scores_from_scans_without_masks(
+    scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, model, images = str(scanned / "t.tsv"), str(tmp_path / "model"), str(scanned / "images")
+    options = ["--target", "score", "--model", "asymmetry:ridge", "--repeats", "1", "--folds", "4"]
+    assert main(["outcome", "train", table, "--images", images, *options, "-o", model]) == 0
+    out = tmp_path / "p.tsv"
+    assert main(["outcome", "predict", model, table, "--images", images, "-o", str(out)]) == 0
+    found = [float(row["prediction"]) for row in read_rows(out)]
+    assert np.corrcoef(found, [float(row["score"]) for row in read_rows(scanned / "t.tsv")])[0, 1] > 0.9
+    folder = tmp_path / "explained"
+    assert main(["outcome", "explain", model, table, "--images", images, "-o", str(folder)]) == 0
+    regions = [row["region"] for row in read_rows(folder / "regions.tsv")]
+    assert regions[0] == "insula left"
+    importance = {row["name"]: float(row["importance"]) for row in read_rows(folder / "importance.tsv")}
+    assert importance["scan"] > abs(importance["age"])
+    assert "beside its mirror image" in (folder / "report.html").read_text(encoding="utf-8")
+    assert "sub-01" in (folder / "sub-01.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["outcome", "predict", model, table, "-o", str(tmp_path / "q.tsv")]) == 2
+    assert "scans; give their folder with --images" in capsys.readouterr().err
+
+
+def test_scans_are_asked_for(scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--target", "score", "--model", "asymmetry:ridge", "-o", str(tmp_path / "model")]
+    assert main(["outcome", "train", str(scanned / "t.tsv"), *options]) == 2
+    assert "needs scans; give their folder with --images" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_scans_with_the_table_and_each_alone(scanned: Path, tmp_path: Path) -> None:
+    out = tmp_path / "compared"
+    options = ["--target", "score", "--models", "asymmetry:ridge,asymmetry:elastic-net", "--folds", "3"]
+    options += ["--images", str(scanned / "images"), "--repeats", "1", "-o", str(out)]
+    assert main(["outcome", "compare", str(scanned / "t.tsv"), *options]) == 0
+    names = [row["model"] for row in read_rows(out / "models.tsv")]
+    assert "asymmetry:ridge (table alone)" in names
+    assert "asymmetry:ridge (image alone)" in names
