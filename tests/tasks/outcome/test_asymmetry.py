@@ -14,6 +14,8 @@ from anystroke.core.rng import stream
 from anystroke.core.tables import read_rows
 from anystroke.core.volume import Volume
 from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetry_of
+from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.explain import patients_like
 
 PATIENTS = 24
 INSULA = ASYMMETRY_REGIONS.index("insula left")
@@ -103,3 +105,12 @@ def test_scans_with_the_table_and_each_alone(scanned: Path, tmp_path: Path) -> N
     names = [row["model"] for row in read_rows(out / "models.tsv")]
     assert "asymmetry:ridge (table alone)" in names
     assert "asymmetry:ridge (image alone)" in names
+
+
+def test_patients_like_this_one_by_their_scans_alone(scanned: Path) -> None:
+    images = tuple(sorted((scanned / "images").glob("*.nii.gz")))
+    ids = tuple(path.name[:6] for path in images)
+    nothing = np.empty((PATIENTS, 0))
+    cohort = OutcomeCohort(ids, nothing, (), np.zeros(PATIENTS), images=images)
+    # The darkest left insula is most like the one that is nearly as dark.
+    assert ids[patients_like(cohort, ids.index("sub-07"))[0]] in {"sub-15", "sub-23", "sub-05", "sub-13"}

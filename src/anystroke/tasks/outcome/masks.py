@@ -203,10 +203,11 @@ def load_lesion(path: Path, image: Path | None = None) -> Lesion:
     # Probabilities, and shares of resampled masks, count from a half, or from the most of a tiny lesion.
     inside = (values >= min(0.5, most)) & (values > 0)
     mask = Volume(inside[None].float(), mask.affine, mask.space_code)
-    if _needs_scan(mask, path, image):
+    moved = _needs_scan(mask, path, image)
+    if moved:
         mask = _registered(mask, path, image)
     lesion = on_grid(mask)
-    _check_place(lesion, mask, path)
+    _check_place(lesion, mask, path, image if moved else None)
     return lesion
 
 
@@ -344,12 +345,18 @@ def _registered(mask: Volume, path: Path, image: Path | None) -> Volume:
         raise OutcomeError(f"{path} cannot be taken to MNI space: {error}") from None
 
 
-def _check_place(lesion: Lesion, mask: Volume, path: Path) -> None:
-    """Refuse a lesion that does not lie where the brain is in MNI space."""
+def _check_place(lesion: Lesion, mask: Volume, path: Path, image: Path | None) -> None:
+    """Refuse a lesion that does not lie where the brain is in MNI space, or in its own scan."""
     total = float(mask.data.sum()) * mask.voxel_volume
     if total == 0:
         return
     inside = float(lesion.shares[_near_brain()[lesion.voxels]].sum()) * REGION_SPACING**3 / 1000 / total
+    if inside < _SMALLEST_INSIDE and image is not None:
+        raise OutcomeError(
+            f"{path} marks what is no brain in {image.name}: {100 * inside:.0f} % of the lesion lies in or "
+            f"at the brain, expected at least {100 * _SMALLEST_INSIDE:.0f} %; look at the mask on its scan, "
+            "and mend it or leave the patient out"
+        )
     if inside < _SMALLEST_INSIDE:
         raise OutcomeError(
             f"{path} is in another space: {100 * inside:.0f} % of the lesion lies in or at the MNI152 "

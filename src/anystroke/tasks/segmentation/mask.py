@@ -20,6 +20,7 @@ from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
+from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
 from anystroke.tasks.segmentation.trust import mean_certainty
 
@@ -135,7 +136,9 @@ def predict(
             certainty = mean_certainty(values[0], healthy)
             inside = healthy.sum(0) >= 0.5
             brain = Volume(inside[None].to(torch.uint8), space.affine)
-            kept = within_brain(values[0] >= threshold / 2, inside)
+            found = values[0] >= threshold / 2
+            kept = within_brain(found, inside)
+            kept &= within_mni_brain(found & kept, inside, Volume(space.image, space.affine))
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
