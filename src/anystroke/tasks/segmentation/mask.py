@@ -138,7 +138,8 @@ def predict(
             brain = Volume(inside[None].to(torch.uint8), space.affine)
             found = values[0] >= threshold / 2
             kept = within_brain(found, inside)
-            kept &= within_mni_brain(found & kept, inside, Volume(space.image, space.affine))
+            likely = keep_certain((found & kept)[None], values[:1], config.certain)[0]
+            kept &= within_mni_brain(likely, inside, Volume(space.image, space.affine))
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
