@@ -38,11 +38,11 @@ from anystroke.tasks.outcome.explain import one_number, region_importance
 from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import stratified_folds
-from anystroke.tasks.outcome.masks import Lesion, load_lesion
+from anystroke.tasks.outcome.masks import Lesion, load_lesion, scan_in_mni
 from anystroke.tasks.outcome.models import FittedModel, find_model_spec
 from anystroke.tasks.outcome.scores import bootstrap, scores
 from anystroke.tasks.outcome.simulated import PLANTED, simulated_cohort
-from anystroke.tasks.outcome.table import TargetKind
+from anystroke.tasks.outcome.table import OutcomeError, TargetKind
 from anystroke.tasks.segmentation.predict import Model, segment
 
 KIND: TargetKind = "two_classes"
@@ -203,18 +203,28 @@ def scanned(cohort: OutcomeCohort, folder: Path, count: int, data: Path | None) 
     return tuple(paths)
 
 
-def segmented(images: Sequence[Path]) -> tuple[Lesion, ...]:
-    """Return the lesions that the default model finds, in MNI space; masks are kept beside the scans."""
+def segmented(images: Sequence[Path]) -> list[Lesion | None]:
+    """Return the lesions that the default model finds, in MNI space; masks are kept beside the scans.
+
+    Returns:
+        One a scan; None where the scan cannot be registered or what is marked is no brain, which
+        ``anystroke outcome --skip-missing`` leaves out.
+    """
     model = Model.open("default")
-    lesions = []
+    lesions: list[Lesion | None] = []
     for path in images:
         mask = path.with_name(path.name.replace("_T1w", "_mask"))
         if not mask.exists():
             segment(path, model).mask.save(mask)
-        empty = not bool(Volume.load(mask).data.any())
-        nowhere = Lesion(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
-        lesions.append(nowhere if empty else load_lesion(mask, path))
-    return tuple(lesions)
+        try:
+            scan_in_mni(path)
+            empty = not bool(Volume.load(mask).data.any())
+            nowhere = Lesion(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
+            lesions.append(nowhere if empty else load_lesion(mask, path))
+        except OutcomeError as error:
+            print(error)
+            lesions.append(None)
+    return lesions
 
 
 def overlaps(drawn: Sequence[Lesion], found: Sequence[Lesion]) -> dict[str, float]:
@@ -229,24 +239,27 @@ def raw_scans(args: argparse.Namespace) -> dict[str, Any]:
     cohort = simulated_cohort(args.scans, severity=0.0, time=0.0)
     images = scanned(cohort, args.work, args.scans, args.data)
     seen = replace(cohort, columns=np.empty((args.scans, 0)), column_names=(), images=images)
+    opened = segmented(images)
+    seen = seen.rows([k for k, lesion in enumerate(opened) if lesion is not None])
+    lesions = tuple(lesion for lesion in opened if lesion is not None)
     blind = replace(seen, lesions=(), measured=None)
-    lesions = segmented(images)
     found = replace(seen, lesions=lesions, measured=measure_lesions(lesions))
-    folds = stratified_folds(cohort.target, 3, seed=1, classes=True)
+    folds = stratified_folds(seen.target, 3, seed=1, classes=True)
     masks = {"drawn": seen, "segmented": found}
     models = {f"{model}, {of}": (model, each) for of, each in masks.items() for model in MASKED}
     models |= {f"{model}, T1w": (model, blind) for model in SCANNED}
-    raw = {name: np.zeros((1, args.scans, 1)) for name in models}
+    raw = {name: np.zeros((1, len(lesions), 1)) for name in models}
     for k in range(3):
         learnt, held = np.flatnonzero(folds != k), np.flatnonzero(folds == k)
         for name, (model, each) in models.items():
             raw[name][0, held] = fitted(model, each.rows(learnt), args).raw(each.rows(held))
     return {
-        "patients": args.scans,
-        "segmented": overlaps(cohort.lesions, lesions),
+        "patients": len(lesions),
+        "left_out": args.scans - len(lesions),
+        "segmented": overlaps(seen.lesions, lesions),
         **{
-            name: out_of_fold_scores(OutOfFold(name, each, folds[None]), cohort.target, KIND)
-            for name, each in raw.items()
+            name: out_of_fold_scores(OutOfFold(name, predicted, folds[None]), seen.target, KIND)
+            for name, predicted in raw.items()
         },
     }
 

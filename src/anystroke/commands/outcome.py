@@ -45,7 +45,8 @@ class PatientFiles:
         Path | None, typer.Option(metavar="FILE", help="Label map in MNI space with more regions.")
     ] = None
     skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out patients without mask or image.")
+        bool,
+        typer.Option("--skip-missing", help="Leave out patients without mask or image that can be used."),
     ] = False
 
 

@@ -9,6 +9,7 @@ import torch
 
 from anystroke.anatomy.regions.grid import REGION_SHAPE, affine, index_of, positions, tissue
 from anystroke.anatomy.regions.regions import load_regions, region_labels, region_names
+from anystroke.anatomy.registration.mni import ScanRegistration
 from anystroke.core.volume import Volume
 from anystroke.tasks.outcome.features import loads_of, measure_lesions
 from anystroke.tasks.outcome.masks import Lesion, check_sides, find_files, load_lesion, on_grid
@@ -134,6 +135,22 @@ def test_a_mask_in_another_space(tmp_path: Path) -> None:
     Volume(corner, matrix).save(tmp_path / "b.nii.gz")
     with pytest.raises(OutcomeError, match="another space: 0 %"):
         load_lesion(tmp_path / "b.nii.gz")
+
+
+def test_a_mask_of_what_is_no_brain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registration = ScanRegistration(torch.eye(4, dtype=torch.float64), 1.0)
+    monkeypatch.setattr("anystroke.tasks.outcome.masks.scan_in_mni", lambda _: registration)
+    matrix = torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0], dtype=torch.float64))
+    matrix[:3, 3] = torch.tensor([-120.0, -160.0, -90.0])
+    scan, mask, path = torch.rand(1, 60, 70, 60), torch.zeros(1, 60, 70, 60), tmp_path / "sub-1_lesion.nii.gz"
+    Volume(scan, matrix).save(tmp_path / "sub-1_T1w.nii.gz")
+    # Before the chin of a head whose brain is where MNI152 has it.
+    mask[0, 28:32, 55:60, 8:12] = 1
+    Volume(mask, matrix).save(path)
+    with pytest.raises(
+        OutcomeError, match=r"marks what is no brain in sub-1_T1w.nii.gz: 0 % .*look at the mask"
+    ):
+        load_lesion(path, tmp_path / "sub-1_T1w.nii.gz")
 
 
 def test_an_empty_mask_is_no_lesion(tmp_path: Path) -> None:

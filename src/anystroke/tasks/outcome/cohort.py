@@ -67,7 +67,7 @@ class Files:
         masks: Folder of lesion masks.
         images: Folder of scans.
         atlas: Whose regions are measured too.
-        skip_missing: Leave patients out whose mask or scan is missing, instead of stopping.
+        skip_missing: Leave patients out whose mask or scan is missing or cannot be used, instead of stopping.
     """
 
     masks: Path | None = None
@@ -96,36 +96,26 @@ def gather(
         progress: Called after each mask, or scan where there are no masks.
 
     Raises:
-        OutcomeError: A mask or scan is missing and ``files.skip_missing`` is not set; or one cannot be used.
+        OutcomeError: A mask or scan is missing or cannot be used and ``files.skip_missing`` is not set; or
+            there is none that can be used.
     """
     masks = find_files(files.masks, table.ids, masks=True) if files.masks else FoundFiles()
     images = find_files(files.images, table.ids, masks=False) if files.images else FoundFiles()
     notes += [*masks.notes, *images.notes]
     table = _complete(table, files, masks, images, notes)
-    encoded = encode(table, columns)
     lesions: tuple[Lesion, ...] = ()
     measured = None
-    scans = tuple(images.files[each] for each in table.ids) if files.images else ()
-    if scans and not files.masks:
-        # What is predicted from scans needs all of them in MNI space; the results are kept.
-        with ThreadPoolExecutor(2) as pool:
-            for _ in pool.map(scan_in_mni, scans):
-                progress()
+    table, found = _opened(table, files, masks, images, notes, progress)
+    encoded = encode(table, columns)
     if files.masks:
-
-        def load(each: str) -> Lesion:
-            lesion = load_lesion(masks.files[each], images.files.get(each))
-            progress()
-            return lesion
-
-        with ThreadPoolExecutor(2) as pool:
-            lesions = tuple(pool.map(load, table.ids))
+        lesions = found
         _check_sides(table, lesions)
         empty = [each for each, lesion in zip(table.ids, lesions, strict=True) if not len(lesion.voxels)]
         if empty:
             notes.append(f"{len(empty)} masks are empty ({first_few(empty)}), which counts as no lesion")
         measured = measure_lesions(lesions, files.atlas)
     names = tuple(name for column in columns for name in column.features)
+    scans = tuple(images.files[each] for each in table.ids) if files.images else ()
     return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, scans)
 
 
@@ -153,6 +143,49 @@ def _complete(
     notes.append(f"{counted}; they are left out")
     gone = set(missing)
     return table.only([each for each in table.ids if each not in gone])
+
+
+def _opened(
+    table: PatientTable,
+    files: Files,
+    masks: FoundFiles,
+    images: FoundFiles,
+    notes: list[str],
+    progress: Callable[[], None],
+) -> tuple[PatientTable, tuple[Lesion, ...]]:
+    """Load masks, or register scans where there are none, and leave out what cannot be used, or stop."""
+    if not files.masks and not files.images:
+        return table, ()
+
+    failed: dict[str, str] = {}
+
+    def opened(each: str) -> Lesion | None:
+        try:
+            if files.masks:
+                return load_lesion(masks.files[each], images.files.get(each))
+            # What is predicted from scans needs all of them in MNI space; the results are kept.
+            scan_in_mni(images.files[each])
+        except OutcomeError as error:
+            if not files.skip_missing:
+                raise OutcomeError(f"{error}; --skip-missing leaves such patients out") from None
+            failed[each] = str(error)
+        finally:
+            progress()
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            found = list(pool.map(opened, table.ids))
+        except OutcomeError:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if len(failed) == len(table.ids):
+        raise OutcomeError(f"no mask or scan can be used: {next(iter(failed.values()))}")
+    if failed:
+        shown = first_few([f"{each} ({failed[each]})" for each in table.ids if each in failed])
+        notes.append(f"{len(failed)} of {len(table.ids)} patients are left out: {shown}")
+        table = table.only([each for each in table.ids if each not in failed])
+    return table, tuple(lesion for lesion in found if lesion is not None)
 
 
 def _check_sides(table: PatientTable, lesions: Sequence[Lesion]) -> None:

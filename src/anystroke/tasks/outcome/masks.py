@@ -29,6 +29,7 @@ from anystroke.io.formats import SCAN_SUFFIXES, read_scan
 from anystroke.io.names import image_stem
 from anystroke.models.checkpoints import CheckpointError
 from anystroke.tasks.outcome.table import OutcomeError
+from anystroke.tasks.segmentation.mni_places import with_lesion
 from anystroke.tasks.segmentation.predict import Model, segment
 
 # All of a grid that is in MNI space lies in this box, margins of the templates included [mm].
@@ -318,7 +319,8 @@ def _network() -> Model:
 
 def _brain_of(scan: Volume) -> Volume | None:
     """Return the brain in a scan; None where the network finds too little of one to be believed."""
-    brain = segment(scan, _network()).brain
+    found = segment(scan, _network())
+    brain = with_lesion(found.brain, found.mask)
     if brain is None or float((brain.data > 0).sum()) * brain.voxel_volume < _SMALLEST_BRAIN_ML:
         return None
     return brain

@@ -16,7 +16,7 @@ from anystroke.io.names import image_stem
 from anystroke.io.results import generated_by
 from anystroke.models.passes import PRESETS
 from anystroke.tasks.segmentation.lesions_found import FoundLesion, find_lesions
-from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places
+from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places, with_lesion
 from anystroke.tasks.segmentation.signs import driver_of
 from anystroke.tasks.segmentation.trust import volume_in_words
 
@@ -69,7 +69,7 @@ class Findings:
     @classmethod
     def of(cls, result: "Segmentation") -> "Findings":
         """Find the lesions of a segmentation."""
-        inside = result.brain if result.brain is not None else head(result.scan)
+        inside = with_lesion(result.brain, result.mask) or head(result.scan)
         return cls(
             result, *find_lesions(result.mask, result.probability, inside, result.model.config.lesion_errors)
         )

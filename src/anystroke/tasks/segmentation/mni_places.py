@@ -1,6 +1,6 @@
 """Where lesions lie in MNI space: coordinates, regions of an atlas, and a coarse map for pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -41,12 +41,37 @@ class MniPlace:
     share: float = 0.0
 
 
+def with_lesion(brain: Volume | None, lesion: Volume) -> Volume | None:
+    """Return the whole brain: a large stroke leaves half a hemisphere less of the healthy one.
+
+    Args:
+        brain: Mask of the healthy brain; None if it is not known.
+        lesion: Mask on any grid of the same world.
+
+    Returns:
+        uint8 mask on the grid of ``brain``; None if that is not known.
+
+    Example:
+        >>> healthy, lesion = torch.tensor([1, 1, 0, 0]), torch.tensor([0, 0, 1, 0])
+        >>> both = with_lesion(*(Volume(mask.view(1, 4, 1, 1), torch.eye(4)) for mask in (healthy, lesion)))
+        >>> both.data.flatten().tolist()
+        [1, 1, 1, 0]
+    """
+    if brain is None:
+        return None
+    x, y, z = brain.shape
+    share = (
+        replace(lesion, data=lesion.data.float()).resample_to(brain.affine, (x, y, z), antialias=True).data
+    )
+    return replace(brain, data=((brain.data > 0) | (share >= 0.5)).to(torch.uint8))
+
+
 def find_mni_space(scan: Volume, brain: Volume | None) -> MniSpace:
     """Register a scan to MNI space, and say so if that cannot be believed.
 
     Args:
         scan: One channel.
-        brain: The healthy brain on any grid of the scan's world; None if it is not known.
+        brain: The whole brain on any grid of the scan's world, see `with_lesion`; None if it is not known.
 
     Returns:
         The affine, or the reason why there is none; neither where the brain is not known.

@@ -24,7 +24,13 @@ from anystroke.tasks.segmentation.findings import (
     of_numbers,
     of_probability,
 )
-from anystroke.tasks.segmentation.mni_places import TEMPLATE, MniSpace, coarse_map, find_mni_space
+from anystroke.tasks.segmentation.mni_places import (
+    TEMPLATE,
+    MniSpace,
+    coarse_map,
+    find_mni_space,
+    with_lesion,
+)
 from anystroke.tasks.segmentation.options import WriteOptions
 from anystroke.tasks.segmentation.tissue_maps import GREY, WHITE, partial_volume, tissues_of_scan
 
@@ -85,9 +91,7 @@ def write_scan_results(
     found = Findings.of(result)
     space = MniSpace()
     wanted = write.report or atlas is not None
-    register = (
-        [lambda: find_mni_space(result.prediction.image or result.scan, result.brain)] if wanted else []
-    )
+    register = [lambda: _register(result)] if wanted else []
     draw = [lambda: _draw_mosaic(scan, result)] if write.report else []
     # Registering, drawing and compressing take longest, and none needs another.
     for done in in_threads(lambda work: work(), [*register, *draw, *_maps(scan, found)]):
@@ -142,6 +146,11 @@ def _maps(scan: _Scan, found: Findings) -> list[Callable[[], object]]:
         lambda: found.numbered.save(scan.numbers("dseg.nii.gz"), dtype=torch.int16),
         lambda: result.mask.save(scan.file("mask.nii.gz")),
     ]
+
+
+def _register(result: "Segmentation") -> MniSpace:
+    whole = with_lesion(result.brain, result.mask)
+    return find_mni_space(result.prediction.image or result.scan, whole)
 
 
 def _in_steps(probability: Volume) -> Volume:
