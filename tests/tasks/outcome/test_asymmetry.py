@@ -1,5 +1,6 @@
 """Outcomes from scans in MNI space without a mask: what is dark on one side."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,22 @@ def test_patients_like_this_one_by_their_scans_alone(scanned: Path) -> None:
     cohort = OutcomeCohort(ids, nothing, (), np.zeros(PATIENTS), images=images)
     # The darkest left insula is most like the one that is nearly as dark.
     assert ids[patients_like(cohort, ids.index("sub-07"))[0]] in {"sub-15", "sub-23", "sub-05", "sub-13"}
+
+
+def test_a_scan_that_cannot_be_registered_is_left_out_if_asked(
+    scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(scanned / "images", images)
+    nothing = Volume(torch.zeros(1, 60, 60, 60), torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0])))
+    nothing.save(images / "sub-03_T1w.nii.gz", overwrite=True)
+    options = ["--target", "score", "--model", "asymmetry:ridge", "--repeats", "1", "--folds", "3"]
+    options += ["--images", str(images), "-o", str(tmp_path / "model")]
+    assert main(["outcome", "train", str(scanned / "t.tsv"), *options]) == 2
+    error = capsys.readouterr().err
+    assert "sub-03_T1w.nii.gz cannot be taken to MNI space" in error
+    assert "--skip-missing leaves such patients out" in error
+    assert main(["outcome", "train", str(scanned / "t.tsv"), *options, "--skip-missing"]) == 0
+    said = capsys.readouterr()
+    assert "1 of 24 patients are left out: sub-03 (" in said.out + said.err
+    assert len(read_rows(tmp_path / "model" / "out_of_fold.tsv")) == PATIENTS - 1

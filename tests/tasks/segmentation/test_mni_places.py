@@ -1,11 +1,18 @@
 import pytest
 import torch
 
+from anystroke.anatomy.regions.grid import affine, tissue
 from anystroke.anatomy.registration.affine import RegistrationError
 from anystroke.anatomy.registration.atlas import Atlas
 from anystroke.anatomy.registration.mni import ScanRegistration
 from anystroke.core.volume import Volume
-from anystroke.tasks.segmentation.mni_places import MniSpace, coarse_map, find_mni_space, find_places
+from anystroke.tasks.segmentation.mni_places import (
+    MniSpace,
+    coarse_map,
+    find_mni_space,
+    find_places,
+    with_lesion,
+)
 
 TO_MNI = torch.tensor([[1.0, 0, 0, -50], [0, 1, 0, -60], [0, 0, 1, -20], [0, 0, 0, 1]], dtype=torch.float64)
 
@@ -89,3 +96,20 @@ def test_a_registration_that_fails_is_a_reason(monkeypatch: pytest.MonkeyPatch) 
     assert "overlap by 0.60, expected at least 0.85" in poor.problem
     monkeypatch.setattr(REGISTER, lambda *_, **__: ScanRegistration(TO_MNI, 0.9))
     assert find_mni_space(scan, brain).problem == ""
+
+
+def test_a_large_stroke_does_not_spoil_the_place() -> None:
+    grid = torch.from_numpy(affine())
+    brain = torch.from_numpy(tissue().template > 0)
+    stroke = torch.zeros_like(brain)
+    stroke[:38, 25:95, 20:70] = True
+    stroke &= brain
+    assert float(stroke.sum()) * 0.008 > 250
+    scan = Volume(torch.from_numpy(tissue().template)[None].clone(), grid)
+    scan.data[0][stroke] *= 0.4
+    healthy, lesion = (Volume(mask[None].to(torch.uint8), grid) for mask in (brain & ~stroke, stroke))
+    assert "failed" in find_mni_space(scan, healthy).problem
+    whole = find_mni_space(scan, with_lesion(healthy, lesion))
+    assert whole.overlap is not None
+    assert whole.overlap > 0.95
+    assert with_lesion(None, lesion) is None
