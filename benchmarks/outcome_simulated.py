@@ -204,7 +204,7 @@ def scanned(cohort: OutcomeCohort, folder: Path, count: int, data: Path | None) 
 
 
 def segmented(images: Sequence[Path]) -> list[Lesion | None]:
-    """Return the lesions that the default model finds, in MNI space; masks are kept beside the scans.
+    """Return the lesions that the default model finds, in MNI space; masks are written beside the scans.
 
     Returns:
         One a scan; None where the scan cannot be registered or what is marked is no brain, which
@@ -214,13 +214,10 @@ def segmented(images: Sequence[Path]) -> list[Lesion | None]:
     lesions: list[Lesion | None] = []
     for path in images:
         mask = path.with_name(path.name.replace("_T1w", "_mask"))
-        if not mask.exists():
-            segment(path, model).mask.save(mask)
         try:
             scan_in_mni(path)
-            empty = not bool(Volume.load(mask).data.any())
-            nowhere = Lesion(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32))
-            lesions.append(nowhere if empty else load_lesion(mask, path))
+            segment(path, model).mask.save(mask, overwrite=True)
+            lesions.append(load_lesion(mask, path))
         except OutcomeError as error:
             print(error)
             lesions.append(None)

@@ -7,7 +7,7 @@ import torch
 from anystroke.anatomy.lesions.bank import LesionSettings, save_bank
 from anystroke.anatomy.tissues.anatomies import save_anatomies
 from anystroke.core.rng import stream
-from anystroke.learning.cases import CaseSource
+from anystroke.learning.cases import Case, CaseSource, first_that_shows_something
 from anystroke.learning.sources.simulated import SimulatedSource, TargetForm
 from anystroke.learning.targets import TARGET_SCHEMES, Scheme
 from anystroke.simulation import random_contrasts
@@ -118,3 +118,16 @@ def test_scans_of_a_patient_show_one_patient_with_several_protocols() -> None:
     for name in ("key", "anatomy", "lesions", "stage", "shown_on"):
         assert len({str(record[name]) for record in records}) == 1
     assert len({str(record["protocol"]) for record in records}) == 6
+
+
+def test_a_part_of_a_few_saturated_voxels_is_drawn_anew() -> None:
+    saturated, grey = torch.zeros(8, 8, 8), torch.zeros(8, 8, 8)
+    saturated[0, 0] = 1.0
+    grey[0] = torch.arange(64.0).reshape(8, 8)
+    drawn = iter([torch.zeros(8, 8, 8), saturated, grey])
+    made = first_that_shows_something(
+        lambda: Case(next(drawn), torch.zeros(8, 8, 8), {}), (8, 8, 8), "look at it"
+    )
+    assert torch.equal(made.image, grey)
+    with pytest.raises(RuntimeError, match="shows something"):
+        first_that_shows_something(lambda: Case(saturated, saturated, {}), (8, 8, 8), "look at it")

@@ -23,6 +23,8 @@ from anystroke.learning.sources.patient_packs import first_of
 from anystroke.learning.stream import CaseStream
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import Trainer
+from anystroke.simulation.cohorts import Pack
+from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.classification.files import write_classes
 from anystroke.tasks.classification.predict import ClassModel
 from anystroke.tasks.classification.recipe import ClassificationSettings
@@ -36,8 +38,9 @@ from anystroke.tasks.tissues.files import write_tissues
 from anystroke.tasks.tissues.predict import TissueModel
 from anystroke.tasks.tissues.recipe import TissueSettings
 from anystroke.tasks.tissues.sources import LEARNT_TISSUES, without_lesion
-from anystroke.tasks.tissues.validate import Head, tissue_scores
+from anystroke.tasks.tissues.validate import Head, simulated_heads, tissue_scores
 from participants import PEOPLE, write_participants
+from phantoms import ellipsoid_anatomy
 
 SMALL: dict[str, Any] = {
     "name": "toy",
@@ -236,3 +239,12 @@ def _named(count: int) -> list[Any]:
     from anystroke.io.participants import Participant
 
     return [Participant(f"sub-{number}", "x", ()) for number in range(count)]
+
+
+def test_heads_are_judged_whole_wherever_parts_were() -> None:
+    def brains(anywhere: float) -> list[int]:
+        looks = SynthesisSettings(anywhere=anywhere, skull_strip=0.0)
+        heads = simulated_heads(Pack([ellipsoid_anatomy()], []), looks, count=4, spacing=8.0, seed=1)
+        return [int(((head.tissues > 0) & (head.tissues != IGNORED)).sum()) for head in heads]
+
+    assert brains(1.0) == brains(0.0)

@@ -1,5 +1,6 @@
 """The verb ``outcome`` with what it does: train, predict, explain, compare."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from anystroke.tasks.outcome.cohort import Files, OutcomeCohort
     from anystroke.tasks.outcome.config import OutcomeConfig
     from anystroke.tasks.outcome.evaluate import FoldSettings
+    from anystroke.tasks.outcome.models import ModelSpec
     from anystroke.tasks.outcome.train import Study, Trained
 
 outcome = typer.Typer(
@@ -136,7 +138,7 @@ def train(
     from anystroke.tasks.outcome.train import check_model, train_outcome
 
     spec = find_model_spec(choices.model)
-    study = _study(table, target, question, files)
+    study = _study(table, target, question, files, [spec])
     check_model(spec, study)
     if choices.show is not None:
         from anystroke.tasks.outcome.show import show_representations
@@ -283,7 +285,7 @@ def compare(
     specs = [replace(find_model_spec(name), shrink=judged.shrink) for name in dict.fromkeys(split([models]))]
     if not specs:
         raise ArgumentError("--models needs at least one name, got none; try default,loads:ridge")
-    study = _study(table, target, question, files)
+    study = _study(table, target, question, files, specs)
     for spec in specs:
         check_model(spec, study)
     how = ComparisonSettings(_validation(judged), choices.lock_box, choices.permutations)
@@ -319,7 +321,9 @@ def _files(files: PatientFiles) -> "Files":
     return Files(files.masks, files.images, atlas, files.skip_missing)
 
 
-def _study(table: Path, target: str, question: Question, files: PatientFiles) -> "Study":
+def _study(
+    table: Path, target: str, question: Question, files: PatientFiles, specs: Sequence["ModelSpec"]
+) -> "Study":
     from anystroke.tasks.outcome.table import read_table
     from anystroke.tasks.outcome.train import TrainOptions, open_study
 
@@ -328,7 +332,7 @@ def _study(table: Path, target: str, question: Question, files: PatientFiles) ->
     rows = read_table(table)
     with progress_bar() as bar:
         task = bar.add_task("reading images", total=None)
-        study = open_study(rows, options, _files(files), progress=lambda: bar.advance(task))
+        study = open_study(rows, options, _files(files), specs, progress=lambda: bar.advance(task))
     for text in study.notes:
         complain(f"note: {text}")
     return study

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
+from anystroke.models.model_space import has_contrast
 
 HEALTHY = 255
 """Target of a voxel that is no lesion but whose tissue is not known."""
@@ -49,7 +50,7 @@ Drawn = TypeVar("Drawn", bound=Imaged)
 
 
 def first_that_shows_something(draw: Callable[[], Drawn], shape: GridShape, advice: str) -> Drawn:
-    """Draw until an image is not constant: a field of view can miss the head.
+    """Draw until an image has grey values: a field of view can miss the head.
 
     Args:
         draw: Makes something with an image.
@@ -57,11 +58,11 @@ def first_that_shows_something(draw: Callable[[], Drawn], shape: GridShape, advi
         advice: What to do if none shows anything.
 
     Raises:
-        RuntimeError: If 100 draws in a row gave constant images.
+        RuntimeError: If 100 draws in a row gave images without.
     """
     for _ in range(_MOST_TRIES):
         made = draw()
-        if float(made.image.max()) > float(made.image.min()):
+        if has_contrast(made.image):
             return made
     raise RuntimeError(
         f"expected a scan that shows something, got {_MOST_TRIES} constant images in a row of {shape} "

@@ -131,8 +131,7 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
     foreground = looked_at[looked_at > image.min()]
     if foreground.numel() == 0:
         raise ValueError("the image is constant, expected at least three different intensities")
-    last = foreground.numel() - 1
-    low, high = (foreground.kthvalue(1 + round(q * last)).values for q in CLIP_QUANTILES)
+    low, high = _limits(foreground)
     foreground = foreground.clamp(low, high)
     sd = foreground.std(correction=0)
     if not bool(sd > 0):
@@ -141,6 +140,29 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
     if over == "log_tail":
         clipped += (image - high).clamp_(min=0).div_(sd).log1p_()
     return clipped
+
+
+def has_contrast(image: Tensor) -> bool:
+    """Tell whether the foreground of an image has several values, but for the tails that are clipped.
+
+    Args:
+        image: Any shape.
+
+    Example:
+        >>> has_contrast(torch.tensor([0.0, 0.0, 1.0, 1.0])), has_contrast(torch.arange(4.0))
+        (False, True)
+    """
+    foreground = image[image > image.min()]
+    if not foreground.numel():
+        return False
+    low, high = _limits(foreground)
+    return bool(high > low)
+
+
+def _limits(foreground: Tensor) -> tuple[Tensor, Tensor]:
+    last = foreground.numel() - 1
+    low, high = (foreground.kthvalue(1 + round(q * last)).values for q in CLIP_QUANTILES)
+    return low, high
 
 
 def equalise_histogram(image: Tensor, bins: int = 256) -> Tensor:

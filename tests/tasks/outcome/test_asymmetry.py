@@ -14,12 +14,12 @@ from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
 from anystroke.core.tables import read_rows
 from anystroke.core.volume import Volume
-from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetry_of
+from anystroke.tasks.outcome.asymmetry import SIDED_REGIONS, asymmetry_of
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.explain import patients_like
 
 PATIENTS = 24
-INSULA = ASYMMETRY_REGIONS.index("insula left")
+INSULA = SIDED_REGIONS.index("insula left")
 
 
 def _darkened(region: str, side: int, depth: float) -> Array:
@@ -134,3 +134,33 @@ def test_a_scan_that_cannot_be_registered_is_left_out_if_asked(
     said = capsys.readouterr()
     assert "1 of 24 patients are left out: sub-03 (" in said.out + said.err
     assert len(read_rows(tmp_path / "model" / "out_of_fold.tsv")) == PATIENTS - 1
+
+
+@pytest.mark.parametrize(("model", "code"), [("table:ridge", 0), ("asymmetry:ridge", 2)])
+def test_scans_are_registered_for_those_who_look_at_them(
+    model: str, code: int, scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(scanned / "images", images)
+    nothing = Volume(torch.zeros(1, 60, 60, 60), torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0])))
+    nothing.save(images / "sub-03_T1w.nii.gz", overwrite=True)
+    options = [
+        "--target",
+        "score",
+        "--model",
+        model,
+        "--repeats",
+        "1",
+        "--folds",
+        "2",
+        "--images",
+        str(images),
+    ]
+    assert main(["outcome", "train", str(scanned / "t.tsv"), *options, "-o", str(tmp_path / "model")]) == code
+    assert ("cannot be taken to MNI space" in capsys.readouterr().err) == bool(code)
+
+
+def test_a_model_of_masks_beside_scans_alone(scanned: Path, tmp_path: Path) -> None:
+    options = ["--target", "score", "--models", "default,table:ridge", "--folds", "2", "--repeats", "1"]
+    options += ["--images", str(scanned / "images"), "-o", str(tmp_path / "compared")]
+    assert main(["outcome", "compare", str(scanned / "t.tsv"), *options]) == 0

@@ -113,3 +113,5 @@ def test_a_large_stroke_does_not_spoil_the_place() -> None:
     assert whole.overlap is not None
     assert whole.overlap > 0.95
     assert with_lesion(None, lesion) is None
+    nothing = Volume(torch.zeros_like(healthy.data), grid)
+    assert with_lesion(nothing, lesion) is nothing

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -69,6 +70,29 @@ def test_without_a_registration_all_stays(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(outside_brain, "find_mni_space", lambda *_: MniSpace(overlap=0.5, problem="poor"))
     orbit = _box((50, 62), (92, 104), (6, 18))
     assert within_mni_brain(orbit, (BRAIN | _face()) & ~orbit, IMAGE).all()
+
+
+def test_a_small_lesion_of_the_face_is_seen_beside_a_large_stroke(registrations: list[Volume]) -> None:
+    stroke, small = _box((10, 40), (40, 70), (35, 60)) & BRAIN, _box((54, 56), (100, 102), (8, 9))
+    keep = within_mni_brain(stroke | small, (BRAIN | _face()) & ~stroke & ~small, IMAGE)
+    assert registrations
+    assert not keep[small].any()
+    assert keep[stroke].all()
+
+
+def test_beside_a_large_stroke_the_whole_brain_is_registered() -> None:
+    stroke, orbit = _box((5, 38), (25, 95), (20, 70)) & BRAIN, _box((50, 62), (92, 104), (6, 18))
+    scan = Volume(IMAGE.data.clone(), IMAGE.affine)
+    scan.data[0][stroke] *= 0.4
+    keep = within_mni_brain(stroke | orbit, (BRAIN | _face()) & ~stroke & ~orbit, scan)
+    assert not keep[orbit].any()
+    assert keep[stroke].float().mean() > 0.99
+
+
+def test_the_lowest_slice_of_the_template_is_no_edge() -> None:
+    below = outside_brain._from_mni_brain(np.array([[0.0, -44.0, -74.0], [0.0, -44.0, -200.0]]))
+    assert below[0] < 6
+    assert np.isinf(below[1])
 
 
 @pytest.mark.parametrize("brain", [torch.zeros_like(BRAIN), _box((40, 44), (50, 54), (40, 44))])

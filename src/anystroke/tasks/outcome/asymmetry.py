@@ -13,8 +13,8 @@ from anystroke.core.arrays import Array
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.pictures import scan_on_grid
 
-ASYMMETRY_REGIONS = tuple(f"{name.replace('_', ' ')} {side}" for name in region_names() for side in SIDES)
-"""Of the columns of `asymmetries`."""
+SIDED_REGIONS = tuple(f"{name.replace('_', ' ')} {side}" for name in region_names() for side in SIDES)
+"""Regions with their sides, the columns of `asymmetries`."""
 
 _SMOOTHING_MM = 4.0
 _LOWEST = 5.0

@@ -1,6 +1,6 @@
 """Patients with everything that is known of them, ready to learn from or to predict."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,6 +82,7 @@ def gather(
     target: Callable[[PatientTable], Array],
     files: Files,
     *,
+    sees_scans: bool,
     notes: list[str],
     progress: Callable[[], None] = lambda: None,
 ) -> OutcomeCohort:
@@ -92,8 +93,9 @@ def gather(
         columns: To predict from.
         target: Reads the target of a table.
         files: Where images are.
+        sees_scans: Whether something is predicted from the scans, so that all of them are registered.
         notes: Sentences about what was left out are added.
-        progress: Called after each mask, or scan where there are no masks.
+        progress: Called after each patient with a mask or scan.
 
     Raises:
         OutcomeError: A mask or scan is missing or cannot be used and ``files.skip_missing`` is not set; or
@@ -103,12 +105,10 @@ def gather(
     images = find_files(files.images, table.ids, masks=False) if files.images else FoundFiles()
     notes += [*masks.notes, *images.notes]
     table = _complete(table, files, masks, images, notes)
-    lesions: tuple[Lesion, ...] = ()
+    encode(table, columns)  # refuses what is wrong with the table before hours of images
+    table, lesions = _opened(table, masks.files, images.files, files, sees_scans, notes, progress)
     measured = None
-    table, found = _opened(table, files, masks, images, notes, progress)
-    encoded = encode(table, columns)
     if files.masks:
-        lesions = found
         _check_sides(table, lesions)
         empty = [each for each, lesion in zip(table.ids, lesions, strict=True) if not len(lesion.voxels)]
         if empty:
@@ -116,7 +116,7 @@ def gather(
         measured = measure_lesions(lesions, files.atlas)
     names = tuple(name for column in columns for name in column.features)
     scans = tuple(images.files[each] for each in table.ids) if files.images else ()
-    return OutcomeCohort(table.ids, encoded, names, target(table), lesions, measured, scans)
+    return OutcomeCohort(table.ids, encode(table, columns), names, target(table), lesions, measured, scans)
 
 
 def _complete(
@@ -147,38 +147,33 @@ def _complete(
 
 def _opened(
     table: PatientTable,
+    masks: Mapping[str, Path],
+    images: Mapping[str, Path],
     files: Files,
-    masks: FoundFiles,
-    images: FoundFiles,
+    sees_scans: bool,
     notes: list[str],
     progress: Callable[[], None],
 ) -> tuple[PatientTable, tuple[Lesion, ...]]:
-    """Load masks, or register scans where there are none, and leave out what cannot be used, or stop."""
-    if not files.masks and not files.images:
-        return table, ()
-
+    """Load masks and register scans, and leave out the patients with any that cannot be used, or stop."""
     failed: dict[str, str] = {}
 
     def opened(each: str) -> Lesion | None:
         try:
-            if files.masks:
-                return load_lesion(masks.files[each], images.files.get(each))
-            # What is predicted from scans needs all of them in MNI space; the results are kept.
-            scan_in_mni(images.files[each])
+            if sees_scans and each in images:
+                scan_in_mni(images[each])
+            return load_lesion(masks[each], images.get(each)) if each in masks else None
         except OutcomeError as error:
             if not files.skip_missing:
                 raise OutcomeError(f"{error}; --skip-missing leaves such patients out") from None
             failed[each] = str(error)
+            return None
         finally:
             progress()
-        return None
 
+    if not masks and not (sees_scans and images):
+        return table, ()
     with ThreadPoolExecutor(2) as pool:
-        try:
-            found = list(pool.map(opened, table.ids))
-        except OutcomeError:
-            pool.shutdown(cancel_futures=True)
-            raise
+        found = list(pool.map(opened, table.ids))
     if len(failed) == len(table.ids):
         raise OutcomeError(f"no mask or scan can be used: {next(iter(failed.values()))}")
     if failed:

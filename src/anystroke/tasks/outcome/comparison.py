@@ -23,7 +23,7 @@ from anystroke.tasks.outcome.evaluate import (
 )
 from anystroke.tasks.outcome.fitting import fit_model
 from anystroke.tasks.outcome.folds import close_box, group_differences, matched_groups, open_box
-from anystroke.tasks.outcome.models import EnsembleMember, ModelSpec
+from anystroke.tasks.outcome.models import EnsembleMember, ModelSpec, is_known
 from anystroke.tasks.outcome.scores import MAIN_SCORE, scores
 from anystroke.tasks.outcome.train import Study
 
@@ -116,7 +116,9 @@ def compare_outcome_models(
 
 def _alone(spec: ModelSpec, cohort: OutcomeCohort) -> list[ModelSpec]:
     """Return the model with the table alone and the image alone."""
-    if not spec.members or not cohort.columns.shape[1] or (cohort.measured is None and not cohort.images):
+    if not spec.members or not cohort.columns.shape[1]:
+        return []
+    if not all(any(g != "columns" and is_known(g, cohort) for g in m.groups) for m in spec.members):
         return []
     groups = [set(member.groups) for member in spec.members]
     if not all("columns" in each and len(each) > 1 for each in groups):

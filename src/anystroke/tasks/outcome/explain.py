@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from anystroke.anatomy.regions.grid import REGION_SHAPE
-from anystroke.anatomy.regions.regions import SIDES, load_regions, region_labels, region_names
+from anystroke.anatomy.regions.regions import load_regions, region_labels, region_names
 from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
-from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetries
+from anystroke.tasks.outcome.asymmetry import SIDED_REGIONS, asymmetries
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.files import OutcomeModel
@@ -224,16 +224,16 @@ def asymmetry_effects(fitted: FittedModel, cohort: OutcomeCohort, patient: int) 
     rows = []
     for member in fitted.members:
         transform = member.transform
-        x = transform.apply(cohort.rows([patient])).repeat(len(ASYMMETRY_REGIONS) + 1, axis=0)
+        x = transform.apply(cohort.rows([patient])).repeat(len(SIDED_REGIONS) + 1, axis=0)
         if "asymmetry" in transform.groups:
             typical = (transform.median - transform.mean) / transform.scale
-            for k, region in enumerate(ASYMMETRY_REGIONS, 1):
+            for k, region in enumerate(SIDED_REGIONS, 1):
                 column = transform.names.index(f"asymmetry {region}")
                 x[k, column] = typical[column]
         rows.append(x)
     raw = fitted.of_rows(rows)
     number = one_number(fitted, np.clip(raw, *fitted.bounds) if fitted.kind == "number" else raw)
-    return {name: float(number[0] - value) for name, value in zip(ASYMMETRY_REGIONS, number[1:], strict=True)}
+    return {name: float(number[0] - value) for name, value in zip(SIDED_REGIONS, number[1:], strict=True)}
 
 
 def _measured_like(cohort: OutcomeCohort, lesions: Sequence[Lesion], patient: int) -> Any:
@@ -257,7 +257,7 @@ def _sided_labels() -> Array:
 
 
 def _region_name(number: int) -> str:
-    return f"{region_names()[(number - 1) // 2].replace('_', ' ')} {SIDES[(number - 1) % 2]}"
+    return SIDED_REGIONS[number - 1]
 
 
 def _loads(lesion: Lesion) -> Array:

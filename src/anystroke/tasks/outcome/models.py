@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from anystroke.core.arrays import Array
-from anystroke.tasks.outcome.asymmetry import ASYMMETRY_REGIONS, asymmetries
+from anystroke.tasks.outcome.asymmetry import SIDED_REGIONS, asymmetries
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.estimators import ESTIMATORS, FittedPart, Parameters
 from anystroke.tasks.outcome.table import OutcomeError, TargetKind
@@ -69,6 +69,11 @@ class ModelSpec:
         """Whether it cannot do without lesion masks."""
         return any(set(member.groups) - _WITHOUT_MASKS for member in self.members)
 
+    @property
+    def sees_scans(self) -> bool:
+        """Whether it looks at scans where there are any."""
+        return bool(self.network) or any("asymmetry" in member.groups for member in self.members)
+
 
 _BLEND = (
     EnsembleMember(REPRESENTATIONS["loads"], "support-vectors"),
@@ -123,7 +128,7 @@ def fitting_spec(spec: ModelSpec, cohort: OutcomeCohort) -> ModelSpec:
     for member in spec.members:
         if "asymmetry" in member.groups and not cohort.images:
             raise OutcomeError(f"the model {spec.name} needs scans; give their folder with --images")
-        groups = tuple(group for group in member.groups if _is_known(group, cohort))
+        groups = tuple(group for group in member.groups if is_known(group, cohort))
         if "atlas" in groups and cohort.measured is not None and "atlas" not in cohort.measured.values:
             raise OutcomeError(f"the model {spec.name} needs the regions of an atlas; give one with --atlas")
         if spec.name != "default" and spec.needs_masks and cohort.measured is None:
@@ -138,7 +143,7 @@ def fitting_spec(spec: ModelSpec, cohort: OutcomeCohort) -> ModelSpec:
     return replace(spec, members=tuple(kept))
 
 
-def _is_known(group: str, cohort: OutcomeCohort) -> bool:
+def is_known(group: str, cohort: OutcomeCohort) -> bool:
     """Tell whether a cohort has what a group of features is made of."""
     if group == "columns":
         return bool(cohort.columns.shape[1])
@@ -216,7 +221,7 @@ def _names(groups: Sequence[str], cohort: OutcomeCohort, components: int) -> tup
         if group == "columns":
             names += cohort.column_names
         elif group == "asymmetry":
-            names += [f"asymmetry {region}" for region in ASYMMETRY_REGIONS]
+            names += [f"asymmetry {region}" for region in SIDED_REGIONS]
         elif group == "low-rank":
             names += [f"lesion pattern {k + 1}" for k in range(components)]
         elif cohort.measured is not None:

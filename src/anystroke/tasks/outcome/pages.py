@@ -130,6 +130,7 @@ def _patient_page(
         page,
         "outcome_patient.html",
         name=name,
+        exchanged=bool(cohort.lesions),
         config=model.config.model_dump(),
         row=rows[k],
         volume=cohort.lesions[k].volume_ml if cohort.lesions else None,

@@ -24,7 +24,7 @@ def read_patients(
         table: Of patients; the target may be missing.
         files: Where masks and scans are.
         notes: Sentences about what was left out are added.
-        progress: Called after each mask.
+        progress: Called after each patient with a mask or scan.
 
     Raises:
         OutcomeError: Something that the model needs is missing.
@@ -50,6 +50,7 @@ def read_patients(
         config.columns,
         lambda rows: apply_target(rows, config.target),
         files,
+        sees_scans=config.images,
         notes=notes,
         progress=progress,
     )

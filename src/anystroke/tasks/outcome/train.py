@@ -77,9 +77,20 @@ class Trained:
 
 
 def open_study(
-    table: PatientTable, options: TrainOptions, files: Files, progress: Callable[[], None] = lambda: None
+    table: PatientTable,
+    options: TrainOptions,
+    files: Files,
+    specs: Sequence[ModelSpec],
+    progress: Callable[[], None] = lambda: None,
 ) -> Study:
     """Read the patients to train on; those without a target are left out.
+
+    Args:
+        table: Of patients.
+        options: What is predicted, and from what.
+        files: Where images are.
+        specs: Models that are to be trained, which say whether scans are registered.
+        progress: Called after each patient with a mask or scan.
 
     Raises:
         OutcomeError: The table, a mask or the target cannot be used.
@@ -96,7 +107,13 @@ def open_study(
     columns, left_out = choose_columns(table, target.name, options.columns)
     notes += left_out
     cohort = gather(
-        table, columns, lambda rows: apply_target(rows, target), files, notes=notes, progress=progress
+        table,
+        columns,
+        lambda rows: apply_target(rows, target),
+        files,
+        sees_scans=any(spec.sees_scans for spec in specs),
+        notes=notes,
+        progress=progress,
     )
     _check_size(cohort, target)
     gaps: dict[str, int] = {}

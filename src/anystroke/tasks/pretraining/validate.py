@@ -70,6 +70,7 @@ def scanned_twice(
             "shapes": (shape,),
             "shape_weights": (1.0,),
             "lesion_centred": 0.0,
+            "anywhere": 0.0,
             "corrupted": True,
             "cut": 0.0,
         }

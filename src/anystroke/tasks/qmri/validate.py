@@ -65,7 +65,7 @@ def simulated_heads(
     """
     x, y, z = (divisor * math.ceil(side / settings.spacing / divisor) for side in _HEAD_MM)
     shape: GridShape = (x, y, z)
-    whole = settings.model_copy(update={"cut": 0.0, "lesion_centred": 0.0})
+    whole = settings.model_copy(update={"cut": 0.0, "lesion_centred": 0.0, "anywhere": 0.0})
     source = SimulatedMapSource(pack, whole, names=names, target=target)
     generator = source.generator(shape)
     members = [Member(generator.generate, ("validation", number), continued=True) for number in range(count)]

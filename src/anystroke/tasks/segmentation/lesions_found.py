@@ -84,7 +84,7 @@ def find_lesions(
             continue
         part = numbered[box] == number
         start = np.array([side.start for side in box])
-        points = _to_world(np.argwhere(part) + start, mask.affine)
+        points = to_world(np.argwhere(part) + start, mask.affine)
         values = probability.data[0].numpy()[box][part]
         left = float((points @ plane[:3] + plane[3] < 0).mean())
         volume = len(points) * mask.voxel_volume
@@ -96,7 +96,7 @@ def find_lesions(
                 centroid=(x, y, z),
                 hemisphere="left" if left >= _ONE_SIDED else "right" if left <= 1 - _ONE_SIDED else "both",
                 left_volume=left * volume,
-                diameter=largest_distance(_to_world(np.argwhere(_surface(part)) + start, mask.affine)),
+                diameter=largest_distance(to_world(np.argwhere(_surface(part)) + start, mask.affine)),
                 mean_probability=float(values.mean()),
                 highest_probability=float(values.max()),
                 interval=None if errors is None else volume_interval(volume, volume, errors),
@@ -166,7 +166,7 @@ def middle_plane(inside: Volume) -> Array:
         return np.array([1.0, 0.0, 0.0, 0.0])
     first = mask.argmax(axis=0)[tuple(rows.T)]
     last = mask.shape[0] - 1 - mask[::-1].argmax(axis=0)[tuple(rows.T)]
-    middles = _to_world(np.column_stack([(first + last) / 2, rows]), volume.affine)
+    middles = to_world(np.column_stack([(first + last) / 2, rows]), volume.affine)
     weight = width[tuple(rows.T)].astype(float)
     design = np.column_stack([middles[:, 1:], np.ones(len(middles))])
     # Middles far from most belong to a cut or an odd row; they are left out of a second fit.
@@ -205,7 +205,13 @@ def _surface(part: Array) -> Array:
     return surface
 
 
-def _to_world(index: Array, affine: Tensor) -> Array:
+def to_world(index: Array, affine: Tensor) -> Array:
+    """Return where voxels (N, 3) lie, float64 (N, 3), mm.
+
+    Example:
+        >>> to_world(np.array([[1, 2, 3]]), 2 * torch.eye(4)).tolist()
+        [[2.0, 4.0, 6.0]]
+    """
     matrix = affine.numpy()
     world: Array = index @ matrix[:3, :3].T + matrix[:3, 3]
     return world

@@ -119,6 +119,7 @@ def predict(
             crop=processing.crop,
         )
         features = _features(space.image[0], config, processing)
+        seen = Volume(space.image, space.affine)
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION_CLASS, *tissues, *config.brain)]
         values, deviation = class_probabilities(
@@ -139,7 +140,7 @@ def predict(
             found = values[0] >= threshold / 2
             kept = within_brain(found, inside)
             likely = keep_certain((found & kept)[None], values[:1], config.certain)[0]
-            kept &= within_mni_brain(likely, inside, Volume(space.image, space.affine))
+            kept &= within_mni_brain(likely, inside, seen)
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
@@ -151,7 +152,6 @@ def predict(
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume, peaks=first)
         wide = space.to_native(deviation) if options.spread else None
-    seen = Volume(space.image, space.affine)
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
 

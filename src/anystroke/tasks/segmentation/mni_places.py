@@ -49,7 +49,7 @@ def with_lesion(brain: Volume | None, lesion: Volume) -> Volume | None:
         lesion: Mask on any grid of the same world.
 
     Returns:
-        uint8 mask on the grid of ``brain``; None if that is not known.
+        uint8 mask on the grid of ``brain``; that itself if it is empty or not known.
 
     Example:
         >>> healthy, lesion = torch.tensor([1, 1, 0, 0]), torch.tensor([0, 0, 1, 0])
@@ -57,8 +57,8 @@ def with_lesion(brain: Volume | None, lesion: Volume) -> Volume | None:
         >>> both.data.flatten().tolist()
         [1, 1, 1, 0]
     """
-    if brain is None:
-        return None
+    if brain is None or not bool(brain.data.any()):
+        return brain
     x, y, z = brain.shape
     share = (
         replace(lesion, data=lesion.data.float()).resample_to(brain.affine, (x, y, z), antialias=True).data

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
+from anystroke.tasks.segmentation.lesions_found import to_world
 from anystroke.tasks.segmentation.mni_places import find_mni_space
 
 _NEIGHBOURS = np.ones((3, 3, 3))
@@ -20,7 +21,9 @@ _OUTSIDE = 0.15
 _NEAR_MM = 5.0
 _FEWEST = 20
 _COARSE = 2
-_SAMPLED = 4000
+_SAMPLED = 1000
+# The template reaches the lowest voxels of its grid.
+_PADDED = 8
 
 
 def within_mni_brain(lesion: Tensor, brain: Tensor, image: Volume) -> Tensor:
@@ -40,68 +43,79 @@ def within_mni_brain(lesion: Tensor, brain: Tensor, image: Volume) -> Tensor:
         reaches out, or the scan cannot be registered.
     """
     keep = torch.ones_like(lesion)
-    parts, count = ndimage.label(lesion.numpy(), structure=_NEIGHBOURS)
-    if not count or not _reaches_out(parts, count, brain.numpy(), image):
+    numbered, count = ndimage.label(lesion.numpy(), structure=_NEIGHBOURS)
+    if not count:
         return keep
-    space = find_mni_space(image, Volume(brain[None].to(torch.uint8), image.affine))
-    if space.affine is None:
+    hull = _hull_of_core(brain.numpy(), image)
+    parts = [
+        np.argwhere(numbered[box] == number) + [side.start for side in box]
+        for number, box in enumerate(ndimage.find_objects(numbered), start=1)
+    ]
+    out = [hull is not None and _reaches_out(part, hull, image.affine) for part in parts]
+    if not any(out):
         return keep
-    voxels = np.argwhere(parts > 0)
-    away = _from_mni_brain(voxels, (space.affine @ image.affine.double()).numpy())
-    number = parts[tuple(voxels.T)]
-    near = np.bincount(number, away <= _NEAR_MM, minlength=count + 1)
-    far: Array = near < 0.5 * np.bincount(number, minlength=count + 1)
-    gone = (away > _MARGIN_MM) | far[number]
-    keep[tuple(torch.from_numpy(voxels[gone]).T)] = False
+    whole = brain.clone()
+    for part, suspect in zip(parts, out, strict=True):
+        whole[tuple(torch.from_numpy(part).T)] |= not suspect
+    # A large stroke may reach out too, and the brain without it be too small to register.
+    for mask in (whole, brain | lesion):
+        space = find_mni_space(image, Volume(mask[None].to(torch.uint8), image.affine))
+        if space.affine is not None:
+            break
+    else:
+        return keep
+    to_mni = space.affine @ image.affine.double()
+    for part in parts:
+        away = _from_mni_brain(to_world(part, to_mni))
+        few = float((away <= _NEAR_MM).mean()) < 0.5
+        keep[tuple(torch.from_numpy(part if few else part[away > _MARGIN_MM]).T)] = False
     return keep
 
 
-def _reaches_out(parts: Array, count: int, brain: Array, image: Volume) -> bool:
-    """Tell whether some part lies outside of the hull of the brain's core."""
+def _hull_of_core(brain: Array, image: Volume) -> Array | None:
+    """Return the planes (N, 4) [mm] of the convex hull of what lies deep in the brain, if anything does."""
     every = (slice(None, None, _COARSE),) * 3
     spacing = [_COARSE * side for side in image.spacing]
     numbered, found = ndimage.label(
         ndimage.distance_transform_edt(brain[every], sampling=spacing) > _DEPTH_MM
     )
     if not found:
-        return False
+        return None
     sizes = np.bincount(numbered.ravel())
     sizes[0] = 0
     main = numbered == sizes.argmax()
     border = _COARSE * np.argwhere(main & ~ndimage.binary_erosion(main))
     if len(border) < _FEWEST:
-        return False
-    affine = image.affine.double().numpy()
+        return None
     try:
-        planes = ConvexHull(_places(border, affine)).equations
+        planes: Array = ConvexHull(to_world(border, image.affine)).equations
     except QhullError:
-        return False
-    voxels = np.argwhere(parts > 0)
-    voxels = voxels[:: max(1, len(voxels) // _SAMPLED)]
-    away = (_places(voxels, affine) @ planes[:, :3].T + planes[:, 3]).max(axis=1) - _DEPTH_MM
-    number = parts[tuple(voxels.T)]
-    outside = np.bincount(number, away > _MARGIN_MM, minlength=count + 1)
-    return bool((outside > _OUTSIDE * np.bincount(number, minlength=count + 1)).any())
+        return None
+    return planes
 
 
-def _places(voxels: Array, affine: Array) -> Array:
-    """Return where voxels lie, float64 (N, 3), mm."""
-    places: Array = voxels @ affine[:3, :3].T + affine[:3, 3]
-    return places
+def _reaches_out(part: Array, planes: Array, affine: Tensor) -> bool:
+    """Tell whether voxels (N, 3) lie outside of a hull, which the brain exceeds by the depth of its core."""
+    seen = to_world(part[:: max(1, len(part) // _SAMPLED)], affine)
+    away = (seen @ planes[:, :3].T + planes[:, 3]).max(axis=1)
+    return float((away > _DEPTH_MM + _MARGIN_MM).mean()) > _OUTSIDE
 
 
 @cache
-def _mni_distances() -> tuple[Array, Array]:
-    """Return how far each voxel of the grid of regions is from the MNI152 brain [mm], and mm -> voxel."""
-    from anystroke.anatomy.regions.grid import REGION_SPACING, affine, tissue
+def _mni_distances() -> Array:
+    """Return how far each voxel of the padded grid of regions is from the MNI152 brain [mm]."""
+    from anystroke.anatomy.regions.grid import REGION_SPACING, tissue
 
-    away = ndimage.distance_transform_edt(tissue().template <= 0, sampling=REGION_SPACING)
-    return away.astype(np.float32), np.linalg.inv(affine())
+    outside = np.pad(tissue().template <= 0, _PADDED, constant_values=True)
+    away: Array = ndimage.distance_transform_edt(outside, sampling=REGION_SPACING)
+    return away.astype(np.float32)
 
 
-def _from_mni_brain(voxels: Array, to_mni: Array) -> Array:
-    """Return how far voxels are from the MNI152 brain [mm]; infinitely far outside of the grid."""
-    away, to_voxel = _mni_distances()
-    nearest = np.rint(_places(_places(voxels, to_mni), to_voxel)).astype(np.int64)
-    inside: Array = np.all((nearest >= 0) & (nearest < away.shape), axis=1)
-    return np.where(inside, away[tuple(np.where(inside[:, None], nearest, 0).T)], np.inf)
+def _from_mni_brain(points: Array) -> Array:
+    """Return how far points (N, 3) in MNI mm are from the MNI152 brain [mm]; infinitely far off the grid."""
+    from anystroke.anatomy.regions.grid import ORIGIN, REGION_SPACING
+
+    away = _mni_distances()
+    voxel = np.rint((points - np.asarray(ORIGIN)) / REGION_SPACING).astype(np.int64) + _PADDED
+    inside: Array = np.all((voxel >= 0) & (voxel < away.shape), axis=1)
+    return np.where(inside, away[tuple(np.where(inside[:, None], voxel, 0).T)], np.inf)

@@ -65,6 +65,7 @@ def simulated_heads(
             "weighting": None,
             "cut": 0.0,
             "lesion_centred": 0.0,
+            "anywhere": 0.0,
             "lesions": LesionSettings(absent=1.0),
         }
     )
