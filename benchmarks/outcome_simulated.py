@@ -48,7 +48,7 @@ from anystroke.tasks.segmentation.predict import Model, segment
 KIND: TargetKind = "two_classes"
 TABLES = ("table:ridge", "lesion:ridge", "loads:support-vectors")
 MASKED = ("lesion:ridge", "lesion-low-rank:ridge")
-SCANNED = ("asymmetry:elastic-net", "asymmetry:ridge", "stitched:lightweight")
+SCANNED = ("asymmetry:elastic-net", "asymmetry:ridge", "encoder:ridge", "stitched:lightweight")
 PICTURES = ("hybrid:lightweight", "stitched:lightweight")
 EXPLAINED = "loads:support-vectors"
 SCAN_SPACING = 3.0

@@ -75,7 +75,8 @@ def encoder_parts(network: nn.Module) -> list[nn.Module]:
     return [encoder] if isinstance(encoder, nn.Module) else list(encoder())
 
 
-def _width(encoder: nn.Module) -> int:
+def encoder_width(encoder: nn.Module) -> int:
+    """Return the number of features of an encoder's deepest level."""
     width = encoder.width
     assert isinstance(width, int)
     return width
@@ -93,7 +94,7 @@ class TwinNetwork(nn.Module):
     def __init__(self, encoder: nn.Module, *, halvings: int, reconstructs: bool) -> None:
         super().__init__()
         self.encoder = encoder
-        width = _width(encoder)
+        width = encoder_width(encoder)
         self.projector = Projector(width)
         self.reconstructor = Reconstructor(width, halvings) if reconstructs else None
 
@@ -122,7 +123,7 @@ class PooledClassifier(nn.Module):
     def __init__(self, encoder: nn.Module, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(_width(encoder), classes)
+        self.head = nn.Linear(encoder_width(encoder), classes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, classes) for images (B, 1, X, Y, Z)."""

@@ -13,12 +13,12 @@ from anystroke.anatomy.regions.grid import REGION_SHAPE
 from anystroke.anatomy.regions.regions import load_regions, region_labels, region_names
 from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
-from anystroke.tasks.outcome.asymmetry import SIDED_REGIONS, asymmetries
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.features import measure_lesions
 from anystroke.tasks.outcome.files import OutcomeModel
 from anystroke.tasks.outcome.masks import Lesion
-from anystroke.tasks.outcome.models import FittedModel, uses_scans
+from anystroke.tasks.outcome.models import FittedModel
+from anystroke.tasks.outcome.scan_features import SCAN_GROUPS, SIDED_REGIONS, measure_scans
 from anystroke.tasks.outcome.scores import MAIN_SCORE, chances, scores
 
 _MOST_PREDICTORS = 21
@@ -66,7 +66,7 @@ def explain_model(
         predicted = one_number(model.fitted, model.fitted.raw(cohort))
         for k in range(min(patients, len(cohort.ids))):
             by_patient[cohort.ids[k]] = region_importance(model.fitted, cohort, k, predicted)
-    elif uses_scans(model.fitted):
+    elif any("asymmetry" in member.transform.groups for member in model.fitted.members):
         for k in range(min(patients, len(cohort.ids))):
             by_patient[cohort.ids[k]] = asymmetry_effects(model.fitted, cohort, k)
     saliency = None
@@ -148,7 +148,7 @@ def _changes(fitted: FittedModel, cohort: OutcomeCohort) -> list[tuple[str, Any]
                     lambda order: replace(cohort, measured=replace(measured, maps=measured.maps[order])),
                 )
             )
-    if fitted.network is not None or "asymmetry" in used:
+    if fitted.network is not None or used & set(SCAN_GROUPS):
         name = "scan" if fitted.network is None else "picture"
         listed.append((name, lambda order: _with_pictures(cohort, order)))
     return listed
@@ -371,7 +371,7 @@ def patients_like(cohort: OutcomeCohort, patient: int, count: int = 5) -> list[i
         volume = cohort.measured.values["size"][:, 0]
         parts.append((volume - volume[patient]) ** 2)
     elif cohort.images:
-        scans = asymmetries(cohort)
+        scans = measure_scans(cohort, "asymmetry")
         spread = np.where(scans.std(axis=0) > 0, scans.std(axis=0), 1.0)
         parts.append((((scans - scans[patient]) / spread) ** 2).mean(axis=1))
     total = np.sum(parts, axis=0)

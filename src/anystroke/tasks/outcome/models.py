@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from anystroke.core.arrays import Array
-from anystroke.tasks.outcome.asymmetry import SIDED_REGIONS, asymmetries
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.estimators import ESTIMATORS, FittedPart, Parameters
+from anystroke.tasks.outcome.scan_features import SCAN_GROUPS, measure_scans, scan_feature_names
 from anystroke.tasks.outcome.table import OutcomeError, TargetKind
 
 _LOADS = ("size", "side", "shape", "territories", "tract")
 _COMPONENTS = 30
-_WITHOUT_MASKS = {"columns", "asymmetry"}
+_WITHOUT_MASKS = {"columns", *SCAN_GROUPS}
 
 REPRESENTATIONS: dict[str, tuple[str, ...]] = {
     "table": ("columns",),
@@ -26,8 +26,9 @@ REPRESENTATIONS: dict[str, tuple[str, ...]] = {
     "lesion": _LOADS,
     "lesion-low-rank": ("size", "side", "low-rank"),
     "asymmetry": ("columns", "asymmetry"),
+    "encoder": ("columns", "encoder"),
 }
-"""Name -> groups of features; ``lesion`` and ``lesion-low-rank`` see no table, ``asymmetry`` no mask."""
+"""Name -> groups of features; ``lesion`` and ``lesion-low-rank`` see no table, the last two no mask."""
 
 PICTURES = ("stitched", "hybrid", "canvas", "hybrid-canvas", "volume")
 """Representations that networks see, see `tasks.outcome.representations`."""
@@ -72,7 +73,7 @@ class ModelSpec:
     @property
     def sees_scans(self) -> bool:
         """Whether it looks at scans where there are any."""
-        return bool(self.network) or any("asymmetry" in member.groups for member in self.members)
+        return bool(self.network) or any(set(member.groups) & set(SCAN_GROUPS) for member in self.members)
 
 
 _BLEND = (
@@ -126,7 +127,7 @@ def fitting_spec(spec: ModelSpec, cohort: OutcomeCohort) -> ModelSpec:
     """
     kept = []
     for member in spec.members:
-        if "asymmetry" in member.groups and not cohort.images:
+        if set(member.groups) & set(SCAN_GROUPS) and not cohort.images:
             raise OutcomeError(f"the model {spec.name} needs scans; give their folder with --images")
         groups = tuple(group for group in member.groups if is_known(group, cohort))
         if "atlas" in groups and cohort.measured is not None and "atlas" not in cohort.measured.values:
@@ -147,7 +148,7 @@ def is_known(group: str, cohort: OutcomeCohort) -> bool:
     """Tell whether a cohort has what a group of features is made of."""
     if group == "columns":
         return bool(cohort.columns.shape[1])
-    return bool(cohort.images) if group == "asymmetry" else cohort.measured is not None
+    return bool(cohort.images) if group in SCAN_GROUPS else cohort.measured is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +202,8 @@ def _raw(groups: Sequence[str], cohort: OutcomeCohort, components: Array, centre
     for group in groups:
         if group == "columns":
             parts.append(cohort.columns)
-        elif group == "asymmetry":
-            parts.append(asymmetries(cohort))
+        elif group in SCAN_GROUPS:
+            parts.append(measure_scans(cohort, group))
         elif cohort.measured is None:
             raise OutcomeError("the model needs lesion masks; give their folder with --masks")
         elif group == "low-rank":
@@ -220,8 +221,8 @@ def _names(groups: Sequence[str], cohort: OutcomeCohort, components: int) -> tup
     for group in groups:
         if group == "columns":
             names += cohort.column_names
-        elif group == "asymmetry":
-            names += [f"asymmetry {region}" for region in SIDED_REGIONS]
+        elif group in SCAN_GROUPS:
+            names += scan_feature_names(group)
         elif group == "low-rank":
             names += [f"lesion pattern {k + 1}" for k in range(components)]
         elif cohort.measured is not None:
@@ -298,7 +299,7 @@ def uses_lesions(fitted: FittedModel) -> bool:
 
 def uses_scans(fitted: FittedModel) -> bool:
     """Tell whether a model of members looks at scans."""
-    return any("asymmetry" in member.transform.groups for member in fitted.members)
+    return any(set(member.transform.groups) & set(SCAN_GROUPS) for member in fitted.members)
 
 
 def head_targets(kind: TargetKind, target: Array) -> list[Array]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
-from anystroke.models.architectures.twins import pooled
+from anystroke.models.architectures.twins import encoder_width, pooled
 from anystroke.models.checkpoints import NetworkConfig, load_config, model_facts, task_of_model
 from anystroke.models.encoders import PRETRAINING, load_encoder
 from anystroke.models.model_space import equalise_histogram, normalise_intensity, to_model_space
@@ -36,6 +36,11 @@ class FeatureModel:
             return cls(encoder, load_config(name, EncoderConfig))
         known = {key: value for key, value in model_facts(name).items() if key in NetworkConfig.model_fields}
         return cls(encoder, EncoderConfig(**{key: value for key, value in known.items() if key != "task"}))
+
+    @property
+    def width(self) -> int:
+        """Number of features."""
+        return encoder_width(self.encoder)
 
     @torch.no_grad()
     def of_image(self, image: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
-"""How much darker each region of a scan is than its mirror image: what shows of a lesion without a mask."""
+"""What is predicted from scans without masks: asymmetry of regions, and features of the default network."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -10,36 +11,69 @@ from scipy.ndimage import gaussian_filter
 from anystroke.anatomy.regions.grid import REGION_SPACING, tissue
 from anystroke.anatomy.regions.regions import SIDES, load_regions, region_labels, region_names
 from anystroke.core.arrays import Array
+from anystroke.core.text import readable
+from anystroke.core.volume import VolumeError
+from anystroke.io.formats import read_scan
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.pictures import scan_on_grid
+from anystroke.tasks.outcome.table import OutcomeError
+from anystroke.tasks.pretraining.predict import FeatureModel
 
 SIDED_REGIONS = tuple(f"{name.replace('_', ' ')} {side}" for name in region_names() for side in SIDES)
-"""Regions with their sides, the columns of `asymmetries`."""
+"""Regions with their sides."""
 
 _SMOOTHING_MM = 4.0
 _LOWEST = 5.0
 
 
-def asymmetries(cohort: OutcomeCohort) -> Array:
+ScanGroup = Literal["asymmetry", "encoder"]
+SCAN_GROUPS: tuple[ScanGroup, ...] = get_args(ScanGroup)
+
+
+def measure_scans(cohort: OutcomeCohort, group: str) -> Array:
     """Measure the scans of a cohort; a file is measured once per process.
 
+    Args:
+        cohort: Patients with scans.
+        group: One of ``SCAN_GROUPS``: ``"asymmetry"``, see `asymmetry_of`, or ``"encoder"``, the pooled
+            features of the default network.
+
     Returns:
-        float64 (patients, regions), in interquartile ranges of the brain, see `asymmetry_of`.
+        float64 (patients, features).
 
     Raises:
         OutcomeError: A scan cannot be read or registered.
     """
+    measure = {"asymmetry": _asymmetry, "encoder": _encoded}[group]
     with ThreadPoolExecutor(2) as pool:
-        return np.stack(list(pool.map(_of_file, cohort.images)))
+        files = [(path.resolve(), path.stat().st_mtime_ns) for path in cohort.images]
+        return np.stack(list(pool.map(lambda file: measure(*file), files)))
 
 
-def _of_file(path: Path) -> Array:
-    return _measured(path.resolve(), path.stat().st_mtime_ns)
+def scan_feature_names(group: str) -> list[str]:
+    """Return the names of the columns of `measure_scans`."""
+    if group == "asymmetry":
+        return [f"asymmetry {region}" for region in SIDED_REGIONS]
+    return [f"encoder feature {k + 1}" for k in range(_encoder().width)]
 
 
 @lru_cache(maxsize=4096)
-def _measured(path: Path, _changed: int) -> Array:
+def _asymmetry(path: Path, _changed: int) -> Array:
     return asymmetry_of(scan_on_grid(path))
+
+
+@lru_cache(maxsize=4096)
+def _encoded(path: Path, _changed: int) -> Array:
+    try:
+        features: Array = _encoder().of_scan(read_scan(path)).double().numpy()
+    except (VolumeError, OSError) as error:
+        raise OutcomeError(f"{readable(path)} cannot be seen by the network: {error}") from None
+    return features
+
+
+@cache
+def _encoder() -> FeatureModel:
+    return FeatureModel.load("default")
 
 
 def asymmetry_of(volume: Array) -> Array:

@@ -14,9 +14,10 @@ from anystroke.core.arrays import Array
 from anystroke.core.rng import stream
 from anystroke.core.tables import read_rows
 from anystroke.core.volume import Volume
-from anystroke.tasks.outcome.asymmetry import SIDED_REGIONS, asymmetry_of
 from anystroke.tasks.outcome.cohort import OutcomeCohort
 from anystroke.tasks.outcome.explain import patients_like
+from anystroke.tasks.outcome.files import load_outcome
+from anystroke.tasks.outcome.scan_features import SIDED_REGIONS, asymmetry_of
 
 PATIENTS = 24
 INSULA = SIDED_REGIONS.index("insula left")
@@ -164,3 +165,24 @@ def test_a_model_of_masks_beside_scans_alone(scanned: Path, tmp_path: Path) -> N
     options = ["--target", "score", "--models", "default,table:ridge", "--folds", "2", "--repeats", "1"]
     options += ["--images", str(scanned / "images"), "-o", str(tmp_path / "compared")]
     assert main(["outcome", "compare", str(scanned / "t.tsv"), *options]) == 0
+
+
+def test_features_of_the_default_network(
+    scanned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, model = str(scanned / "images"), str(tmp_path / "model")
+    options = ["--target", "score", "--model", "encoder:ridge", "--repeats", "1", "--folds", "3", "-o", model]
+    assert main(["outcome", "train", str(scanned / "t.tsv"), "--images", images, *options]) == 0
+    loaded = load_outcome(model)
+    [member] = loaded.config.members
+    assert member.groups == ("columns", "encoder")
+    assert member.features[-1] == f"encoder feature {len(member.features) - 1}"
+    assert loaded.config.images
+    assert not loaded.config.masks
+    folder = tmp_path / "explained"
+    assert (
+        main(["outcome", "explain", model, str(scanned / "t.tsv"), "--images", images, "-o", str(folder)])
+        == 0
+    )
+    assert {row["name"] for row in read_rows(folder / "importance.tsv")} == {"scan", "age"}
+    assert not (folder / "regions.tsv").exists()
