@@ -55,3 +55,13 @@ def test_missing_damaged_and_foreign_models_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="there are none"):
         open_network(folder, SegmentationConfig)
+
+
+def test_a_network_whose_blocks_have_two_names_survives_in_full_precision(tmp_path: Path) -> None:
+    network = build_network("plain_unet", 2, seed=1)
+    storages = [value.data_ptr() for value in network.state_dict().values() if value.numel()]
+    assert len(set(storages)) < len(storages)
+    config = CONFIG.model_copy(update={"architecture": "plain_unet", "divisor": 32})
+    save_model(tmp_path, network, config, half=False)
+    again = open_network(tmp_path, SegmentationConfig).network.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in network.state_dict().items())

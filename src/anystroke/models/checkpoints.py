@@ -105,7 +105,13 @@ def write_atomically(
 ) -> None:
     """Write tensors as safetensors; an interruption leaves the old file as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    ready: dict[str, Tensor] = {}
+    stored: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        # MONAI's DynUNet lists its blocks under two names each, and safetensors refuses shared memory.
+        ready[name] = plain.clone() if plain.untyped_storage().data_ptr() in stored else plain
+        stored.add(plain.untyped_storage().data_ptr())
     with atomic_path(path, overwrite=True) as part:
         save_file(ready, part, metadata=dict(metadata or {}))
         part.chmod(0o644)
