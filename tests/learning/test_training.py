@@ -233,3 +233,17 @@ def test_validation_is_written_and_the_best_network_kept(run: Path) -> None:
     page = (run / "report.html").read_text()
     assert "weighting T1w" in page
     assert (run / "curves.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["plain_unet", "mde", "mded"])
+def test_published_networks_are_trained_and_go_on(run: Path, architecture: str) -> None:
+    settings = _settings(architecture, (64, 64, 32), steps=2, checkpoint_every=1, batch=1, learning_rate=1e-4)
+    first = Trainer(settings, run)
+    [one, two] = _batches(settings, run, 2)
+    first.train_step(one)
+    first.save()
+    expected = first.train_step(two)
+    again = Trainer(settings, run)
+    again.resume()
+    assert again.train_step(two) == expected

@@ -144,14 +144,14 @@ def mde(classes: int) -> DivisibleUNet:
     """Build MDUNet with attention in the encoder; 28,503,010 parameters for two classes."""
     from anystroke.models.architectures.mdunet import MDUNet
 
-    return DivisibleUNet(MDUNet(1, classes), 32)
+    return DivisibleUNet(MDUNet(1, classes), 32, channels_last=False)
 
 
 def mded(classes: int) -> DivisibleUNet:
     """Build MDUNet with attention in encoder and decoder; 24,285,634 parameters for two classes."""
     from anystroke.models.architectures.mdunet import MDUNet
 
-    return DivisibleUNet(MDUNet(1, classes, attentive_decoder=True), 32)
+    return DivisibleUNet(MDUNet(1, classes, attentive_decoder=True), 32, channels_last=False)
 
 
 def estimator_unet(outputs: int) -> DivisibleUNet:
