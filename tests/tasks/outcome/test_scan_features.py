@@ -74,7 +74,10 @@ def test_scores_from_scans_without_masks(
 ) -> None:
     table, model, images = str(scanned / "t.tsv"), str(tmp_path / "model"), str(scanned / "images")
     options = ["--target", "score", "--model", "asymmetry:ridge", "--repeats", "1", "--folds", "4"]
-    assert main(["outcome", "train", table, "--images", images, *options, "-o", model]) == 0
+    shown = tmp_path / "shown"
+    options += ["--show", str(shown), "-o", model]
+    assert main(["outcome", "train", table, "--images", images, *options]) == 0
+    assert {"sub-00.png", "sub-00_asymmetry.png"} <= {path.name for path in shown.iterdir()}
     out = tmp_path / "p.tsv"
     assert main(["outcome", "predict", model, table, "--images", images, "-o", str(out)]) == 0
     found = [float(row["prediction"]) for row in read_rows(out)]

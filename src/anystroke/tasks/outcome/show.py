@@ -6,10 +6,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from anystroke.core.arrays import Array
 from anystroke.core.files import atomic_path
 from anystroke.tasks.outcome.cohort import OutcomeCohort
+from anystroke.tasks.outcome.explain import region_map
 from anystroke.tasks.outcome.models import PICTURES, Transform
 from anystroke.tasks.outcome.pictures import one_picture, scan_on_grid, symbols_of
+from anystroke.tasks.outcome.scan_features import SIDED_REGIONS, asymmetry_of
 from anystroke.tasks.outcome.table import OutcomeError
 
 
@@ -18,7 +21,8 @@ def show_representations(cohort: OutcomeCohort, folder: Path, patients: int = 3)
 
     Args:
         cohort: Patients with lesions or scans.
-        folder: Made if missing; gets one PNG a patient, and the patterns of the low-rank representation.
+        folder: Made if missing; gets a PNG a patient, the asymmetry of scans, and the patterns of the
+            low-rank representation.
         patients: How many.
 
     Returns:
@@ -40,9 +44,23 @@ def show_representations(cohort: OutcomeCohort, folder: Path, patients: int = 3)
             axes.set_title(name)
             axes.axis("off")
         _save(figure, folder / f"{cohort.ids[k]}.png")
+        if cohort.images:
+            _show_asymmetry(volume, folder / f"{cohort.ids[k]}_asymmetry.png")
     if cohort.measured is not None and len(cohort.ids) >= 12:
         _show_patterns(cohort, folder / "low-rank.png")
     return folder
+
+
+def _show_asymmetry(volume: Array, path: Path) -> None:
+    """Draw a scan, and by how much its regions are darker than their mirror images, seen from above."""
+    darker = region_map(dict(zip(SIDED_REGIONS, np.minimum(asymmetry_of(volume), 0).tolist(), strict=True)))
+    figure = Figure(figsize=(8, 4.4), facecolor="white")
+    shown = (("scan, middle section", volume[:, :, volume.shape[2] // 2]), ("asymmetry", darker.max(axis=2)))
+    for axes, (title, flat) in zip(figure.subplots(1, len(shown)), shown, strict=True):
+        axes.imshow(flat.T[::-1], cmap="gray", interpolation="nearest")
+        axes.set_title(title)
+        axes.axis("off")
+    _save(figure, path)
 
 
 def _show_patterns(cohort: OutcomeCohort, path: Path) -> None:
