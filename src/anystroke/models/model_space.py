@@ -122,7 +122,7 @@ def normalise_intensity(image: Tensor, over: Standardisation = "foreground") -> 
         if not bool(spread > 0):
             raise ValueError("the image is constant, expected at least three different intensities")
         return (image - image.mean()).div_(spread)
-    looked_at = image.flatten()[:: 1 + image.numel() // LARGEST_SAMPLE]
+    looked_at = _sampled(image)
     if over == "percentiles":
         low, high = (looked_at.kthvalue(1 + round(q * (len(looked_at) - 1))).values for q in CLIP_QUANTILES)
         if not bool(high > low):
@@ -146,17 +146,22 @@ def has_contrast(image: Tensor) -> bool:
     """Tell whether the foreground of an image has several values, but for the tails that are clipped.
 
     Args:
-        image: Any shape.
+        image: Any shape; looked at as `normalise_intensity` does.
 
     Example:
         >>> has_contrast(torch.tensor([0.0, 0.0, 1.0, 1.0])), has_contrast(torch.arange(4.0))
         (False, True)
     """
-    foreground = image[image > image.min()]
+    foreground = _sampled(image)
+    foreground = foreground[foreground > image.min()]
     if not foreground.numel():
         return False
     low, high = _limits(foreground)
     return bool(high > low)
+
+
+def _sampled(image: Tensor) -> Tensor:
+    return image.flatten()[:: 1 + image.numel() // LARGEST_SAMPLE]
 
 
 def _limits(foreground: Tensor) -> tuple[Tensor, Tensor]:
