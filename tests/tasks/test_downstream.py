@@ -23,6 +23,7 @@ from anystroke.learning.sources.patient_packs import first_of
 from anystroke.learning.stream import CaseStream
 from anystroke.learning.supply import stream_settings
 from anystroke.learning.trainer import Trainer
+from anystroke.models.encoders import load_encoder
 from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.classification.files import write_classes
@@ -170,6 +171,15 @@ def test_classes_of_patients_are_learnt_and_patients_are_on_one_side(tmp_path: P
     assert 0 <= float(row["balanced_accuracy"]) <= 1
     table = write_classes(sorted((tmp_path / "scans").glob("*.nii.gz"))[:2], model, tmp_path / "out")
     assert table.read_text().splitlines()[0].split("\t") == ["scan", "class", "F", "M"]
+
+
+def test_classes_start_from_the_encoder_of_a_model_that_segments(tmp_path: Path) -> None:
+    changes = {"architecture": "small_unet", "start_from": "small", "freeze_encoder": True}
+    own = Trainer(_classes(tmp_path / "scans", **changes), tmp_path / "run").module.state_dict()
+    shipped = load_encoder("small").state_dict()
+    assert shipped.keys() == {key.removeprefix("network.encoder.") for key in own if ".head." not in key}
+    for key, value in shipped.items():
+        assert torch.equal(own[f"network.encoder.{key}"], value)
 
 
 @pytest.mark.parametrize(

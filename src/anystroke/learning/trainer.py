@@ -32,7 +32,12 @@ from anystroke.models.checkpoints import (
     state_to_tensors,
     write_atomically,
 )
-from anystroke.models.encoders import EncoderError, check_encoder, encoder_tensors
+from anystroke.models.encoders import (
+    EncoderError,
+    check_encoder,
+    encoder_tensors,
+    name_in_architecture,
+)
 from anystroke.models.passes import fast_bfloat16
 
 log = logging.getLogger(__name__)
@@ -473,8 +478,10 @@ def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
     assert settings.start_from is not None
     source = find_model(settings.start_from)
     check_encoder(source, settings.architecture)
-    tensors = encoder_tensors(source)
+    found = encoder_tensors(source)
     own = network.state_dict()
+    named = {key: name_in_architecture(key) for key in own}
+    tensors = {key: found[name] for key, name in named.items() if name in found}
     if settings.start_from_wider:
         has = load_config(source, task.config_kind).output_names
         if len(has) != task.outputs:
@@ -482,8 +489,8 @@ def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
                 f"start_from_wider needs a model with the {task.outputs} outputs of this recipe, but that in "
                 f"{source} has {len(has)}: {', '.join(has)}; name another"
             )
-        tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
-    tensors = {key: _more_inputs(tensors[key], own[key].shape) for key in tensors.keys() & own.keys()}
+        tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors}
+    tensors = {key: _more_inputs(tensors[key], own[key].shape) for key in tensors}
     fitting = {
         key: tensors[key].to(value.dtype)
         for key, value in own.items()

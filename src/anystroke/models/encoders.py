@@ -38,6 +38,16 @@ def check_encoder(folder: Path, architecture: str) -> None:
         )
 
 
+def name_in_architecture(key: str) -> str:
+    """Return the name that a weight of a model has in its architecture, which is other if it is an encoder's.
+
+    Example:
+        >>> name_in_architecture("network.encoder.model.0.conv.weight")
+        'network.model.0.conv.weight'
+    """
+    return f"network.{key.removeprefix(_OWN)}" if key.startswith(_OWN) else key
+
+
 def encoder_tensors(folder: Path) -> dict[str, Tensor]:
     """Return the weights of a model, with an encoder's under the names that they have in its architecture.
 
@@ -48,10 +58,7 @@ def encoder_tensors(folder: Path) -> dict[str, Tensor]:
         CheckpointError: If the file is missing or damaged.
     """
     tensors, _ = read_tensors(folder / "model.safetensors")
-    return {
-        f"network.{key.removeprefix(_OWN)}" if key.startswith(_OWN) else key: value
-        for key, value in tensors.items()
-    }
+    return {name_in_architecture(key): value for key, value in tensors.items()}
 
 
 def load_encoder(name: str | Path) -> nn.Module:
