@@ -7,7 +7,7 @@ Lesions are ellipsoids of so many ml in places of ordinary brightness, four in e
 Their signal is so many times the brain's median; texture and noise of the scan remain. Anybody sees the
 larger and brighter ones, so that what is missed of them is the model's fault, not the scan's. Scans are
 simulated ones of held-out anatomies, or ``--scans``, on which no model should be chosen. Nothing is
-planted within 22 mm of what the model marks in the scan as it is.
+planted within 22 mm of what a model marks in the scan as it is.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import csv
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -50,13 +51,18 @@ def hosts(options: argparse.Namespace) -> Iterator[tuple[str, Volume]]:
             yield patient.groups["weighting"], patient.scan
 
 
-def places(scan: Volume, brain: Volume, marked: Array) -> tuple[Array, float]:
-    """Return voxels to plant at, (N, 3), and the median of the brain."""
+def places(scan: Volume, models: Sequence[Model]) -> tuple[Array, float]:
+    """Return voxels to plant at, (N, 3), where no model marks anything, and the median of the brain."""
+    plain = [segment(scan, model) for model in models]
+    brain = plain[0].brain
+    if brain is None:
+        raise SystemExit("expected a first model that tells the healthy brain")
     image = scan.data[0].numpy()
     shown = replace(brain, data=brain.data.float()).resample_to(scan.affine, scan.shape)
     inside = shown.data[0].numpy() > 0.5
     depth = ndimage.distance_transform_edt(inside, sampling=scan.spacing)
     median = float(np.median(image[inside]))
+    marked = np.any([each.mask.data[0].bool().numpy() for each in plain], axis=0)
     if marked.any():
         inside &= ndimage.distance_transform_edt(~marked, sampling=scan.spacing) > APART_MM
     inside &= (depth > DEPTH_MM[0]) & (depth < DEPTH_MM[1])
@@ -125,37 +131,32 @@ def main() -> None:
     models = {name: Model.open(name) for name in options.models}
     rows = []
     for number, (group, scan) in enumerate(hosts(options)):
-        for name, model in models.items():
-            rng = np.random.default_rng([SEED, number])
-            plain = segment(scan, model)
-            if plain.brain is None:
-                raise SystemExit(f"expected a model that tells the healthy brain, but {name} does not")
-            where, median = places(scan, plain.brain, plain.mask.data[0].bool().numpy())
-            if not len(where):
-                print(f"{name}: no place to plant in scan {number} ({group})")
-                continue
-            for volume in options.volumes:
-                for ratio in options.ratios:
-                    for turn in range(options.repeats):
-                        planted, masks = plant(scan, where, ratio * median, volume, rng)
-                        result = segment(planted, model)
-                        found, sure = result.mask.data[0].bool().numpy(), result.probability.data[0].numpy()
-                        for mask in masks:
-                            if mask.any():
-                                rows.append(
-                                    {
-                                        "model": name,
-                                        "scan": f"{number}-{group}",
-                                        "group": group,
-                                        "volume_ml": volume,
-                                        "ratio": ratio,
-                                        "found": int((mask & found).any()),
-                                        "highest_probability": round(float(sure[mask].max()), 4),
-                                    }
-                                )
-                        if turn == 0:
-                            stem = f"{Path(name).name}-{number}-{group.split('.')[0]}-{volume}ml-{ratio}"
-                            draw(planted, masks, found, options.output / f"{stem}.png")
+        rng = np.random.default_rng([SEED, number])
+        where, median = places(scan, list(models.values()))
+        if not len(where):
+            print(f"no place to plant in scan {number} ({group})")
+            continue
+        for volume, ratio, turn in product(options.volumes, options.ratios, range(options.repeats)):
+            planted, masks = plant(scan, where, ratio * median, volume, rng)
+            for name, model in models.items():
+                result = segment(planted, model)
+                found, sure = result.mask.data[0].bool().numpy(), result.probability.data[0].numpy()
+                rows += [
+                    {
+                        "model": name,
+                        "scan": f"{number}-{group}",
+                        "group": group,
+                        "volume_ml": volume,
+                        "ratio": ratio,
+                        "found": int((mask & found).any()),
+                        "highest_probability": round(float(sure[mask].max()), 4),
+                    }
+                    for mask in masks
+                    if mask.any()
+                ]
+                if turn == 0:
+                    stem = f"{Path(name).name}-{number}-{group.split('.')[0]}-{volume}ml-{ratio}"
+                    draw(planted, masks, found, options.output / f"{stem}.png")
     with (options.output / "planted.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

@@ -6,7 +6,13 @@ import torch
 from pydantic import ValidationError
 
 from anystroke.core.volume import Volume
-from anystroke.models.volume_interval import VolumeErrors, expected_volume, fit_volume_errors, volume_interval
+from anystroke.models.volume_interval import (
+    VolumeErrors,
+    central_volume,
+    expected_volume,
+    fit_volume_errors,
+    volume_interval,
+)
 
 ERRORS = VolumeErrors(rate=0.9, edges=(10.0,), low=(-2.0, -0.1), high=(1.0, 0.2), patients=100)
 
@@ -15,6 +21,12 @@ def test_the_expected_volume_leaves_out_the_background() -> None:
     data = torch.full((1, 50, 50, 50), 0.01)
     data[:, :10, :10, :10] = 0.8
     assert expected_volume(Volume(data, torch.diag(torch.tensor([2.0, 2, 2, 1])))) == pytest.approx(6.4)
+
+
+def test_errors_are_measured_from_the_mask_or_from_what_is_suspected() -> None:
+    probability = Volume(torch.full((1, 10, 10, 10), 0.5), torch.eye(4))
+    assert central_volume(3.0, probability) == 3.0
+    assert central_volume(0.0, probability) == pytest.approx(0.5)
 
 
 def test_each_range_has_its_own_ends() -> None:

@@ -1,9 +1,9 @@
-"""How large the lesion may be: an interval around the volume that the network expects.
+"""How large the lesion may be: an interval around the mask's volume, or that of what is suspected.
 
 A split conformal interval (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, with one
-category per range of the expected volume): simulated patients tell how far true volumes lie from expected
-ones, and the quantiles of that distance are the ends. It holds the true volume of patients that are drawn as
-those were at its stated rate, however good or bad the network is; other patients may be unlike them.
+category per range of that volume): simulated patients tell how far true volumes lie from it, and the
+quantiles of that distance are the ends. It holds the true volume of patients that are drawn as those were at
+its stated rate, however good or bad the network is; other patients may be unlike them.
 """
 
 import bisect
@@ -26,12 +26,12 @@ FEWEST = 40
 
 
 class VolumeErrors(StrictModel):
-    """How far the true volumes of simulated patients, or of single lesions, were from the expected ones.
+    """How far the true volumes of simulated patients, or of single lesions, were from the central ones.
 
     Attributes:
         rate: Share of them between ``low`` and ``high``.
-        edges: Expected volumes [ml] that divide them into ranges, ascending.
-        low: For each range, the lower quantile of ``log((true + 1 ml) / (expected + 1 ml))``.
+        edges: Central volumes [ml], see `central_volume`, that divide them into ranges, ascending.
+        low: For each range, the lower quantile of ``log((true + 1 ml) / (central + 1 ml))``.
         high: The upper one.
         patients: How many there were.
     """
@@ -79,11 +79,21 @@ def expected_volume(probability: Volume) -> float:
     return float(values[values >= SMALLEST_PROBABILITY].double().sum()) * probability.voxel_volume
 
 
-def volume_interval(expected: float, mask_volume: float, errors: VolumeErrors) -> VolumeInterval:
+def central_volume(mask_volume: float, probability: Volume) -> float:
+    """Return the volume [ml] that errors are measured from: the mask's, or if it is empty, the expected one.
+
+    Args:
+        mask_volume: [ml], of the mask at the model's own threshold.
+        probability: Of lesion.
+    """
+    return mask_volume if mask_volume > 0 else expected_volume(probability)
+
+
+def volume_interval(central: float, mask_volume: float, errors: VolumeErrors) -> VolumeInterval:
     """Compute the interval of a volume.
 
     Args:
-        expected: Expected volume [ml].
+        central: See `central_volume` [ml].
         mask_volume: Volume of the mask [ml]; the interval holds it too.
         errors: Of the model.
 
@@ -93,21 +103,21 @@ def volume_interval(expected: float, mask_volume: float, errors: VolumeErrors) -
         >>> round(found.low, 2), round(found.high, 2)
         (5.07, 15.49)
     """
-    i = bisect.bisect_right(errors.edges, expected)
-    low, high = ((expected + 1) * math.exp(shift) - 1 for shift in (errors.low[i], errors.high[i]))
+    i = bisect.bisect_right(errors.edges, central)
+    low, high = ((central + 1) * math.exp(shift) - 1 for shift in (errors.low[i], errors.high[i]))
     return VolumeInterval(max(min(low, mask_volume), 0.0), max(high, mask_volume), errors.rate)
 
 
 def fit_volume_errors(
-    expected: Sequence[float], true: Sequence[float], *, rate: float = RATE, ranges: int = 4
+    central: Sequence[float], true: Sequence[float], *, rate: float = RATE, ranges: int = 4
 ) -> VolumeErrors:
     """Measure the errors of patients whose true volume is known.
 
     Args:
-        expected: Expected volume of each [ml].
+        central: Central volume of each [ml].
         true: True volume of each [ml].
         rate: Share of patients that the intervals are to hold.
-        ranges: Ranges of the expected volume, with as many patients each; fewer if each would hold fewer
+        ranges: Ranges of the central volume, with as many patients each; fewer if each would hold fewer
             than 40.
 
     Raises:
@@ -117,13 +127,13 @@ def fit_volume_errors(
         >>> fit_volume_errors([9.0] * 40, [9.0] * 20 + [19.0] * 20, ranges=1).high
         (0.693147,)
     """
-    if len(expected) != len(true) or len(expected) < FEWEST:
+    if len(central) != len(true) or len(central) < FEWEST:
         raise ValueError(
-            f"expected a true volume for each of at least {FEWEST} patients, got {len(expected)} expected "
+            f"expected a true volume for each of at least {FEWEST} patients, got {len(central)} central "
             f"and {len(true)} true volumes"
         )
-    ranges = max(1, min(ranges, len(expected) // FEWEST))
-    ordered = sorted(expected)
+    ranges = max(1, min(ranges, len(central) // FEWEST))
+    ordered = sorted(central)
     wanted = sorted({round(ordered[len(ordered) * i // ranges], 4) for i in range(1, ranges)})
     edges = [
         edge
@@ -134,7 +144,7 @@ def fit_volume_errors(
     for i in range(len(edges) + 1):
         shifts = sorted(
             math.log((t + 1) / (e + 1))
-            for e, t in zip(expected, true, strict=True)
+            for e, t in zip(central, true, strict=True)
             if bisect.bisect_right(edges, e) == i
         )
         # The k-th of n values, counted from either end, leaves the next patient out with k / (n + 1).
@@ -142,5 +152,5 @@ def fit_volume_errors(
         low.append(round(shifts[max(k - 1, 0)], 6))
         high.append(round(shifts[min(len(shifts) - k, len(shifts) - 1)], 6))
     return VolumeErrors(
-        rate=rate, edges=tuple(edges), low=tuple(low), high=tuple(high), patients=len(expected)
+        rate=rate, edges=tuple(edges), low=tuple(low), high=tuple(high), patients=len(central)
     )

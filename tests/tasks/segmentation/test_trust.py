@@ -1,8 +1,12 @@
+import math
+
 import pytest
 import torch
 
 from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeInterval
+from anystroke.tasks.segmentation.mask import mask_of
+from anystroke.tasks.segmentation.predict import interval_of
 from anystroke.tasks.segmentation.trust import (
     cut_area,
     mean_certainty,
@@ -10,6 +14,7 @@ from anystroke.tasks.segmentation.trust import (
     reasons_not_to_trust,
     volume_in_words,
 )
+from stand_in import CONFIG
 
 NARROW = VolumeInterval(9.0, 11.0)
 
@@ -33,6 +38,21 @@ def test_a_whole_brain_is_trusted_and_a_cut_one_is_not() -> None:
     assert cut_area(_brain(0), scan) == pytest.approx(12.0 * 12.0, rel=0.01)
     [reason] = reasons_not_to_trust(scan=scan, volume_ml=10, interval=NARROW, brain=_brain(0))
     assert "cut off: 144 cm2" in reason
+
+
+def test_the_interval_is_about_the_mask_of_the_models_own_threshold() -> None:
+    data = torch.zeros(1, 40, 40, 40)
+    data[:, 5:35, 5:35, 5:35] = 0.6
+    data[:, 10:30, 10:30, 10:30] = 0.9
+    probability = _volume(data)
+    own, other = (
+        interval_of(probability, mask_of(probability, CONFIG, threshold), CONFIG, threshold)
+        for threshold in (CONFIG.threshold, 0.8)
+    )
+    assert own is not None
+    assert other is not None
+    assert own.high == other.high == pytest.approx(28 * math.exp(0.2) - 1)
+    assert (own.low, other.low) == pytest.approx((28 * math.exp(-0.2) - 1, 8.0))
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "SAR"])

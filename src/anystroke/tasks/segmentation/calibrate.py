@@ -249,12 +249,13 @@ def chosen_on(
     scores = [[_score(judged[:, i, j], ill) for j in range(len(CERTAINTIES))] for i in range(len(THRESHOLDS))]
     i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
     both = (np.array(before), judged[:, i, j])
+    central = [marked or faint for marked, faint in zip(judged[:, i, j, 2].tolist(), expected, strict=True)]
     enough = len(true) >= FEWEST
     chosen = Calibration(
         temperature=temperature,
         threshold=THRESHOLDS[i],
         certain=CERTAINTIES[j],
-        volume_errors=fit_volume_errors(expected, true) if enough else model.config.volume_errors,
+        volume_errors=fit_volume_errors(central, true) if enough else model.config.volume_errors,
         lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
         log_loss=log_loss,
         score=_twice(both, lambda each: _score(each, ill)),

@@ -11,9 +11,9 @@ from anystroke.core.volume import Volume
 from anystroke.io.formats import as_volume
 from anystroke.io.inputs import usable_scan
 from anystroke.models.checkpoints import TrainedNetwork, find_model, open_network
-from anystroke.models.volume_interval import VolumeInterval, expected_volume, volume_interval
+from anystroke.models.volume_interval import VolumeInterval, central_volume, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.mask import Prediction, predict, tally
+from anystroke.tasks.segmentation.mask import Prediction, mask_of, predict, tally
 from anystroke.tasks.segmentation.options import SegmentOptions, WriteOptions
 from anystroke.tasks.segmentation.refinement import Refiner
 from anystroke.tasks.segmentation.risk import Risk
@@ -222,7 +222,7 @@ def segment(
     refiner = opened.refiner if chosen.preset == "default" else None
     prediction = predict(scan, opened.network, opened.config, chosen, refiner=refiner)
     volume, _ = tally(prediction.mask)
-    interval = interval_of(prediction.probability, volume, opened.config)
+    interval = interval_of(prediction.probability, prediction.mask, opened.config, prediction.threshold)
     reasons = reasons_not_to_trust(
         scan=scan,
         volume_ml=volume,
@@ -239,14 +239,21 @@ def segment(
     return Segmentation(scan, prediction, opened, chosen, interval, reasons, source, risk)
 
 
-def interval_of(probability: Volume, mask_volume: float, config: SegmentationConfig) -> VolumeInterval | None:
+def interval_of(
+    probability: Volume, mask: Volume, config: SegmentationConfig, threshold: float
+) -> VolumeInterval | None:
     """Compute the interval of a volume, if the model's errors were measured.
 
     Args:
         probability: Lesion probability.
-        mask_volume: [ml].
+        mask: What was made of it.
         config: Of the model.
+        threshold: Of the mask; errors were measured at the model's own.
     """
     if config.volume_errors is None:
         return None
-    return volume_interval(expected_volume(probability), mask_volume, config.volume_errors)
+    volume, _ = tally(mask)
+    own = volume
+    if threshold != config.threshold:
+        own, _ = tally(mask_of(probability, config, config.threshold, 0.0))
+    return volume_interval(central_volume(own, probability), volume, config.volume_errors)

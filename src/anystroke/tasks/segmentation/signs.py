@@ -12,7 +12,7 @@ from torch import Tensor
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.models.image_features import FEATURES, image_features
-from anystroke.models.volume_interval import expected_volume, volume_interval
+from anystroke.models.volume_interval import central_volume, expected_volume, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import middle_plane
 from anystroke.tasks.segmentation.mask import Prediction
@@ -166,7 +166,7 @@ def signs_of(prediction: Prediction, config: SegmentationConfig, *, scan: Volume
         "certainty": prediction.certainty or 0.0,
         "brain": healthy,
         "cut": 0.0 if brain is None else math.log1p(cut_area(brain, scan)),
-        "interval": _width(expected, volume, config),
+        "interval": _width(central_volume(volume, prediction.probability), volume, config),
         "out_of_range": _out_of_range(features, config.image_range),
         **features,
     }
@@ -221,11 +221,11 @@ def _log_odds(probability: float) -> float:
     return max(-_LARGEST_ODDS, min(math.log(probability / (1 - probability)), _LARGEST_ODDS))
 
 
-def _width(expected: float, volume: float, config: SegmentationConfig) -> float:
+def _width(central: float, volume: float, config: SegmentationConfig) -> float:
     """Return the logarithm of the ratio of both ends of the volume's interval, 1 ml added to each."""
     if config.volume_errors is None:
         return 0.0
-    interval = volume_interval(expected, volume, config.volume_errors)
+    interval = volume_interval(central, volume, config.volume_errors)
     return math.log((interval.high + 1) / (interval.low + 1))
 
 

@@ -229,7 +229,7 @@ def _fused(
     probability = replace(own.probability, data=data)
     mask = mask_of(probability, own.model.config, own.threshold, own.options.min_volume)
     volume, _ = tally(mask)
-    interval = interval_of(probability, volume, own.model.config)
+    interval = interval_of(probability, mask, own.model.config, own.threshold)
     reasons = reasons_not_to_trust(scan=own.scan, volume_ml=volume, interval=interval, brain=own.brain)
     # What is said of the image alone stays true; what is said of the volume is said anew. The risk was
     # measured for masks of one contrast.
