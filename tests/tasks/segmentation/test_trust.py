@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from anystroke.core.volume import Volume
-from anystroke.models.volume_interval import VolumeInterval
+from anystroke.models.volume_interval import VolumeErrors, VolumeInterval
 from anystroke.tasks.segmentation.mask import mask_of
-from anystroke.tasks.segmentation.predict import interval_of
+from anystroke.tasks.segmentation.predict import Model, interval_of, segment
 from anystroke.tasks.segmentation.trust import (
     cut_area,
     mean_certainty,
@@ -14,7 +14,7 @@ from anystroke.tasks.segmentation.trust import (
     reasons_not_to_trust,
     volume_in_words,
 )
-from stand_in import CONFIG
+from stand_in import CONFIG, ONE_SIGN, Brightest, phantom
 
 NARROW = VolumeInterval(9.0, 11.0)
 
@@ -53,6 +53,16 @@ def test_the_interval_is_about_the_mask_of_the_models_own_threshold() -> None:
     assert other is not None
     assert own.high == other.high == pytest.approx(28 * math.exp(0.2) - 1)
     assert (own.low, other.low) == pytest.approx((28 * math.exp(-0.2) - 1, 8.0))
+
+
+def test_a_wide_interval_counts_where_no_risk_is_known() -> None:
+    wide = VolumeErrors(rate=0.9, edges=(), low=(-3.0,), high=(3.0,), patients=100)
+    scan = phantom(torch.diag(torch.tensor([4.0, 4, 4, 1])), (64, 64, 64))
+    found = [
+        segment(scan, Model(Brightest(), CONFIG.model_copy(update={"volume_errors": wide, "risk": risk}), ""))
+        for risk in (None, ONE_SIGN)
+    ]
+    assert [any("too wide" in reason for reason in each.reasons) for each in found] == [True, False]
 
 
 @pytest.mark.parametrize("orientation", ["LPS", "SAR"])

@@ -223,16 +223,17 @@ def segment(
     prediction = predict(scan, opened.network, opened.config, chosen, refiner=refiner)
     volume, _ = tally(prediction.mask)
     interval = interval_of(prediction.probability, prediction.mask, opened.config, prediction.threshold)
+    risk = risk_of_prediction(prediction, opened.config, chosen, scan)
     reasons = reasons_not_to_trust(
         scan=scan,
         volume_ml=volume,
-        interval=interval,
+        # The width of the interval is one of the signs that the risk was learnt from.
+        interval=interval if risk is None or risk.threshold is None else None,
         brain=prediction.brain,
         certainty=prediction.certainty,
         features=prediction.features,
         image_range=opened.config.image_range,
     )
-    risk = risk_of_prediction(prediction, opened.config, chosen, scan)
     if risk is not None and risk.high:
         reasons = (reason_of(risk), *reasons)
     source = Path(image) if isinstance(image, str | Path) else None
