@@ -157,6 +157,8 @@ def main() -> None:
                 if turn == 0:
                     stem = f"{Path(name).name}-{number}-{group.split('.')[0]}-{volume}ml-{ratio}"
                     draw(planted, masks, found, options.output / f"{stem}.png")
+    if not rows:
+        raise SystemExit("expected a scan with room for a lesion, but there is none; give whole brains")
     with (options.output / "planted.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
