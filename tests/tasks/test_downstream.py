@@ -1,6 +1,7 @@
 """Tasks that start from an encoder: tissues, noise, classes of patients."""
 
 import math
+import shutil
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from anystroke.commands.main import main
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
-from anystroke.core.volume import Volume
+from anystroke.core.volume import Volume, VolumeError
 from anystroke.evaluation.representations import peak_signal_to_noise
 from anystroke.io.participants import labelled_participants
 from anystroke.learning.cases import IGNORED
@@ -29,7 +30,7 @@ from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.classification.files import write_classes
 from anystroke.tasks.classification.predict import ClassModel
 from anystroke.tasks.classification.recipe import ClassificationSettings
-from anystroke.tasks.classification.sources import split_participants
+from anystroke.tasks.classification.sources import read_head, split_participants
 from anystroke.tasks.denoising.config import NoiseConfig
 from anystroke.tasks.denoising.files import write_denoised
 from anystroke.tasks.denoising.predict import NoiseModel
@@ -203,6 +204,34 @@ def test_columns_that_tell_nothing(
     )
     assert main(["train", str(recipe), "-o", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_masks_and_derivatives_are_no_scans(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = write_participants(tmp_path / "scans")
+    before = labelled_participants(table, "sex", [tmp_path / "scans"])
+    scan = before[0].scans[0]
+    for answer in (
+        "derivatives/truth/sub-00_T1w.nii.gz",
+        "sub-00_label-L_mask.nii.gz",
+        "sub-00_T1map.nii.gz",
+    ):
+        place = tmp_path / "scans" / answer
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(scan, place)
+    assert labelled_participants(table, "sex", [tmp_path / "scans"]) == before
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "left out 1 files: it is a mask or a label map",
+        "left out 1 files: it is a quantitative map",
+        "left out 1 files: they are derivatives",
+    ]
+
+
+def test_a_scan_without_a_head_is_named(tmp_path: Path) -> None:
+    write_participants(tmp_path / "scans")
+    empty = tmp_path / "scans" / "sub-00_T1w.nii.gz"
+    Volume(torch.zeros(1, 64, 64, 64), torch.eye(4)).save(empty, overwrite=True)
+    with pytest.raises(VolumeError, match=r"sub-00_T1w.nii.gz is all zeros"):
+        read_head(empty, 2.0, 16)
 
 
 def test_scans_that_are_nobodys_and_patients_that_are_too_few(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Participants tables: what is known of each patient, and which scans are theirs."""
 
+import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +11,9 @@ from anystroke.core.config import ConfigError
 from anystroke.core.tables import Row, TableError, read_rows
 from anystroke.io.folders import walk
 from anystroke.io.formats import SCAN_SUFFIXES
+from anystroke.io.kinds import reason_by_name, sidecar_of
+
+log = logging.getLogger(__name__)
 
 _ID = "participant_id"
 _MISSING = ("", "n/a", "na", "nan")
@@ -67,7 +72,8 @@ def labelled_participants(table: Path, column: str, scans: Sequence[Path]) -> li
     Args:
         table: TSV with ``participant_id``.
         column: Of the table; participants without a value are left out.
-        scans: Files, or folders that are searched for them.
+        scans: Files, or folders that are searched for them. What is found in folders of derivatives, or is no
+            scan by its name (masks, label maps, quantitative maps), is left out, which is logged.
 
     Returns:
         Participants with a label and at least one scan, sorted by name.
@@ -112,14 +118,28 @@ def labelled_participants(table: Path, column: str, scans: Sequence[Path]) -> li
 
 def _files(scans: Iterable[Path]) -> list[Path]:
     found = []
+    left_out: Counter[str] = Counter()
     for path in scans:
         if path.is_dir():
-            found += [each for each in walk(path) if each.name.lower().endswith(SCAN_SUFFIXES)]
+            for each in walk(path):
+                if each.name.lower().endswith(SCAN_SUFFIXES):
+                    if reason := _reason_to_leave(each, path):
+                        left_out[reason] += 1
+                    else:
+                        found.append(each)
         elif path.is_file():
             found.append(path)
         else:
             raise ConfigError(f"expected a scan or a folder at {path}, but there is none; check the path")
+    for reason, count in sorted(left_out.items()):
+        log.warning("left out %d files: %s", count, reason)
     return found
+
+
+def _reason_to_leave(path: Path, folder: Path) -> str | None:
+    if "derivatives" in path.relative_to(folder).parts:
+        return "they are derivatives"
+    return reason_by_name(path, sidecar_of(path))
 
 
 def _scans_of(labels: Iterable[str], files: Iterable[Path]) -> dict[str, list[Path]]:

@@ -19,7 +19,7 @@ from anystroke.io.participants import Participant, labelled_participants
 from anystroke.learning.augmentation.apply import apply_augmentation, draw_augmentation
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.patient_packs import first_of
-from anystroke.models.model_space import to_model_space
+from anystroke.models.model_space import check_scan, to_model_space
 
 if TYPE_CHECKING:
     from anystroke.tasks.classification.recipe import ClassificationSettings, ParticipantsPart
@@ -74,8 +74,14 @@ def split_participants(settings: "ClassificationSettings") -> Split:
 
 @lru_cache(maxsize=512)
 def read_head(path: Path, spacing: float, divisor: int) -> Tensor:
-    """Return the head (X, Y, Z) of a scan on the network's grid, not normalised; kept once it was read."""
-    return to_model_space(read_scan(path), spacing=spacing, divisor=divisor, normalise=None).image[0]
+    """Return the head (X, Y, Z) of a scan on the network's grid, not normalised; kept once it was read.
+
+    Raises:
+        VolumeError: The file is no scan of a head.
+    """
+    scan = read_scan(path)
+    check_scan(scan, str(path))
+    return to_model_space(scan, spacing=spacing, divisor=divisor, normalise=None).image[0]
 
 
 class ParticipantCases:
