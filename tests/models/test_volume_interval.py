@@ -11,6 +11,7 @@ from anystroke.models.volume_interval import (
     central_volume,
     expected_volume,
     fit_volume_errors,
+    sureness,
     volume_interval,
 )
 
@@ -58,6 +59,35 @@ def test_new_patients_are_covered_at_the_stated_rate(rate: float) -> None:
     assert rate - 0.01 < np.mean(hits) < rate + 0.05
 
 
+def test_sure_masks_have_intervals_of_their_own_at_the_stated_rate() -> None:
+    draw = np.random.default_rng(6)
+    true = np.exp(draw.normal(2.0, 1.2, 12_000))
+    sure = draw.random(12_000)
+    central = true * np.exp(draw.normal(0.0, 1.2 - sure))
+    hits: list[tuple[bool, bool, float]] = []
+    for start in range(0, 12_000, 400):
+        fit, new = slice(start, start + 200), slice(start + 200, start + 400)
+        errors = fit_volume_errors(central[fit].tolist(), true[fit].tolist(), sure[fit].tolist())
+        for c, t, s in np.stack([central[new], true[new], sure[new]], axis=1).tolist():
+            found = volume_interval(c, c, errors, s)
+            hits.append((found.low <= t <= found.high, s > 0.5, math.log((found.high + 1) / (found.low + 1))))
+    rates = [np.mean([hit for hit, is_sure, _ in hits if is_sure is side]) for side in (False, True)]
+    widths = [np.median([width for _, is_sure, width in hits if is_sure is side]) for side in (False, True)]
+    assert min(rates) > 0.87
+    assert widths[1] < 0.6 * widths[0]
+
+
+def test_masks_that_are_all_as_sure_have_one_interval() -> None:
+    errors = fit_volume_errors([9.0] * 40, [9.0] * 20 + [19.0] * 20, [0.5] * 40)
+    assert volume_interval(9.0, 9.0, errors, 0.1) == volume_interval(9.0, 9.0, errors, 0.9)
+
+
+def test_the_sureness_of_a_mask() -> None:
+    probability = Volume(torch.linspace(0, 1, 8).reshape(1, 2, 2, 2), torch.eye(4))
+    assert sureness(Volume(probability.data >= 0.5, torch.eye(4)), probability) == pytest.approx(5.5 / 7)
+    assert sureness(Volume(torch.zeros(1, 2, 2, 2), torch.eye(4)), probability) == 0.0
+
+
 def test_few_patients_make_few_ranges() -> None:
     volumes = [float(i) for i in range(90)]
     assert len(fit_volume_errors(volumes, volumes).edges) == 1
@@ -68,6 +98,8 @@ def test_few_patients_make_few_ranges() -> None:
 def test_a_record_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValidationError, match="expected ascending edges and 2 quantiles"):
         VolumeErrors(rate=0.9, edges=(1.0,), low=(0.0,), high=(0.0,), patients=50)
+    with pytest.raises(ValidationError, match="expected 1 numbers for sure masks, or none"):
+        VolumeErrors(rate=0.9, edges=(), low=(0.0,), high=(0.0,), patients=50, sure=(0.5,))
 
 
 def test_equal_volumes_do_not_make_empty_ranges() -> None:

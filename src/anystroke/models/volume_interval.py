@@ -1,9 +1,9 @@
 """How large the lesion may be: an interval around the mask's volume, or that of what is suspected.
 
-A split conformal interval (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, with one
-category per range of that volume): simulated patients tell how far true volumes lie from it, and the
-quantiles of that distance are the ends. It holds the true volume of patients that are drawn as those were at
-its stated rate, however good or bad the network is; other patients may be unlike them.
+A split conformal interval (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005, with
+categories by that volume and by how sure the mask is): simulated patients tell how far true volumes lie from
+it, and the quantiles of that distance are the ends. It holds the true volume of patients that are drawn as
+those were at its stated rate, however good or bad the network is; other patients may be unlike them.
 """
 
 import bisect
@@ -34,6 +34,10 @@ class VolumeErrors(StrictModel):
         low: For each range, the lower quantile of ``log((true + 1 ml) / (central + 1 ml))``.
         high: The upper one.
         patients: How many there were.
+        sure: For each range, the sureness from which masks count as sure, see `sureness`; ``low`` and
+            ``high`` are of the others then. Empty if masks are not told apart.
+        sure_low: As ``low``, of sure masks.
+        sure_high: As ``high``, of sure masks.
     """
 
     rate: float = Field(gt=0, lt=1)
@@ -41,6 +45,9 @@ class VolumeErrors(StrictModel):
     low: tuple[float, ...]
     high: tuple[float, ...]
     patients: int = Field(gt=0)
+    sure: tuple[float, ...] = ()
+    sure_low: tuple[float, ...] = ()
+    sure_high: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> "VolumeErrors":
@@ -49,6 +56,9 @@ class VolumeErrors(StrictModel):
             raise ValueError(
                 f"expected ascending edges and {ranges} quantiles, got {len(self.low)} and {len(self.high)}"
             )
+        lengths = [len(each) for each in (self.sure, self.sure_low, self.sure_high)]
+        if lengths not in ([0] * 3, [ranges] * 3):
+            raise ValueError(f"expected {ranges} numbers for sure masks, or none, got {lengths}")
         return self
 
 
@@ -89,13 +99,33 @@ def central_volume(mask_volume: float, probability: Volume) -> float:
     return mask_volume if mask_volume > 0 else expected_volume(probability)
 
 
-def volume_interval(central: float, mask_volume: float, errors: VolumeErrors) -> VolumeInterval:
+def sureness(mask: Volume, probability: Volume) -> float:
+    """Return how sure a mask is: the mean probability of its voxels, 0 if it is empty.
+
+    Args:
+        mask: Not zero in lesions.
+        probability: Of lesion, on the grid of ``mask``.
+
+    Example:
+        >>> import torch
+        >>> half = Volume(torch.full((1, 4, 4, 4), 0.5), torch.eye(4))
+        >>> sureness(half, half)
+        0.5
+    """
+    marked = mask.data > 0
+    return float(probability.data[marked].double().mean()) if bool(marked.any()) else 0.0
+
+
+def volume_interval(
+    central: float, mask_volume: float, errors: VolumeErrors, sureness: float = 0.0
+) -> VolumeInterval:
     """Compute the interval of a volume.
 
     Args:
         central: See `central_volume` [ml].
         mask_volume: Volume of the mask [ml]; the interval holds it too.
         errors: Of the model.
+        sureness: Of the mask at the model's own threshold, see `sureness`.
 
     Example:
         >>> errors = VolumeErrors(rate=0.9, edges=(), low=(-0.5,), high=(0.5,), patients=100)
@@ -104,18 +134,27 @@ def volume_interval(central: float, mask_volume: float, errors: VolumeErrors) ->
         (5.07, 15.49)
     """
     i = bisect.bisect_right(errors.edges, central)
-    low, high = ((central + 1) * math.exp(shift) - 1 for shift in (errors.low[i], errors.high[i]))
+    is_sure = bool(errors.sure) and sureness >= errors.sure[i]
+    shifts = (errors.sure_low[i], errors.sure_high[i]) if is_sure else (errors.low[i], errors.high[i])
+    low, high = ((central + 1) * math.exp(shift) - 1 for shift in shifts)
     return VolumeInterval(max(min(low, mask_volume), 0.0), max(high, mask_volume), errors.rate)
 
 
 def fit_volume_errors(
-    central: Sequence[float], true: Sequence[float], *, rate: float = RATE, ranges: int = 4
+    central: Sequence[float],
+    true: Sequence[float],
+    sureness: Sequence[float] | None = None,
+    *,
+    rate: float = RATE,
+    ranges: int = 4,
 ) -> VolumeErrors:
     """Measure the errors of patients whose true volume is known.
 
     Args:
         central: Central volume of each [ml].
         true: True volume of each [ml].
+        sureness: Of each mask, see `sureness`; masks that are as sure as the median of their range, or more,
+            have errors of their own. None: they are not told apart.
         rate: Share of patients that the intervals are to hold.
         ranges: Ranges of the central volume, with as many patients each; fewer if each would hold fewer
             than 40.
@@ -140,17 +179,42 @@ def fit_volume_errors(
         for below, edge in pairwise([-math.inf, *wanted])
         if edge <= ordered[-1] and any(below <= e < edge for e in ordered)
     ]
-    low, high = [], []
-    for i in range(len(edges) + 1):
-        shifts = sorted(
-            math.log((t + 1) / (e + 1))
-            for e, t in zip(central, true, strict=True)
-            if bisect.bisect_right(edges, e) == i
+    by_range: list[list[tuple[float, float]]] = [[] for _ in range(len(edges) + 1)]
+    for e, t, s in zip(central, true, sureness or [0.0] * len(central), strict=True):
+        by_range[bisect.bisect_right(edges, e)].append((s, math.log((t + 1) / (e + 1))))
+    if sureness is None:
+        ends = [_ends([shift for _, shift in each], rate) for each in by_range]
+        return VolumeErrors(
+            rate=rate,
+            edges=tuple(edges),
+            low=tuple(low for low, _ in ends),
+            high=tuple(high for _, high in ends),
+            patients=len(central),
         )
-        # The k-th of n values, counted from either end, leaves the next patient out with k / (n + 1).
-        k = math.floor((1 - rate) / 2 * (len(shifts) + 1))
-        low.append(round(shifts[max(k - 1, 0)], 6))
-        high.append(round(shifts[min(len(shifts) - k, len(shifts) - 1)], 6))
+    sure = [round(sorted(s for s, _ in each)[len(each) // 2], 4) for each in by_range]
+    unsure_ends, sure_ends = [], []
+    for least, each in zip(sure, by_range, strict=True):
+        above = [shift for s, shift in each if s >= least]
+        below = [shift for s, shift in each if s < least]
+        sure_ends.append(_ends(above, rate))
+        unsure_ends.append(_ends(below or above, rate))
     return VolumeErrors(
-        rate=rate, edges=tuple(edges), low=tuple(low), high=tuple(high), patients=len(central)
+        rate=rate,
+        edges=tuple(edges),
+        low=tuple(low for low, _ in unsure_ends),
+        high=tuple(high for _, high in unsure_ends),
+        patients=len(central),
+        sure=tuple(sure),
+        sure_low=tuple(low for low, _ in sure_ends),
+        sure_high=tuple(high for _, high in sure_ends),
+    )
+
+
+def _ends(shifts: Sequence[float], rate: float) -> tuple[float, float]:
+    """Return the k-th of n values from either end, which leaves the next one out with k / (n + 1)."""
+    ordered = sorted(shifts)
+    k = math.floor((1 - rate) / 2 * (len(ordered) + 1))
+    return (
+        round(ordered[max(k - 1, 0)], 6),
+        round(ordered[min(len(ordered) - k, len(ordered) - 1)], 6),
     )

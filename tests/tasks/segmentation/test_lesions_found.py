@@ -1,4 +1,5 @@
 import math
+from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -81,8 +82,8 @@ def test_parts_of_a_mask_know_the_lesion_that_they_belong_to() -> None:
     data[0, 3:5, 3:5, 3:5], data[0, 8:12, 3:5, 3:5], data[0, 26:28, 3:5, 3:5] = 0.8, 0.6, 0.9
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
     found = volumes_of_parts(Volume(data > 0.5, affine), Volume(data, affine), truth)
-    wanted = [(0.8, 8 * 0.008, 8.0), (0.6, 16 * 0.008, 8.0), (0.9, 8 * 0.008, 0.0)]
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    wanted = [(0.8, 0.8, 8 * 0.008, 8.0), (0.6, 0.6, 16 * 0.008, 8.0), (0.9, 0.9, 8 * 0.008, 0.0)]
+    np.testing.assert_allclose([astuple(part) for part in found], wanted, rtol=1e-6)
     assert volumes_of_parts(Volume(data > 1, affine), Volume(data, affine), truth) == []
 
 
@@ -98,3 +99,22 @@ def test_lesions_have_intervals_of_their_own() -> None:
     assert large.interval.high == pytest.approx(9 * math.exp(0.2) - 1)
     assert small.interval.low == 0.0
     assert small.interval.high == pytest.approx(1.008 * math.exp(0.5) - 1)
+
+
+def test_sure_lesions_have_narrower_intervals() -> None:
+    errors = VolumeErrors(
+        rate=0.9,
+        edges=(),
+        low=(-1.0,),
+        high=(1.0,),
+        patients=100,
+        sure=(0.7,),
+        sure_low=(-0.1,),
+        sure_high=(0.1,),
+    )
+    data = torch.zeros(1, 40, 40, 40)
+    data[0, 2:22, 2:22, 2:22], data[0, 30:32, 30:32, 30:32] = 0.9, 0.6
+    mask, head = Volume((data > 0).float(), torch.eye(4)), Volume(torch.ones(1, 40, 40, 40), torch.eye(4))
+    _, found = find_lesions(mask, Volume(data, torch.eye(4)), head, errors)
+    widths = [math.log((each.interval.high + 1) / (each.interval.low + 1)) for each in found if each.interval]
+    assert widths == pytest.approx([0.2, math.log(1.008) + 1.0], rel=1e-3)

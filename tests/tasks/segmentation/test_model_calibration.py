@@ -11,6 +11,7 @@ from anystroke.io.labelled import LabelledScan
 from anystroke.tasks.segmentation import calibrate as model_calibration
 from anystroke.tasks.segmentation.calibrate import CalibrationError, calibrate, calibrate_on_scans
 from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.lesions_found import ComparedPart
 from anystroke.tasks.segmentation.mask import keep_certain
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import JudgedPatient
@@ -103,7 +104,8 @@ def test_masks_of_all_thresholds_are_judged_as_a_single_one_is() -> None:
             for j, certain in enumerate(model_calibration.CERTAINTIES):
                 mask = keep_certain((probability >= threshold)[None], probability[None], certain)[0]
                 expected = model_calibration._judged(mask, patient, 0.064)
-                assert found[i][j] == pytest.approx(expected)
+                sure = float(probability[mask].mean()) if mask.any() else 0.0
+                assert found[i][j] == pytest.approx((*expected, sure))
 
 
 def test_patients_with_something_ignored_calibrate_a_model(
@@ -131,7 +133,10 @@ def test_few_patients_are_refused(tmp_path: Path) -> None:
 
 
 def test_errors_of_single_lesions_are_those_of_the_chosen_mask() -> None:
-    parts = [(0.9, 3.0, 3.0)] * 30 + [(0.9, 3.0, 7.0)] * 30 + [(0.2, 3.0, 0.0)] * 60
+    right, larger, false = (
+        ComparedPart(peak, 0.5, 3.0, true) for peak, true in [(0.9, 3), (0.9, 7), (0.2, 0)]
+    )
+    parts = [right] * 30 + [larger] * 30 + [false] * 60
     found = model_calibration._lesion_errors(parts, 0.6)
     assert found is not None
     assert found.patients == 60

@@ -132,9 +132,9 @@ def _lesion_intervals(found: Segmentation, sample: Sample, model: Model) -> list
     errors = model.config.lesion_errors
     parts = volumes_of_parts(found.mask, found.probability, sample.target == CLASSES.index("lesion"))
     return [
-        [round(value, 2) for value in (interval.low, interval.high, true)]
-        for _, volume, true in parts
-        if errors and (interval := volume_interval(volume, volume, errors))
+        [round(value, 2) for value in (interval.low, interval.high, part.true_volume)]
+        for part in parts
+        if errors and (interval := volume_interval(part.volume, part.volume, errors, part.mean_probability))
     ]
 
 

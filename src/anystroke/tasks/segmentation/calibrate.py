@@ -21,7 +21,7 @@ from anystroke.models.model_space import to_model_space
 from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
 from anystroke.simulation.cohorts import load_pack
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.lesions_found import volumes_of_parts
+from anystroke.tasks.segmentation.lesions_found import ComparedPart, volumes_of_parts
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import (
@@ -229,7 +229,7 @@ def chosen_on(
     temperature, log_loss = _choose_temperature(model, scored, on_patient)
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
     before, after, expected, true = [], [], [], []
-    parts: list[list[tuple[float, float, float]]] = [[] for _ in THRESHOLDS]
+    parts: list[list[ComparedPart]] = [[] for _ in THRESHOLDS]
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
         probability = predict(patient.scan, model.network, plain).probability
@@ -244,18 +244,20 @@ def chosen_on(
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
         on_patient("segmented", number, len(everyone))
-    judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume)
+    judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume, sureness)
     ill = np.array(true) > 0
     scores = [[_score(judged[:, i, j], ill) for j in range(len(CERTAINTIES))] for i in range(len(THRESHOLDS))]
     i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
-    both = (np.array(before), judged[:, i, j])
+    both = (np.array(before), judged[:, i, j, :3])
     central = [marked or faint for marked, faint in zip(judged[:, i, j, 2].tolist(), expected, strict=True)]
     enough = len(true) >= FEWEST
     chosen = Calibration(
         temperature=temperature,
         threshold=THRESHOLDS[i],
         certain=CERTAINTIES[j],
-        volume_errors=fit_volume_errors(central, true) if enough else model.config.volume_errors,
+        volume_errors=fit_volume_errors(central, true, judged[:, i, j, 3].tolist())
+        if enough
+        else model.config.volume_errors,
         lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
         log_loss=log_loss,
         score=_twice(both, lambda each: _score(each, ill)),
@@ -348,25 +350,31 @@ def _judged_masks(probability: Tensor, patient: JudgedPatient, ml: float) -> lis
         found = labels[counted]
         sizes = np.bincount(found, minlength=count + 1)
         shared = np.bincount(found[true > 0], minlength=count + 1)
+        sums = np.bincount(found, weights=probability.numpy()[counted], minlength=count + 1)
         meets = np.unique(np.stack([found, true])[:, (found > 0) & (true > 0)], axis=1)
         result.append([])
         for certain in CERTAINTIES:
             kept = (peaks >= certain) & (peaks > 0) & (sizes > 0)
             marked, hit = int(sizes[kept].sum()), len(np.unique(meets[1, kept[meets[0]]]))
+            sure = float(sums[kept].sum()) / marked if marked else 0.0
             if lesions:
                 false = int((kept & (shared == 0)).sum())
                 overlap = 2 * int(shared[kept].sum()) / (marked + voxels)
-                result[-1].append((overlap, 2 * hit / (lesions + hit + false), marked * ml))
+                result[-1].append((overlap, 2 * hit / (lesions + hit + false), marked * ml, sure))
             else:
-                result[-1].append((float(marked == 0), float(marked == 0), marked * ml))
+                result[-1].append((float(marked == 0), float(marked == 0), marked * ml, sure))
     return result
 
 
-def _lesion_errors(parts: Sequence[tuple[float, float, float]], certain: float) -> VolumeErrors | None:
-    kept = [(volume, true) for peak, volume, true in parts if peak >= certain]
+def _lesion_errors(parts: Sequence[ComparedPart], certain: float) -> VolumeErrors | None:
+    kept = [part for part in parts if part.highest_probability >= certain]
     if len(kept) < FEWEST:
         return None
-    return fit_volume_errors([volume for volume, _ in kept], [true for _, true in kept])
+    return fit_volume_errors(
+        [part.volume for part in kept],
+        [part.true_volume for part in kept],
+        [part.mean_probability for part in kept],
+    )
 
 
 def _judged(mask: Tensor, patient: JudgedPatient, ml: float) -> tuple[float, float, float]:

@@ -48,6 +48,23 @@ class FoundLesion:
     interval: VolumeInterval | None = None
 
 
+@dataclass(frozen=True)
+class ComparedPart:
+    """A connected component of a mask, and the true lesion that it belongs to.
+
+    Attributes:
+        highest_probability: In the component.
+        mean_probability: In the component.
+        volume: Of the component [ml].
+        true_volume: Of all components of the truth that it touches [ml], 0 where it is none.
+    """
+
+    highest_probability: float
+    mean_probability: float
+    volume: float
+    true_volume: float
+
+
 def find_lesions(
     mask: Volume, probability: Volume, inside: Volume, errors: VolumeErrors | None = None
 ) -> tuple[Volume, list[FoundLesion]]:
@@ -88,6 +105,7 @@ def find_lesions(
         values = probability.data[0].numpy()[box][part]
         left = float((points @ plane[:3] + plane[3] < 0).mean())
         volume = len(points) * mask.voxel_volume
+        sure = float(values.mean())
         x, y, z = (float(value) for value in points.mean(axis=0))
         lesions.append(
             FoundLesion(
@@ -97,15 +115,15 @@ def find_lesions(
                 hemisphere="left" if left >= _ONE_SIDED else "right" if left <= 1 - _ONE_SIDED else "both",
                 left_volume=left * volume,
                 diameter=largest_distance(to_world(np.argwhere(_surface(part)) + start, mask.affine)),
-                mean_probability=float(values.mean()),
+                mean_probability=sure,
                 highest_probability=float(values.max()),
-                interval=None if errors is None else volume_interval(volume, volume, errors),
+                interval=None if errors is None else volume_interval(volume, volume, errors, sure),
             )
         )
     return Volume(torch.from_numpy(numbered)[None], mask.affine, mask.space_code), lesions
 
 
-def volumes_of_parts(mask: Volume, probability: Volume, truth: Tensor) -> list[tuple[float, float, float]]:
+def volumes_of_parts(mask: Volume, probability: Volume, truth: Tensor) -> list[ComparedPart]:
     """Compare each connected component of a mask with the true lesion that it belongs to.
 
     Args:
@@ -114,16 +132,16 @@ def volumes_of_parts(mask: Volume, probability: Volume, truth: Tensor) -> list[t
         truth: (X, Y, Z) bool, the true lesion.
 
     Returns:
-        For each component its highest probability, its volume [ml], and that of all components of the truth
-        that it touches [ml], 0 where it is none.
+        One of each component.
 
     Example:
         >>> data = torch.zeros(1, 10, 10, 10)
         >>> data[0, 2, 2, 2], data[0, 8, 8, 8] = 1, 1
         >>> truth = torch.zeros(10, 10, 10, dtype=torch.bool)
         >>> truth[2, 2, 2:5] = True
-        >>> volumes_of_parts(Volume(data, torch.eye(4)), Volume(data, torch.eye(4)), truth)
-        [(1.0, 0.001, 0.003), (1.0, 0.001, 0.0)]
+        >>> parts = volumes_of_parts(Volume(data, torch.eye(4)), Volume(data, torch.eye(4)), truth)
+        >>> [(part.volume, part.true_volume) for part in parts]
+        [(0.001, 0.003), (0.001, 0.0)]
     """
     parts, count = ndimage.label((mask.data[0] > 0).numpy(), structure=_NEIGHBOURS)
     true, lesions = ndimage.label(truth.numpy(), structure=_NEIGHBOURS)
@@ -132,14 +150,17 @@ def volumes_of_parts(mask: Volume, probability: Volume, truth: Tensor) -> list[t
     numbers = range(1, count + 1)
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     true_sizes = np.bincount(true.ravel(), minlength=lesions + 1)
-    peaks = ndimage.maximum(probability.data[0].numpy(), parts, numbers)
+    values = probability.data[0].numpy()
+    peaks = ndimage.maximum(values, parts, numbers)
+    means = ndimage.mean(values, parts, numbers)
     touching = np.unique(np.stack([parts[truth.numpy()], true[truth.numpy()]]), axis=1)
     ml = mask.voxel_volume
     return [
-        (
-            float(peaks[k - 1]),
-            float(sizes[k]) * ml,
-            float(true_sizes[touching[1, touching[0] == k]].sum()) * ml,
+        ComparedPart(
+            highest_probability=float(peaks[k - 1]),
+            mean_probability=float(means[k - 1]),
+            volume=float(sizes[k]) * ml,
+            true_volume=float(true_sizes[touching[1, touching[0] == k]].sum()) * ml,
         )
         for k in numbers
     ]

@@ -11,7 +11,7 @@ from anystroke.core.volume import Volume
 from anystroke.io.formats import as_volume
 from anystroke.io.inputs import usable_scan
 from anystroke.models.checkpoints import TrainedNetwork, find_model, open_network
-from anystroke.models.volume_interval import VolumeInterval, central_volume, volume_interval
+from anystroke.models.volume_interval import VolumeInterval, central_volume, sureness, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction, mask_of, predict, tally
 from anystroke.tasks.segmentation.options import SegmentOptions, WriteOptions
@@ -253,8 +253,8 @@ def interval_of(
     """
     if config.volume_errors is None:
         return None
-    volume, _ = tally(mask)
-    own = volume
+    own = mask
     if threshold != config.threshold:
-        own, _ = tally(mask_of(probability, config, config.threshold, 0.0))
-    return volume_interval(central_volume(own, probability), volume, config.volume_errors)
+        own = mask_of(probability, config, config.threshold, 0.0)
+    central = central_volume(tally(own)[0], probability)
+    return volume_interval(central, tally(mask)[0], config.volume_errors, sureness(own, probability))

@@ -12,7 +12,7 @@ from torch import Tensor
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.models.image_features import FEATURES, image_features
-from anystroke.models.volume_interval import central_volume, expected_volume, volume_interval
+from anystroke.models.volume_interval import central_volume, expected_volume, sureness, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import middle_plane
 from anystroke.tasks.segmentation.mask import Prediction
@@ -149,8 +149,8 @@ def signs_of(prediction: Prediction, config: SegmentationConfig, *, scan: Volume
     seen = _Seen.of(prediction, image)
     features = prediction.features or image_features(image.data[0], spacing=config.spacing)
     values, voxel = prediction.probability.data, prediction.probability.voxel_volume
-    marked = prediction.mask.data > 0
-    volume = float(marked.sum()) * voxel
+    volume = float((prediction.mask.data > 0).sum()) * voxel
+    sure = sureness(prediction.mask, prediction.probability)
     expected = expected_volume(prediction.probability)
     brain = prediction.brain
     healthy = 0.0 if brain is None else float(brain.data.sum()) * brain.voxel_volume / 1000
@@ -160,13 +160,13 @@ def signs_of(prediction: Prediction, config: SegmentationConfig, *, scan: Volume
         "faint": math.log1p(float((values >= _FAINT).sum()) * voxel),
         "left_out": math.log1p(max(float((values >= prediction.threshold).sum()) * voxel - volume, 0.0)),
         "peak": _log_odds(float(values.max())),
-        "mean_probability": float(values[marked].mean()) if bool(marked.any()) else 0.0,
+        "mean_probability": sure,
         **_parts(seen),
         **_looks(seen),
         "certainty": prediction.certainty or 0.0,
         "brain": healthy,
         "cut": 0.0 if brain is None else math.log1p(cut_area(brain, scan)),
-        "interval": _width(central_volume(volume, prediction.probability), volume, config),
+        "interval": _width(central_volume(volume, prediction.probability), volume, sure, config),
         "out_of_range": _out_of_range(features, config.image_range),
         **features,
     }
@@ -221,11 +221,11 @@ def _log_odds(probability: float) -> float:
     return max(-_LARGEST_ODDS, min(math.log(probability / (1 - probability)), _LARGEST_ODDS))
 
 
-def _width(central: float, volume: float, config: SegmentationConfig) -> float:
+def _width(central: float, volume: float, sure: float, config: SegmentationConfig) -> float:
     """Return the logarithm of the ratio of both ends of the volume's interval, 1 ml added to each."""
     if config.volume_errors is None:
         return 0.0
-    interval = volume_interval(central, volume, config.volume_errors)
+    interval = volume_interval(central, volume, config.volume_errors, sure)
     return math.log((interval.high + 1) / (interval.low + 1))
 
 
