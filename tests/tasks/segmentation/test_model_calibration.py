@@ -14,6 +14,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart
 from anystroke.tasks.segmentation.mask import keep_certain
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import JudgedPatient
 
 SPREAD = 3.0
@@ -95,14 +96,16 @@ def test_what_is_ignored_counts_nowhere() -> None:
     assert found != model_calibration._judged_masks(apart, patient, 0.064)
 
 
-def test_masks_of_all_thresholds_are_judged_as_a_single_one_is() -> None:
+@pytest.mark.parametrize("small_parts", [None, SmallParts(below_ml=3.0, certain=0.8, threshold=0.6)])
+def test_masks_of_all_thresholds_are_judged_as_a_single_one_is(small_parts: SmallParts | None) -> None:
     [ill, healthy] = _patients(count=1, healthy=1, seed=2)
     for patient in (ill, healthy):
         probability = torch.sigmoid(SPREAD * patient.scan.data[0] - 6.0)
-        found = model_calibration._judged_masks(probability, patient, 0.064)
+        found = model_calibration._judged_masks(probability, patient, 0.064, small_parts)
         for i, threshold in enumerate(model_calibration.THRESHOLDS):
             for j, certain in enumerate(model_calibration.CERTAINTIES):
-                mask = keep_certain((probability >= threshold)[None], probability[None], certain)[0]
+                marked = mask_at(probability, threshold, small_parts, voxel_ml=0.064)
+                mask = keep_certain(marked[None], probability[None], certain)[0]
                 expected = model_calibration._judged(mask, patient, 0.064)
                 sure = float(probability[mask].mean()) if mask.any() else 0.0
                 assert found[i][j] == pytest.approx((*expected, sure))

@@ -24,6 +24,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart, volumes_of_parts
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import (
     JudgedPatient,
     real_patients,
@@ -235,11 +236,12 @@ def chosen_on(
         probability = predict(patient.scan, model.network, plain).probability
         own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
         before.append(_judged(own, patient, ml))
-        after.append(_judged_masks(probability.data[0], patient, ml))
+        after.append(_judged_masks(probability.data[0], patient, ml, model.config.small_parts))
         if patient.ignored is not None:
             probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
         for found, threshold in zip(parts, THRESHOLDS, strict=True):
-            mask = Volume(patient.judged(probability.data[0] >= threshold)[None], probability.affine)
+            marked = mask_at(probability.data[0], threshold, model.config.small_parts, voxel_ml=ml)
+            mask = Volume(patient.judged(marked)[None], probability.affine)
             found += volumes_of_parts(mask, probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
@@ -335,7 +337,9 @@ def _log_loss(probability: Tensor, patient: JudgedPatient) -> float:
     return -float(right.log().mean(dtype=torch.float64))
 
 
-def _judged_masks(probability: Tensor, patient: JudgedPatient, ml: float) -> list[list[tuple[float, ...]]]:
+def _judged_masks(
+    probability: Tensor, patient: JudgedPatient, ml: float, small_parts: SmallParts | None = None
+) -> list[list[tuple[float, ...]]]:
     """Judge the mask of each threshold and smallest certainty."""
     truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
     counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()
@@ -343,7 +347,8 @@ def _judged_masks(probability: Tensor, patient: JudgedPatient, ml: float) -> lis
     lesions, voxels = len(np.unique(true[true > 0])), int((true > 0).sum())
     result: list[list[tuple[float, ...]]] = []
     for threshold in THRESHOLDS:
-        labels, count = ndimage.label((probability >= threshold).numpy(), structure=_NEIGHBOURS)
+        mask = mask_at(probability, threshold, small_parts, voxel_ml=ml)
+        labels, count = ndimage.label(mask.numpy(), structure=_NEIGHBOURS)
         peaks = np.zeros(count + 1)
         if count:
             peaks[1:] = ndimage.maximum(probability.numpy(), labels, range(1, count + 1))

@@ -7,6 +7,7 @@ from pydantic import Field
 from anystroke.models.checkpoints import ClassesConfig
 from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation.risk import RiskModel
+from anystroke.tasks.segmentation.small_parts import SmallParts
 
 
 class SegmentationConfig(ClassesConfig):
@@ -19,6 +20,7 @@ class SegmentationConfig(ClassesConfig):
             keep all.
         threshold: Lesion probability from which a voxel belongs to the mask.
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
+        small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
         volume_errors: What intervals of the volume are made of; None gives none.
         lesion_errors: Likewise of the volumes of single lesions.
@@ -31,6 +33,7 @@ class SegmentationConfig(ClassesConfig):
     brain: tuple[str, ...] = ()
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
+    small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
     volume_errors: VolumeErrors | None = None
     lesion_errors: VolumeErrors | None = None

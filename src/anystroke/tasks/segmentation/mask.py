@@ -22,6 +22,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
+from anystroke.tasks.segmentation.small_parts import mask_at
 from anystroke.tasks.segmentation.trust import mean_certainty
 
 LESION_CLASS = "lesion"
@@ -201,7 +202,8 @@ def mask_of(
 
     Args:
         probability: Lesion probability.
-        config: Says how certain a component must be somewhere.
+        config: Says how certain a component must be somewhere, and which small parts have a threshold of
+            their own at that of the model.
         threshold: Probability from which a voxel is lesion.
         min_volume: Components smaller than this [ml] are removed.
         peaks: Where a component must be that certain, if not in ``probability``.
@@ -209,7 +211,8 @@ def mask_of(
     Returns:
         uint8 mask on the grid of ``probability``.
     """
-    mask = probability.data >= threshold
+    small_parts = config.small_parts if threshold == config.threshold else None
+    mask = mask_at(probability.data[0], threshold, small_parts, voxel_ml=probability.voxel_volume)[None]
     if config.certain > threshold:
         mask = keep_certain(mask, (peaks or probability).data, config.certain)
     if min_volume > 0:
