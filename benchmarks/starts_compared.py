@@ -270,10 +270,14 @@ def main() -> None:
             for name, seed, each, folder in wanted
         ]
         rows = []
-        for (name, seed, _, folder), run in zip(wanted, started, strict=True):
-            run.result()
-            rows.append(row(name, seed, folder))
-            write_tables(rows, options.output)
+        try:
+            for (name, seed, _, folder), run in zip(wanted, started, strict=True):
+                run.result()
+                rows.append(row(name, seed, folder))
+                write_tables(rows, options.output)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     if measured and len(wanted) > 1:
         names = list(dict.fromkeys(name for name, *_ in wanted))
         found = gains(scores, names, options.seeds)
