@@ -91,6 +91,9 @@ def test_the_sureness_of_a_mask() -> None:
 def test_few_patients_make_few_ranges() -> None:
     volumes = [float(i) for i in range(90)]
     assert len(fit_volume_errors(volumes, volumes).edges) == 1
+    many = [float(i) for i in range(300)]
+    assert len(fit_volume_errors(many, many).edges) == 3
+    assert len(fit_volume_errors(many, many, [i % 7 / 7 for i in range(300)]).edges) == 1
     with pytest.raises(ValueError, match="at least 40 patients, got 39"):
         fit_volume_errors(volumes[:39], volumes[:39])
 

@@ -23,6 +23,8 @@ SMALLEST_PROBABILITY = 0.05
 """Less probable voxels add nothing to the expected volume, however large the field of view."""
 FEWEST = 40
 """Patients, or lesions, that are needed to measure errors."""
+_STEADY = 75
+"""Masks as sure, or not, that make the quantiles of a range steady: no extremes at the usual rate."""
 
 
 class VolumeErrors(StrictModel):
@@ -157,7 +159,7 @@ def fit_volume_errors(
             have errors of their own. None: they are not told apart.
         rate: Share of patients that the intervals are to hold.
         ranges: Ranges of the central volume, with as many patients each; fewer if each would hold fewer
-            than 40.
+            than 40, or with ``sureness`` fewer than 150.
 
     Raises:
         ValueError: The sequences differ in length, or there are fewer than 40 patients.
@@ -171,7 +173,7 @@ def fit_volume_errors(
             f"expected a true volume for each of at least {FEWEST} patients, got {len(central)} central "
             f"and {len(true)} true volumes"
         )
-    ranges = max(1, min(ranges, len(central) // FEWEST))
+    ranges = max(1, min(ranges, len(central) // (FEWEST if sureness is None else 2 * _STEADY)))
     ordered = sorted(central)
     wanted = sorted({round(ordered[len(ordered) * i // ranges], 4) for i in range(1, ranges)})
     edges = [
