@@ -5,9 +5,11 @@ import pytest
 import torch
 
 from anystroke.core.volume import Volume
+from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation import observations
 from anystroke.tasks.segmentation.difficulties import DIFFICULTIES, draw_patient
-from anystroke.tasks.segmentation.observations import PatientSet, failure, observe_all
+from anystroke.tasks.segmentation.observations import PatientSet, failure, observe, observe_all
+from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.validate import JudgedPatient
 from stand_in import axial_affine, phantom, stand_in_model
 
@@ -88,6 +90,17 @@ def test_observations_go_on_where_they_were(tmp_path: Path, made: list[int]) -> 
         observe_all(model, other, kept=kept)
     assert made == [0, 1, 2, 0, 0]
     assert all(json.loads(line) for line in kept.read_text().splitlines())
+
+
+def test_the_width_of_the_interval_is_a_sign_and_no_reason() -> None:
+    wide = VolumeErrors(rate=0.9, edges=(), low=(-3.0,), high=(3.0,), patients=100)
+    plain = stand_in_model()
+    model = Model(plain.network, plain.config.model_copy(update={"volume_errors": wide}), plain.sha256)
+    patient = JudgedPatient(phantom(AFFINE, SHAPE), torch.zeros(SHAPE, dtype=torch.bool), {})
+    assert any("too wide" in reason for reason in segment(patient.scan, model, device="cpu").reasons)
+    found = observe(model, patient)
+    assert not any("too wide" in reason for reason in found.reasons)
+    assert found.signs["interval"] > observe(plain, patient).signs["interval"]
 
 
 def test_shares_of_difficulties_add_up() -> None:

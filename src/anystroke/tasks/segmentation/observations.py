@@ -21,6 +21,7 @@ from anystroke.tasks.segmentation.difficulties import draw_patient
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.risk import LARGEST_FALSE_ML, SMALLEST_DICE
 from anystroke.tasks.segmentation.signs import signs_of
+from anystroke.tasks.segmentation.trust import WIDE
 from anystroke.tasks.segmentation.validate import JudgedPatient
 
 _NEIGHBOURS = np.ones((3, 3, 3))
@@ -36,7 +37,8 @@ class Observation:
     Attributes:
         signs: Of the prediction.
         failed: Whether the mask did.
-        reasons: Why not to trust the mask, the risk aside.
+        reasons: Why not to trust the mask, but for the risk and the width of the interval, which is one of
+            the signs.
         groups: Those of the patient.
         dice: Of the visible lesion; None where there is none.
         false_ml: In parts of the mask that meet no lesion.
@@ -116,7 +118,7 @@ def observation_of(found: Segmentation, patient: JudgedPatient) -> Observation:
     return Observation(
         signs=signs_of(found.prediction, found.model.config, scan=found.scan),
         failed=failed,
-        reasons=found.reasons,
+        reasons=tuple(reason for reason in found.reasons if not reason.startswith(WIDE)),
         groups=patient.groups,
         dice=overlap,
         false_ml=false_ml,

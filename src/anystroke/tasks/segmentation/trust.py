@@ -22,6 +22,8 @@ _WIDEST_INTERVAL = 4.0
 _LEAST_ML = 15.0
 _LARGE_ENOUGH = 1.0
 _NOTHING_ML = 0.1
+WIDE = "the volume is uncertain"
+"""How the reason begins that the interval of the volume is too wide."""
 
 
 def cut_area(brain: Volume, scan: Volume) -> float:
@@ -104,7 +106,7 @@ def reasons_not_to_trust(
     if words := outside_range(features or {}, image_range or {}):
         reasons.append(f"the image is outside the training range: {', '.join(words)}")
     if interval is not None and is_wide(volume_ml, interval):
-        reasons.append(f"the volume is uncertain: {volume_in_words(volume_ml, interval)}")
+        reasons.append(f"{WIDE}: {volume_in_words(volume_ml, interval)}")
     return tuple(reasons)
 
 
