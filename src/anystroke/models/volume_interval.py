@@ -184,27 +184,22 @@ def fit_volume_errors(
     by_range: list[list[tuple[float, float]]] = [[] for _ in range(len(edges) + 1)]
     for e, t, s in zip(central, true, sureness or [0.0] * len(central), strict=True):
         by_range[bisect.bisect_right(edges, e)].append((s, math.log((t + 1) / (e + 1))))
-    if sureness is None:
-        ends = [_ends([shift for _, shift in each], rate) for each in by_range]
-        return VolumeErrors(
-            rate=rate,
-            edges=tuple(edges),
-            low=tuple(low for low, _ in ends),
-            high=tuple(high for _, high in ends),
-            patients=len(central),
-        )
-    sure = [round(sorted(s for s, _ in each)[len(each) // 2], 4) for each in by_range]
-    unsure_ends, sure_ends = [], []
-    for least, each in zip(sure, by_range, strict=True):
-        above = [shift for s, shift in each if s >= least]
-        below = [shift for s, shift in each if s < least]
-        sure_ends.append(_ends(above, rate))
-        unsure_ends.append(_ends(below or above, rate))
+    sure: list[float] = []
+    sure_ends: list[tuple[float, float]] = []
+    ends: list[tuple[float, float]] = []
+    for each in by_range:
+        below = [shift for _, shift in each]
+        if sureness is not None:
+            sure.append(round(sorted(s for s, _ in each)[len(each) // 2], 4))
+            above = [shift for s, shift in each if s >= sure[-1]]
+            sure_ends.append(_ends(above, rate))
+            below = [shift for s, shift in each if s < sure[-1]] or above
+        ends.append(_ends(below, rate))
     return VolumeErrors(
         rate=rate,
         edges=tuple(edges),
-        low=tuple(low for low, _ in unsure_ends),
-        high=tuple(high for _, high in unsure_ends),
+        low=tuple(low for low, _ in ends),
+        high=tuple(high for _, high in ends),
         patients=len(central),
         sure=tuple(sure),
         sure_low=tuple(low for low, _ in sure_ends),
