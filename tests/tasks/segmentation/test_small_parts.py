@@ -2,9 +2,9 @@ import torch
 from scipy import ndimage
 
 from anystroke.core.volume import Volume
-from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import mask_of
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
+from stand_in import CONFIG
 
 RULE = SmallParts(below_ml=1.0, certain=0.95, threshold=0.4)
 
@@ -34,15 +34,7 @@ def test_without_a_rule_or_above_its_threshold_the_mask_is_plain() -> None:
 
 
 def test_a_threshold_of_ones_own_is_that_of_all_voxels() -> None:
-    config = SegmentationConfig(
-        name="toy",
-        architecture="unet",
-        classes=("background", "lesion"),
-        spacing=2.0,
-        divisor=16,
-        threshold=0.1,
-        small_parts=RULE,
-    )
+    config = CONFIG.model_copy(update={"threshold": 0.1, "small_parts": RULE})
     probability = Volume(_heads()[None], torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
     own = mask_of(probability, config, 0.1)
     assert torch.equal(own.data[0] > 0, mask_at(probability.data[0], 0.1, RULE, voxel_ml=0.008))
