@@ -273,6 +273,8 @@ class NetworkSettings(StrictModel):
         start_from: Model folder, or name of a shipped model, whose weights training starts from.
         start_from_wider: Whether that model's layers may have more channels; evenly spaced ones are taken. It
             must be of the same kind, with the same outputs.
+        start_from_narrower: Whether that model's layers have fewer channels; further ones are added, which
+            change nothing at first. Residual U-Nets alone, with the same outputs.
         freeze_encoder: Whether the encoder stays as `start_from` has it, and only the decoder learns.
         architecture: A name of ``anystroke.models.architectures.catalogue.ARCHITECTURES``.
     """
@@ -281,8 +283,15 @@ class NetworkSettings(StrictModel):
     seed: int = 1
     start_from: str | None = None
     start_from_wider: bool = False
+    start_from_narrower: bool = False
     freeze_encoder: bool = False
     architecture: Architecture = "compact_unet"
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if self.start_from_wider and self.start_from_narrower:
+            raise ValueError("expected start_from_wider or start_from_narrower, got both; leave one out")
+        return self
 
 
 class CpuTaskSettings(NetworkSettings):
@@ -314,10 +323,12 @@ class DownstreamSettings(CpuTaskSettings):
 
     Attributes:
         start_from_wider: False.
+        start_from_narrower: False.
         architecture: A name of ``anystroke.models.architectures.catalogue.ENCODERS``.
     """
 
     start_from_wider: Literal[False] = False
+    start_from_narrower: Literal[False] = False
     architecture: EncoderArchitecture = "compact_unet"
 
 

@@ -211,6 +211,10 @@ class Recipe(Protocol):
         """Whether that model may have more channels."""
 
     @property
+    def start_from_narrower(self) -> bool:
+        """Whether that model has fewer channels."""
+
+    @property
     def freeze_encoder(self) -> bool:
         """Whether the encoder stays as that model has it."""
 

@@ -26,6 +26,7 @@ from anystroke.models.checkpoints import (
     NetworkConfig,
     find_model,
     load_config,
+    open_network,
     parameter_count,
     read_tensors,
     save_model,
@@ -39,6 +40,7 @@ from anystroke.models.encoders import (
     name_in_architecture,
 )
 from anystroke.models.passes import fast_bfloat16
+from anystroke.models.widening import widen
 
 log = logging.getLogger(__name__)
 
@@ -158,8 +160,9 @@ class Trainer:
         self.task.prepare(self.module)
         if settings.start_from is not None:
             _start(self.module, settings, self.task)
-        elif settings.start_from_wider:
-            raise StartError("start_from_wider needs start_from, the model to take channels of; name one")
+        elif settings.start_from_wider or settings.start_from_narrower:
+            flag = "start_from_wider" if settings.start_from_wider else "start_from_narrower"
+            raise StartError(f"{flag} needs start_from, the model to take channels of; name one")
         if settings.freeze_encoder:
             _freeze(self.module, settings)
         if self.fabric.device.type == "cuda" and self.fabric.world_size > 1:
@@ -426,8 +429,9 @@ def recipe_digest(settings: Recipe) -> str:
         del data["buffer"]
     if settings.data.share == 1:
         del data["data"]["share"]
-    if data.get("freeze_encoder") is False:
-        del data["freeze_encoder"]
+    for name in ("freeze_encoder", "start_from_narrower"):
+        if data.get(name) is False:
+            del data[name]
     if settings.optimiser.made_on == "cpu":
         del data["optimiser"]["made_on"]
     return hashlib.sha256(repr(data).encode()).hexdigest()
@@ -473,22 +477,42 @@ def _more_inputs(tensor: Tensor, shape: torch.Size) -> Tensor:
     return wide
 
 
-def _start(network: torch.nn.Module, settings: Recipe, task: AnyTask) -> None:
+def _same_outputs(flag: str, source: Path, task: AnyTask) -> None:
+    has = load_config(source, task.config_kind).output_names
+    if len(has) != task.outputs:
+        raise StartError(
+            f"{flag} needs a model with the {task.outputs} outputs of this recipe, but that in "
+            f"{source} has {len(has)}: {', '.join(has)}; name another"
+        )
+
+
+def _start_narrower(network: DivisibleUNet, source: Path, settings: Recipe, task: AnyTask) -> None:
+    """Start as a model with fewer channels."""
+    _same_outputs("start_from_narrower", source, task)
+    narrow = open_network(source, task.config_kind).network
+    assert isinstance(narrow, DivisibleUNet)
+    try:
+        widen(network, narrow, rng=stream(settings.seed, "widening"))
+    except ValueError as error:
+        raise StartError(f"start_from_narrower cannot take the model in {source}: {error}") from None
+    has, had = parameter_count(network), parameter_count(narrow)
+    log.info("%d parameters do what the %d of %s do", has, had, source)
+
+
+def _start(network: DivisibleUNet, settings: Recipe, task: AnyTask) -> None:
     """Load the weights that fit; say which do not."""
     assert settings.start_from is not None
     source = find_model(settings.start_from)
+    if settings.start_from_narrower:
+        _start_narrower(network, source, settings, task)
+        return
     check_encoder(source, settings.architecture)
     found = encoder_tensors(source)
     own = network.state_dict()
     named = {key: name_in_architecture(key) for key in own}
     tensors = {key: found[name] for key, name in named.items() if name in found}
     if settings.start_from_wider:
-        has = load_config(source, task.config_kind).output_names
-        if len(has) != task.outputs:
-            raise StartError(
-                f"start_from_wider needs a model with the {task.outputs} outputs of this recipe, but that in "
-                f"{source} has {len(has)}: {', '.join(has)}; name another"
-            )
+        _same_outputs("start_from_wider", source, task)
         tensors = {key: _evenly_spaced(tensors[key], own[key].shape) for key in tensors}
     tensors = {key: _more_inputs(tensors[key], own[key].shape) for key in tensors}
     fitting = {

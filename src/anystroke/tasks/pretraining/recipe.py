@@ -41,6 +41,7 @@ class PretrainingSettings(CpuTaskSettings):
     Attributes:
         task: ``"pretraining"``; tells it from a recipe that segments.
         start_from_wider: False.
+        start_from_narrower: False.
         freeze_encoder: False: the encoder is what learns.
         architecture: Whose encoder, a name of ``anystroke.models.architectures.catalogue.ENCODERS``.
         grid: The voxels that a view has.
@@ -53,6 +54,7 @@ class PretrainingSettings(CpuTaskSettings):
 
     task: Literal["pretraining"]
     start_from_wider: Literal[False] = False
+    start_from_narrower: Literal[False] = False
     freeze_encoder: Literal[False] = False
     architecture: EncoderArchitecture = "compact_unet"
     grid: GridSettings = GridSettings(shapes=((96, 96, 96),), normalisation="whole")
