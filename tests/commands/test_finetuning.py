@@ -185,6 +185,9 @@ def test_calibrate_says_what_it_wants(own: Path, capsys: pytest.CaptureFixture[s
     assert main(["calibrate", "default", "--scans", str(own / "scans")]) == 2
     assert "comes with the package and is not changed" in capsys.readouterr().err
     arguments = ["calibrate", str(model), "--scans", str(own / "scans"), "--masks", str(own / "masks")]
+    for given in (["--threshold", "0.3"], ["--certain", "0.5"], ["--temperature", "2"]):
+        assert main([*arguments, *given]) == 2
+        assert "give --data, without --only-risk" in capsys.readouterr().err
     before = (model / "config.json").read_text()
     (own / "masks" / "p4_lesion.nii.gz").unlink()
     (own / "scans" / "p4_T2w.nii.gz").unlink()

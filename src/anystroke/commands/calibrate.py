@@ -65,6 +65,18 @@ class CalibrationOptions:
         Path | None,
         typer.Option(metavar="FILE", help="Keeps what their masks show, to go on after an interruption."),
     ] = None
+    temperature: Annotated[
+        float | None, typer.Option(min=0.05, max=20, help="Keep to this one.", show_default="the best")
+    ] = None
+    threshold: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="Keep to this one.", show_default="the best")
+    ] = None
+    certain: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.999, help="Keep to this smallest certainty of a part.", show_default="the best"
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(help="Of the patients.")] = 2027
     device: Device = "auto"
     threads: Threads = None
@@ -88,6 +100,9 @@ def calibrate(
     With --scans, scans of one's own decide: the temperature from 5 with a lesion on, thresholds from 20,
     intervals of volumes from 40; what they are too few for stays.
 
+    Where one of temperature, threshold and certainty is given, the others are chosen with it, and errors are
+    measured at it.
+
     Example: anystroke calibrate my_model/model --scans more_scans --masks their_masks
     """
     from anystroke.core.memory import keep_pages
@@ -102,6 +117,12 @@ def calibrate(
         )
     if (data is None) == (not on.scans):
         raise ArgumentError("give either --data, the 'data' folder of a run, or --scans, scans with masks")
+    kept = (options.temperature, options.threshold, options.certain)
+    if any(value is not None for value in kept) and (data is None or options.only_risk):
+        raise ArgumentError(
+            "--temperature, --threshold and --certain are kept to where errors are measured on simulated "
+            "patients: give --data, without --only-risk"
+        )
     if data is None:
         return _calibrate_on_scans(model, on.scans or [], on.masks)
     for name in ("anatomies", "lesions"):
@@ -120,21 +141,27 @@ def calibrate(
             f"--risk-patients: expected at least {FEWEST_FOR_RISK} to learn from, got {risk_patients}"
         )
     if not options.only_risk:
-        _choose(model, data, patients or 200, seed)
+        _choose(model, data, patients or 200, seed, options)
     if risk_patients:
         _learn_risk(model, data, risk_patients, seed, options.observations)
     return OK
 
 
-def _choose(model: Path, data: Path, patients: int, seed: int) -> None:
+def _choose(model: Path, data: Path, patients: int, seed: int, options: CalibrationOptions) -> None:
     """Replace thresholds and intervals."""
     from anystroke.models.checkpoints import save_config
+    from anystroke.tasks.segmentation.calibrate import ALL_CHOICES, Choices
     from anystroke.tasks.segmentation.calibrate import calibrate as choose
     from anystroke.tasks.segmentation.predict import Model
 
     opened = Model.open(model)
+    choices = Choices(
+        ALL_CHOICES.temperatures if options.temperature is None else (options.temperature,),
+        ALL_CHOICES.thresholds if options.threshold is None else (options.threshold,),
+        ALL_CHOICES.certainties if options.certain is None else (options.certain,),
+    )
     with progress_bar() as bar:
-        found = choose(opened, data, patients=patients, seed=seed, on_patient=shown_on(bar))
+        found = choose(opened, data, patients=patients, seed=seed, choices=choices, on_patient=shown_on(bar))
     save_config(model, found.applied_to(opened.config))
     typer.echo(calibration_said(found))
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from anystroke.core.volume import Volume
 from anystroke.io.labelled import LabelledScan
 from anystroke.tasks.segmentation import calibrate as model_calibration
-from anystroke.tasks.segmentation.calibrate import CalibrationError, calibrate, calibrate_on_scans
+from anystroke.tasks.segmentation.calibrate import CalibrationError, Choices, calibrate, calibrate_on_scans
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart
 from anystroke.tasks.segmentation.mask import keep_certain
@@ -77,6 +77,22 @@ def test_what_was_chosen_goes_into_the_configuration(tmp_path: Path) -> None:
     assert config.training["calibration"]["patients"] == 50
     again = calibrate(Model(model.network, config, ""), tmp_path, patients=50)
     assert again.log_loss[0] == again.log_loss[1] == found.log_loss[1]
+
+
+def test_what_is_given_is_kept_and_measured(tmp_path: Path) -> None:
+    free = calibrate(_model(), tmp_path, patients=50)
+    kept = calibrate(_model(), tmp_path, patients=50, choices=Choices(temperatures=(1.0,), thresholds=(0.4,)))
+    assert (kept.temperature, kept.threshold) == (1.0, 0.4)
+    assert kept.log_loss[0] == kept.log_loss[1] > free.log_loss[1]
+    config = _model(threshold=0.4, certain=kept.certain).config
+    again = calibrate(
+        Model(TooSure(), config, ""),
+        tmp_path,
+        patients=50,
+        choices=Choices((1.0,), (0.4,), (kept.certain,)),
+    )
+    assert again.mean_dice == (kept.mean_dice[1], kept.mean_dice[1])
+    assert again.volume_errors == kept.volume_errors != free.volume_errors
 
 
 def test_what_is_ignored_counts_nowhere() -> None:

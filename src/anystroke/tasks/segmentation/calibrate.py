@@ -55,6 +55,24 @@ OnPatient = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class Choices:
+    """Values to choose among; one alone is kept, and what is measured is measured with it.
+
+    Attributes:
+        temperatures: Beside the model's own, unless there is one alone.
+        thresholds: Of the mask.
+        certainties: What a part of the mask must reach somewhere.
+    """
+
+    temperatures: tuple[float, ...] = TEMPERATURES
+    thresholds: tuple[float, ...] = THRESHOLDS
+    certainties: tuple[float, ...] = CERTAINTIES
+
+
+ALL_CHOICES = Choices()
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What was chosen and on what grounds.
 
@@ -117,6 +135,7 @@ def calibrate(
     *,
     patients: int = 200,
     seed: int = 2027,
+    choices: Choices = ALL_CHOICES,
     on_patient: OnPatient = lambda what, done, total: None,
 ) -> Calibration:
     """Choose temperature, threshold and smallest certainty, and measure the errors of the volume.
@@ -130,6 +149,7 @@ def calibrate(
             out stay unseen.
         patients: How many to simulate, 50 or more.
         seed: Of the patients.
+        choices: Values to choose among.
         on_patient: Told of each patient.
 
     Raises:
@@ -153,7 +173,7 @@ def calibrate(
     ):
         everyone.append(patient)
         on_patient("simulated", len(everyone), patients)
-    return chosen_on(model, everyone, everyone[::4], on_patient)
+    return chosen_on(model, everyone, everyone[::4], on_patient, choices=choices)
 
 
 class LabelledPatients(Sequence[JudgedPatient]):
@@ -216,6 +236,7 @@ def chosen_on(
     scored: Sequence[JudgedPatient],
     on_patient: OnPatient,
     *,
+    choices: Choices = ALL_CHOICES,
     real: bool = False,
 ) -> Calibration:
     """Choose temperature, threshold and smallest certainty on patients, and measure the errors of the volume.
@@ -225,21 +246,23 @@ def chosen_on(
         everyone: The patients.
         scored: Those of them that take part in choosing the temperature.
         on_patient: Told of each patient.
+        choices: Values to choose among.
         real: Keep what the patients are too few for.
     """
-    temperature, log_loss = _choose_temperature(model, scored, on_patient)
+    thresholds, certainties = choices.thresholds, choices.certainties
+    temperature, log_loss = _choose_temperature(model, scored, choices.temperatures, on_patient)
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
     before, after, expected, true = [], [], [], []
-    parts: list[list[ComparedPart]] = [[] for _ in THRESHOLDS]
+    parts: list[list[ComparedPart]] = [[] for _ in thresholds]
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
         probability = predict(patient.scan, model.network, plain).probability
         own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
         before.append(_judged(own, patient, ml))
-        after.append(_judged_masks(probability.data[0], patient, ml, model.config.small_parts))
+        after.append(_judged_masks(probability.data[0], patient, ml, model.config.small_parts, choices))
         if patient.ignored is not None:
             probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
-        for found, threshold in zip(parts, THRESHOLDS, strict=True):
+        for found, threshold in zip(parts, thresholds, strict=True):
             marked = mask_at(probability.data[0], threshold, model.config.small_parts, voxel_ml=ml)
             mask = Volume(patient.judged(marked)[None], probability.affine)
             found += volumes_of_parts(mask, probability, patient.truth)
@@ -248,19 +271,19 @@ def chosen_on(
         on_patient("segmented", number, len(everyone))
     judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume, sureness)
     ill = np.array(true) > 0
-    scores = [[_score(judged[:, i, j], ill) for j in range(len(CERTAINTIES))] for i in range(len(THRESHOLDS))]
-    i, j = np.unravel_index(int(np.argmax(scores)), (len(THRESHOLDS), len(CERTAINTIES)))
+    scores = [[_score(judged[:, i, j], ill) for j in range(len(certainties))] for i in range(len(thresholds))]
+    i, j = np.unravel_index(int(np.argmax(scores)), (len(thresholds), len(certainties)))
     both = (np.array(before), judged[:, i, j, :3])
     central = [marked or faint for marked, faint in zip(judged[:, i, j, 2].tolist(), expected, strict=True)]
     enough = len(true) >= FEWEST
     chosen = Calibration(
         temperature=temperature,
-        threshold=THRESHOLDS[i],
-        certain=CERTAINTIES[j],
+        threshold=thresholds[i],
+        certain=certainties[j],
         volume_errors=fit_volume_errors(central, true, judged[:, i, j, 3].tolist())
         if enough
         else model.config.volume_errors,
-        lesion_errors=_lesion_errors(parts[i], CERTAINTIES[j]),
+        lesion_errors=_lesion_errors(parts[i], certainties[j]),
         log_loss=log_loss,
         score=_twice(both, lambda each: _score(each, ill)),
         mean_dice=_twice(both, lambda each: float(each[ill, 0].mean())),
@@ -307,11 +330,17 @@ def _twice(both: tuple[Array, Array], of: Callable[[Array], float]) -> tuple[flo
 
 @torch.inference_mode()
 def _choose_temperature(
-    model: Model, patients: Sequence[JudgedPatient], on_patient: OnPatient
+    model: Model,
+    patients: Sequence[JudgedPatient],
+    temperatures: Sequence[float],
+    on_patient: OnPatient,
 ) -> tuple[float, tuple[float, float]]:
-    """Return the temperature of the least log loss, and the loss at the model's own and at this one."""
+    """Return the temperature of the least log loss, and the loss at the model's own and at this one.
+
+    Of one temperature alone only the losses are found.
+    """
     config = model.config
-    tried = sorted({*TEMPERATURES, config.temperature})
+    tried = sorted({*temperatures, config.temperature})
     losses = []
     for number, patient in enumerate(patients, start=1):
         space = to_model_space(
@@ -325,9 +354,9 @@ def _choose_temperature(
         losses.append(row)
         on_patient("scored", number, len(patients))
     mean = [statistics.fmean(column) for column in zip(*losses, strict=True)]
-    least = min(mean)
-    own = mean[tried.index(config.temperature)]
-    return tried[mean.index(least)], (round(own, 6), round(least, 6))
+    chosen = tried[mean.index(min(mean))] if len(temperatures) > 1 else temperatures[0]
+    own, least = (mean[tried.index(each)] for each in (config.temperature, chosen))
+    return chosen, (round(own, 6), round(least, 6))
 
 
 def _log_loss(probability: Tensor, patient: JudgedPatient) -> float:
@@ -338,7 +367,11 @@ def _log_loss(probability: Tensor, patient: JudgedPatient) -> float:
 
 
 def _judged_masks(
-    probability: Tensor, patient: JudgedPatient, ml: float, small_parts: SmallParts | None = None
+    probability: Tensor,
+    patient: JudgedPatient,
+    ml: float,
+    small_parts: SmallParts | None = None,
+    choices: Choices = ALL_CHOICES,
 ) -> list[list[tuple[float, ...]]]:
     """Judge the mask of each threshold and smallest certainty."""
     truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
@@ -346,7 +379,7 @@ def _judged_masks(
     true = truth[counted]
     lesions, voxels = len(np.unique(true[true > 0])), int((true > 0).sum())
     result: list[list[tuple[float, ...]]] = []
-    for threshold in THRESHOLDS:
+    for threshold in choices.thresholds:
         mask = mask_at(probability, threshold, small_parts, voxel_ml=ml)
         labels, count = ndimage.label(mask.numpy(), structure=_NEIGHBOURS)
         peaks = np.zeros(count + 1)
@@ -358,7 +391,7 @@ def _judged_masks(
         sums = np.bincount(found, weights=probability.numpy()[counted], minlength=count + 1)
         meets = np.unique(np.stack([found, true])[:, (found > 0) & (true > 0)], axis=1)
         result.append([])
-        for certain in CERTAINTIES:
+        for certain in choices.certainties:
             kept = (peaks >= certain) & (peaks > 0) & (sizes > 0)
             marked, hit = int(sizes[kept].sum()), len(np.unique(meets[1, kept[meets[0]]]))
             sure = float(sums[kept].sum()) / marked if marked else 0.0
