@@ -129,7 +129,7 @@ def test_bases_give_what_a_recipe_does_not(toy: Path) -> None:
         ),
         (TOY.replace('"simulated"', '"simulate"'), "simulate"),
         ('name = "x"\nsources = []\n', "at least one source"),
-        ('architecture = "unet"\n' + TOY, "expected one of compact_unet.*it is 'unet'"),
+        ('architecture = "unet"\n' + TOY, "expected one of wide_unet.*it is 'unet'"),
         (TOY.replace("tail", "tale"), "tail"),
         (
             TOY.replace("steps = 5", 'steps = 5\nmade_on = "device"'),

@@ -39,22 +39,23 @@ def widen(network: DivisibleUNet, narrow: DivisibleUNet, *, rng: torch.Generator
         True
     """
     _check(network, narrow)
-    theirs = dict(narrow.network.named_modules())
-    for name, module in network.network.named_modules():
+    ours, theirs = dict(network.network.named_modules()), dict(narrow.network.named_modules())
+    for name, module in ours.items():
         other = theirs[name]
         if isinstance(module, nn.PReLU):
             module.load_state_dict(other.state_dict())
         if not isinstance(module, nn.Conv3d | nn.ConvTranspose3d):
             continue
         assert isinstance(other, nn.Conv3d | nn.ConvTranspose3d)
-        assert module.bias is not None and other.bias is not None
-        had = other.in_channels
-        places = torch.arange(had)
+        assert module.bias is not None
+        assert other.bias is not None
+        places = torch.arange(other.in_channels)
         if name.endswith(_UP):
             down = name.removesuffix(_UP) + _DOWN
-            left, skipped = theirs[down], dict(network.network.named_modules())[down]
-            assert isinstance(left, nn.Conv3d) and isinstance(skipped, nn.Conv3d)
-            places[left.out_channels :] += skipped.out_channels - left.out_channels
+            handed_across, had = ours[down], theirs[down]
+            assert isinstance(handed_across, nn.Conv3d)
+            assert isinstance(had, nn.Conv3d)
+            places[had.out_channels :] += handed_across.out_channels - had.out_channels
         transposed = isinstance(module, nn.ConvTranspose3d)
         wide, trained = module.weight.data, other.weight.data
         if transposed:
@@ -77,9 +78,11 @@ def _check(network: DivisibleUNet, narrow: DivisibleUNet) -> None:
     if list(ours) != list(theirs):
         raise ValueError("expected residual U-Nets of as many levels; name one of the same depth")
     first, last = next(iter(ours)), list(ours)[-1]
-    ends = (ours[first][0], ours[last][1]), (theirs[first][0], theirs[last][1])
-    if ends[0] != ends[1]:
-        raise ValueError(f"expected {ends[0]} inputs and outputs, but the narrower network has {ends[1]}")
+    (inputs, outputs), (have, give) = ((each[first][0], each[last][1]) for each in (ours, theirs))
+    if (inputs, outputs) != (have, give):
+        raise ValueError(
+            f"expected {inputs} inputs and {outputs} outputs, but the narrower network has {have} and {give}"
+        )
     if any(wide < narrow for name in ours for wide, narrow in zip(ours[name], theirs[name], strict=True)):
         raise ValueError("expected a network with fewer channels to start from, but it has more")
 
@@ -93,4 +96,3 @@ def _widths(network: DivisibleUNet) -> dict[str, tuple[int, int]]:
         for name, module in network.network.named_modules()
         if isinstance(module, nn.Conv3d | nn.ConvTranspose3d)
     }
-

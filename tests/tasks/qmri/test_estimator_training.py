@@ -19,7 +19,13 @@ from anystroke.learning.sources.packing import sources_of
 from anystroke.learning.stream import Batch, CaseStream, StreamSettings
 from anystroke.learning.trainer import Trainer
 from anystroke.models.architectures.catalogue import build_network
-from anystroke.models.checkpoints import CheckpointError, load_config, open_network, shipped_models
+from anystroke.models.checkpoints import (
+    CheckpointError,
+    load_config,
+    open_network,
+    save_model,
+    shipped_models,
+)
 from anystroke.qmri.estimated_maps import MAP_OUTPUTS, activate
 from anystroke.qmri.map_files import MapDataError
 from anystroke.tasks.qmri.config import EstimatorConfig
@@ -139,9 +145,12 @@ def test_a_step_has_the_gradients_of_the_plain_network(architecture: str, run: P
 
 def test_an_estimator_starts_from_a_network_that_segments(run: Path) -> None:
     """All but the last block of the way up is that of the segmentation network; maps begin as typical."""
-    settings = _settings(architecture="compact_estimator_unet", start_from="default")
+    config = load_config("default", SegmentationConfig).model_copy(update={"architecture": "compact_unet"})
+    start = build_network("compact_unet", len(config.classes), seed=1)
+    save_model(run / "start", start, config, half=False)
+    settings = _settings(architecture="compact_estimator_unet", start_from=str(run / "start"))
     trainer = Trainer(settings, run)
-    own, model = trainer.module.state_dict(), open_network("default", SegmentationConfig).network.state_dict()
+    own, model = trainer.module.state_dict(), start.state_dict()
     anew = [name for name, value in own.items() if name not in model or model[name].shape != value.shape]
     assert all(name.startswith(("network.model.2.", "network.detail.")) for name in anew)
     assert len(anew) < len(own) / 4

@@ -7,7 +7,8 @@ from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
 from anystroke.learning.recipe import ScansPart, SimulatedPart
 from anystroke.learning.trainer import StartError, Trainer
-from anystroke.models.checkpoints import CheckpointError, load_config, open_network
+from anystroke.models.architectures.catalogue import build_network
+from anystroke.models.checkpoints import CheckpointError, load_config, open_network, save_model
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.finetune import finetuning_recipe
 
@@ -69,24 +70,71 @@ def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(
         own = Trainer(settings, tmp_path).module.state_dict()
     assert "start anew" not in caplog.text
     wide = open_network("default", SegmentationConfig).network.state_dict()
-    thirds = [0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22]
-    first = next(key for key, value in wide.items() if value.shape[:2] == (24, 1))
-    assert torch.equal(own[first], wide[first][thirds])
+    taken = [0, 2, 5, 7, 10, 12, 15, 17, 20, 22, 25, 27, 30, 32, 35, 37]
+    first = next(key for key, value in wide.items() if value.shape[:2] == (40, 1))
+    assert torch.equal(own[first], wide[first][taken])
     # Channels handed across and those that come from below keep to their halves.
-    joined = next(key for key, value in wide.items() if value.shape[:2] == (48, 5))
-    assert torch.equal(own[joined], wide[joined][[*thirds, *(index + 24 for index in thirds)]])
+    joined = next(key for key, value in wide.items() if value.shape[:2] == (80, 5))
+    assert torch.equal(own[joined], wide[joined][[*taken, *(index + 40 for index in taken)]])
+
+
+def _model_with(architecture: str, folder: Path) -> Path:
+    config = load_config("default", SegmentationConfig).model_copy(update={"architecture": architecture})
+    save_model(folder, build_network(architecture, len(config.classes), seed=1), config, half=False)
+    return folder
+
+
+def test_a_network_of_more_channels_starts_as_the_one_with_fewer(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = _model_with("small_unet", tmp_path / "small")
+    settings = finetuning_recipe(
+        [tmp_path],
+        model=str(start),
+        overrides=['architecture="compact_unet"', "start_from_narrower=true"],
+    )
+    with caplog.at_level("INFO", logger="anystroke"):
+        network = Trainer(settings, tmp_path).module.eval()
+    assert "start anew" not in caplog.text
+    image = torch.randn((1, 1, 48, 48, 48), generator=stream(1, "wider"))
+    with torch.no_grad():
+        expected = open_network(start, SegmentationConfig).network(image)
+        torch.testing.assert_close(network(image), expected, atol=1e-4, rtol=1e-4)
+    again = Trainer(settings, tmp_path).module.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "override", "message"),
+    [
+        ("compact_unet", 'architecture="small_unet"', "fewer channels to start from, but it has more"),
+        ("tiny_unet", 'architecture="small_unet"', "of as many levels"),
+        ("mirrored_unet", 'architecture="wide_unet"', "expected 1 inputs and 5 outputs, but .* has 3 and 5"),
+        ("small_unet", 'architecture="mde"', "expected two residual U-Nets"),
+        ("small_unet", 'classes="lesion"', "2 outputs of this recipe.*has 5: background"),
+    ],
+)
+def test_channels_are_added_to_a_model_of_the_same_kind(
+    architecture: str, override: str, message: str, tmp_path: Path
+) -> None:
+    start = _model_with(architecture, tmp_path / "start")
+    given = [override, "start_from_narrower=true", "grid.shapes=[[64, 64, 64]]"]
+    settings = finetuning_recipe([tmp_path], model=str(start), overrides=given)
+    with pytest.raises(StartError, match=message):
+        Trainer(settings, tmp_path)
 
 
 def test_a_network_that_sees_the_mirror_image_starts_as_the_one_that_does_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = finetuning_recipe([tmp_path], overrides=['architecture="mirrored_unet"'])
+    start = _model_with("compact_unet", tmp_path / "compact")
+    settings = finetuning_recipe([tmp_path], model=str(start), overrides=['architecture="mirrored_unet"'])
     with caplog.at_level("INFO", logger="anystroke"):
         network = Trainer(settings, tmp_path).module.eval()
     assert "start anew" not in caplog.text
     image = torch.randn((1, 1, 48, 48, 48), generator=stream(1, "mirror"))
     with torch.no_grad():
-        expected = open_network("default", SegmentationConfig).network(image)
+        expected = open_network(start, SegmentationConfig).network(image)
         torch.testing.assert_close(network(image), expected, atol=1e-3, rtol=1e-3)
         first = next(value for value in network.state_dict().values() if value.shape[1:2] == (3,))
         first[:, 2] = 0.5
@@ -106,6 +154,11 @@ def test_channels_are_taken_of_a_model_with_the_same_outputs(
     settings = finetuning_recipe([tmp_path], overrides=['architecture="small_unet"', "start_from_wider=true"])
     with pytest.raises(StartError, match=message):
         Trainer(settings.model_copy(update=update), tmp_path)
+
+
+def test_a_model_has_more_channels_or_fewer(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="start_from_wider or start_from_narrower, got both"):
+        finetuning_recipe([tmp_path], overrides=["start_from_wider=true", "start_from_narrower=true"])
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
