@@ -26,6 +26,7 @@ from anystroke.models.checkpoints import (
     NetworkConfig,
     find_model,
     load_config,
+    model_facts,
     open_network,
     parameter_count,
     read_tensors,
@@ -43,6 +44,9 @@ from anystroke.models.passes import fast_bfloat16
 from anystroke.models.widening import widen
 
 log = logging.getLogger(__name__)
+
+# Activations and last layers fit networks of any width.
+_FEWEST_FIT = 0.01
 
 
 class StartError(AnystrokeError):
@@ -520,10 +524,12 @@ def _start(network: DivisibleUNet, settings: Recipe, task: AnyTask) -> None:
         for key, value in own.items()
         if key in tensors and tensors[key].shape == value.shape
     }
-    if not fitting:
+    fit, all_own = (sum(value.numel() for value in tensors.values()) for tensors in (fitting, own))
+    if fit < _FEWEST_FIT * all_own:
         raise StartError(
-            f"no tensor of the model in {source} fits the architecture {settings.architecture!r}; "
-            "name the model's own architecture"
+            f"next to nothing of the model in {source} fits the architecture {settings.architecture!r} "
+            f"({fit:,} of {all_own:,} parameters); name the model's own, "
+            f"{model_facts(source)['architecture']!r}"
         )
     network.load_state_dict({**own, **fitting})
     missing = [key for key in own if key not in fitting]

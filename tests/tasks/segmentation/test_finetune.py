@@ -60,6 +60,9 @@ def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.Log
     other = finetuning_recipe([tmp_path], overrides=['architecture="mde"', "grid.shapes=[[64, 64, 64]]"])
     with pytest.raises(StartError, match="fits the architecture 'mde'"):
         Trainer(other, tmp_path)
+    narrower = finetuning_recipe([tmp_path], overrides=['architecture="compact_unet"'])
+    with pytest.raises(StartError, match=r"fits the architecture 'compact_unet' .*'wide_unet'"):
+        Trainer(narrower, tmp_path)
 
 
 def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(
