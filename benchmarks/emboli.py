@@ -10,6 +10,7 @@ models of large strokes fail, and few of the patients of ``anystroke benchmark -
 import argparse
 import csv
 import statistics
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,16 +26,17 @@ from anystroke.tasks.segmentation.validate import JudgedPatient, Score, judge
 
 SEED = 20261129
 SMALLEST_ML = 0.1
-HEAD = (96, 112, 96)
+HEAD_MM = (192, 224, 192)
 
 
-def patients(data: Path, count: int, weighting: str) -> list[JudgedPatient]:
-    """Simulate acute scans of patients with emboli."""
+def patients(data: Path, count: int, weighting: str, *, spacing: float = 2.0) -> Iterator[JudgedPatient]:
+    """Simulate acute scans of patients with emboli, of voxels of some mm."""
     pack = held_out_pack(data)
     lesions = LesionSettings(absent=0.0, emboli=1.0)
+    x, y, z = (round(side / spacing) for side in HEAD_MM)
+    plain = SynthesisSettings(spacing=spacing, shapes=((x, y, z),), lesions=lesions, cut=0.0)
     generators = [
-        Generator(SynthesisSettings(shapes=(HEAD,), lesions=lesions, cut=0.0, skull_strip=strip), pack.masks)
-        for strip in (0.0, 1.0)
+        Generator(plain.model_copy(update={"skull_strip": strip}), pack.masks) for strip in (0.0, 1.0)
     ]
     members = [
         Member(
@@ -47,15 +49,13 @@ def patients(data: Path, count: int, weighting: str) -> list[JudgedPatient]:
         )
         for number in range(count)
     ]
-    return [
-        JudgedPatient(
+    for sample in Cohort(pack.anatomies, members, SEED):
+        yield JudgedPatient(
             Volume(sample.image[None], sample.affine),
             visible_lesion(sample),
             {"set": "simulated", "weighting": weighting},
             sample.unseen,
         )
-        for sample in Cohort(pack.anatomies, members, SEED)
-    ]
 
 
 def gain(scores: list[Score], others: list[Score]) -> str:
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--weighting", default="DWI")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
-    everyone = patients(options.data, options.patients, options.weighting)
+    everyone = list(patients(options.data, options.patients, options.weighting))
     options.output.mkdir(parents=True, exist_ok=True)
     found = {name: judge(Model.open(name), everyone) for name in options.models}
     with (options.output / "emboli.tsv").open("w", newline="", encoding="utf-8") as file:

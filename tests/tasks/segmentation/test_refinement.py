@@ -13,6 +13,7 @@ from anystroke.models.checkpoints import save_model
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.refinement import (
+    DOUBTFUL,
     LARGEST_ML,
     RefinementBox,
     Refiner,
@@ -37,6 +38,14 @@ class Standardised(nn.Module):
 class Blind(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return torch.cat([torch.zeros_like(image), torch.zeros_like(image), -20 + 0 * image], dim=1)
+
+
+class Doubtful(Brightest):
+    """Calls the lesion no more than possible."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        lesion = torch.where(super().forward(image)[:, -1:] > 0, 1.1, -2.0)
+        return torch.cat([0 * lesion, 0 * lesion, lesion], dim=1)
 
 
 def _scan(scale: float = 0.6) -> tuple[Volume, Tensor]:
@@ -86,10 +95,25 @@ def test_coarse_scans_and_large_lesions_are_left_as_they_are() -> None:
     assert boxes_around(_map((slice(20, 50),) * 3), 0.25, spacing=1.0, divisor=16) == []
 
 
-def test_a_second_network_that_sees_nothing_takes_doubtful_lesions_away() -> None:
+def test_a_second_network_that_sees_nothing_takes_only_doubtful_lesions_away() -> None:
     scan, _ = _scan()
-    gone = predict(scan, Brightest(), CONFIG, threshold=0.6, refiner=Refiner(Blind(), FINE), device="cpu")
+    assert float(predict(scan, Doubtful(), CONFIG, device="cpu").mask.data.sum()) > 0
+    gone = predict(scan, Doubtful(), CONFIG, refiner=Refiner(Blind(), FINE), device="cpu")
     assert float(gone.mask.data.sum()) == 0
+    sure = predict(scan, Brightest(), CONFIG, refiner=Refiner(Blind(), FINE), device="cpu")
+    assert float(sure.mask.data.sum()) > 0
+
+
+def test_what_the_first_network_takes_to_be_possible_is_looked_at_again() -> None:
+    scan, truth = _scan()
+    config = CONFIG.model_copy(update={"certain": 0.8})
+    first = predict(scan, Doubtful(), config, device="cpu")
+    assert DOUBTFUL < float(first.probability.data.max()) < 0.8
+    assert float(first.mask.data.sum()) == 0
+    both = predict(scan, Doubtful(), config, refiner=Refiner(Standardised(), FINE), device="cpu")
+    assert dice(both.mask.data > 0, truth) > 0.7
+    neither = predict(scan, Doubtful(), config, refiner=Refiner(Blind(), FINE), device="cpu")
+    assert float(neither.mask.data.sum()) == 0
 
 
 def test_boxes_hold_the_lesion_with_its_margin() -> None:

@@ -21,7 +21,13 @@ from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
-from anystroke.tasks.segmentation.refinement import Refiner, boxes_around, is_fine, refined_difference
+from anystroke.tasks.segmentation.refinement import (
+    DOUBTFUL,
+    Refiner,
+    boxes_around,
+    is_fine,
+    refined_difference,
+)
 from anystroke.tasks.segmentation.small_parts import mask_at
 from anystroke.tasks.segmentation.trust import mean_certainty
 
@@ -35,8 +41,8 @@ class Prediction:
 
     Attributes:
         probability: Lesion probability, float32.
-        mask: Where the probability reaches the threshold, less the components that are too small or in which
-            the first network is nowhere as sure as the model demands; uint8.
+        mask: Where the probability reaches the threshold, less the components that are too small or nowhere
+            as probable as the model demands; uint8.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
@@ -81,8 +87,8 @@ def predict(
         config: The network's spacing, divisor, classes, thresholds and temperature.
         options: What is asked for.
         processing: Spacing, windows and flips; by default those of the options' preset.
-        refiner: Looks again at small lesions, where the scan is finer than the first network's grid and the
-            options do not say otherwise. It runs on the CPU.
+        refiner: Looks again at small lesions, and at what may be one, where the scan is finer than the first
+            network's grid and the options do not say otherwise. It runs on the CPU.
         **changes: Fields of the options.
 
     Returns:
@@ -110,6 +116,9 @@ def predict(
     if options.spread:
         processing = processing.with_spread()
     seconds: dict[str, float] = {}
+    if refiner is not None and not (options.refinement and is_fine(scan.spacing, config.spacing)):
+        refiner = None
+    looked_at = config.certain if refiner is None else min(config.certain, DOUBTFUL)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
         space = to_model_space(
@@ -140,18 +149,18 @@ def predict(
             brain = Volume(inside[None].to(torch.uint8), space.affine)
             found = values[0] >= threshold / 2
             kept = within_brain(found, inside)
-            likely = keep_certain((found & kept)[None], values[:1], config.certain)[0]
+            likely = keep_certain((found & kept)[None], values[:1], looked_at)[0]
             kept &= within_mni_brain(likely, inside, seen)
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
-        first = lesion = space.to_native(values[:1])
-    if refiner is not None and options.refinement and is_fine(scan.spacing, config.spacing):
+        lesion = space.to_native(values[:1])
+    if refiner is not None:
         with _timed(seconds, "refinement"):
-            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, config.certain)
+            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, looked_at)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
-        mask = mask_of(lesion, config, threshold, options.min_volume, peaks=first)
+        mask = mask_of(lesion, config, threshold, options.min_volume)
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
@@ -195,8 +204,6 @@ def mask_of(
     config: SegmentationConfig,
     threshold: float,
     min_volume: float = 0.0,
-    *,
-    peaks: Volume | None = None,
 ) -> Volume:
     """Make the mask of a probability map.
 
@@ -206,7 +213,6 @@ def mask_of(
             their own at that of the model.
         threshold: Probability from which a voxel is lesion.
         min_volume: Components smaller than this [ml] are removed.
-        peaks: Where a component must be that certain, if not in ``probability``.
 
     Returns:
         uint8 mask on the grid of ``probability``.
@@ -214,7 +220,7 @@ def mask_of(
     small_parts = config.small_parts if threshold == config.threshold else None
     mask = mask_at(probability.data[0], threshold, small_parts, voxel_ml=probability.voxel_volume)[None]
     if config.certain > threshold:
-        mask = keep_certain(mask, (peaks or probability).data, config.certain)
+        mask = keep_certain(mask, probability.data, config.certain)
     if min_volume > 0:
         mask = remove_small(mask, min_volume / probability.voxel_volume)
     return replace(probability, data=mask.to(torch.uint8))

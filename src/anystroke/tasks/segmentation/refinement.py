@@ -1,7 +1,8 @@
-"""Look again at small lesions, at a finer grid than that of the whole head.
+"""Look again at small lesions, and at what may be one, at a finer grid than that of the whole head.
 
-A second network sees the surroundings of each small lesion that the first one found; the log-odds of both
-are averaged, towards the border of what was looked at with less and less weight of the second.
+A second network sees the surroundings of each small lesion that the first one found or takes to be possible;
+the log-odds of both are averaged, towards the border of what was looked at with less and less weight of the
+second. What both together are certain of is a lesion.
 """
 
 import math
@@ -19,6 +20,8 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 
 LARGEST_ML = 20.0
 """Larger lesions are left as the whole head's network found them."""
+DOUBTFUL = 0.2
+"""Parts that the first network finds at least as probable somewhere are looked at again."""
 MARGIN = 16.0
 """Of a lesion, to each side [mm]."""
 _BORDER = 8.0
@@ -27,7 +30,7 @@ _FULLY, _REACH = 6.0, 12.0
 _LARGEST_GROWTH, _SMALLEST_GROWTH_ML = 2.0, 1.0
 _SMALLEST_SIDE = 64
 _MOST = 8
-_SHARE = 0.5
+_SHARE = 0.35
 _SMALLEST_PROBABILITY = 1e-4
 _NEIGHBOURS = np.ones((3, 3, 3))
 

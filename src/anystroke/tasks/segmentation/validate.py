@@ -190,17 +190,24 @@ def judge(model: Model, patients: Sequence[JudgedPatient] | Iterator[JudgedPatie
         model: The network with its configuration.
         patients: Scans with their truth.
     """
-    scores = []
-    for patient in patients:
-        mask = patient.judged(segment(patient.scan, model).mask.data[0] > 0)
-        truth = float(patient.truth.sum()) * patient.scan.voxel_volume
-        volume = float(mask.sum()) * patient.scan.voxel_volume
-        overlap = match = math.nan
-        if truth > 0:
-            overlap = dice(mask, patient.truth)
-            match = match_lesions(mask, patient.truth, voxel_ml=patient.scan.voxel_volume).f1()
-        scores.append(Score(patient.groups, overlap, match, volume, truth))
-    return scores
+    return [score_mask(segment(patient.scan, model).mask.data[0] > 0, patient) for patient in patients]
+
+
+def score_mask(mask: Tensor, patient: JudgedPatient) -> Score:
+    """Compare a mask with the truth, where it counts.
+
+    Args:
+        mask: Boolean (X, Y, Z), on the grid of the patient's scan.
+        patient: With the truth.
+    """
+    mask = patient.judged(mask)
+    truth = float(patient.truth.sum()) * patient.scan.voxel_volume
+    volume = float(mask.sum()) * patient.scan.voxel_volume
+    overlap = match = math.nan
+    if truth > 0:
+        overlap = dice(mask, patient.truth)
+        match = match_lesions(mask, patient.truth, voxel_ml=patient.scan.voxel_volume).f1()
+    return Score(patient.groups, overlap, match, volume, truth)
 
 
 def score_of(dice: Sequence[float], f1: Sequence[float], false: Sequence[float]) -> float:
