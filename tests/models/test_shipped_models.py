@@ -50,3 +50,10 @@ def test_a_large_chronic_lesion_is_found(name: str, weighting: str) -> None:
     assert int(truth.sum()) * 8 / 1000 > 40
     assert dice(found.mask.data[0] > 0, truth) > 0.6
     assert torch.equal(found.mask.affine, sample.affine)
+
+
+def test_the_default_model_looks_again_at_fine_scans_alone() -> None:
+    model = Model.open("default")
+    assert model.refiner is not None
+    assert model.refiner.config.spacing == 1.0 < model.config.spacing
+    assert model.refiner.config.training["anatomies"] == model.config.training["anatomies"]

@@ -23,6 +23,7 @@ from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.refinement import (
     DOUBTFUL,
+    TOGETHER,
     Refiner,
     boxes_around,
     is_fine,
@@ -42,7 +43,8 @@ class Prediction:
     Attributes:
         probability: Lesion probability, float32.
         mask: Where the probability reaches the threshold, less the components that are too small or nowhere
-            as probable as the model demands; uint8.
+            as probable as the model demands; uint8. A component of which the first network is less sure than
+            that is kept if both together are sure of it.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
@@ -154,13 +156,17 @@ def predict(
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
-        lesion = space.to_native(values[:1])
+        first = lesion = space.to_native(values[:1])
     if refiner is not None:
         with _timed(seconds, "refinement"):
             lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, looked_at)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
+        if refiner is not None:
+            believed = keep_certain(mask.data, first.data, config.certain)
+            believed |= keep_certain(mask.data, lesion.data, TOGETHER)
+            mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 

@@ -2,7 +2,7 @@
 
 A second network sees the surroundings of each small lesion that the first one found or takes to be possible;
 the log-odds of both are averaged, towards the border of what was looked at with less and less weight of the
-second. What both together are certain of is a lesion.
+second. What the first was unsure of is a lesion where both together are certain.
 """
 
 import math
@@ -22,6 +22,8 @@ LARGEST_ML = 20.0
 """Larger lesions are left as the whole head's network found them."""
 DOUBTFUL = 0.2
 """Parts that the first network finds at least as probable somewhere are looked at again."""
+TOGETHER = 0.7
+"""What both networks must reach somewhere in a part of which the first alone is less sure than it must be."""
 MARGIN = 16.0
 """Of a lesion, to each side [mm]."""
 _BORDER = 8.0
