@@ -13,9 +13,9 @@ from anystroke.models.checkpoints import save_model
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.refinement import (
+    CERTAIN_TOGETHER,
     DOUBTFUL,
     LARGEST_ML,
-    TOGETHER,
     RefinementBox,
     Refiner,
     boxes_around,
@@ -123,7 +123,7 @@ def test_what_the_first_network_takes_to_be_possible_is_looked_at_again() -> Non
     for second in (Blind(), Shy()):
         neither = predict(scan, Doubtful(), config, refiner=Refiner(second, FINE), device="cpu")
         if isinstance(second, Shy):
-            assert 0.62 < float(neither.probability.data.max()) < TOGETHER
+            assert 0.62 < float(neither.probability.data.max()) < CERTAIN_TOGETHER
         assert float(neither.mask.data.sum()) == 0
 
 

@@ -22,8 +22,8 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.refinement import (
+    CERTAIN_TOGETHER,
     DOUBTFUL,
-    TOGETHER,
     Refiner,
     boxes_around,
     is_fine,
@@ -165,7 +165,7 @@ def predict(
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if refiner is not None:
             believed = keep_certain(mask.data, first.data, config.certain)
-            believed |= keep_certain(mask.data, lesion.data, TOGETHER)
+            believed |= keep_certain(mask.data, lesion.data, CERTAIN_TOGETHER)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)

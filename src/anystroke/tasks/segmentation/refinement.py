@@ -22,7 +22,7 @@ LARGEST_ML = 20.0
 """Larger lesions are left as the whole head's network found them."""
 DOUBTFUL = 0.2
 """Parts that the first network finds at least as probable somewhere are looked at again."""
-TOGETHER = 0.7
+CERTAIN_TOGETHER = 0.7
 """What both networks must reach somewhere in a part of which the first alone is less sure than it must be."""
 MARGIN = 16.0
 """Of a lesion, to each side [mm]."""
