@@ -10,7 +10,7 @@ models of large strokes fail, and few of the patients of ``anystroke benchmark -
 import argparse
 import csv
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from anystroke.simulation.cohorts import Cohort, Member, drawn_masks, held_out_p
 from anystroke.simulation.generator import Generator
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.validate import JudgedPatient, Score, judge
+from anystroke.tasks.segmentation.validate import JudgedPatient, judge
 
 SEED = 20261129
 SMALLEST_ML = 0.1
@@ -58,12 +58,12 @@ def patients(data: Path, count: int, weighting: str, *, spacing: float = 2.0) ->
         )
 
 
-def gain(scores: list[Score], others: list[Score]) -> str:
-    """Say how much the mean Dice of some scores is above that of others of the same patients."""
-    gaps = np.array([a.dice - b.dice for a, b in zip(scores, others, strict=True)])
+def gain(after: Sequence[float], before: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean difference of the same patients and its 95 % interval, by a bootstrap over them."""
+    gaps = np.subtract(after, before)
     drawn = np.random.default_rng(SEED).choice(gaps, (4000, len(gaps))).mean(axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{gaps.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+    return float(gaps.mean()), float(low), float(high)
 
 
 def main() -> None:
@@ -88,13 +88,15 @@ def main() -> None:
                 values = (one.truth, one.volume, one.dice, one.f1)
                 writer.writerow((name, number, *(f"{value:.4f}" for value in values)))
     print(f"{len(everyone)} patients, {options.weighting}")
+    first = [one.dice for one in found[options.models[0]]]
     for name, scores in found.items():
+        mean, low, high = gain([one.dice for one in scores], first)
         print(
             f"{name}: Dice {statistics.fmean(one.dice for one in scores):.3f}, "
             f"F1 {statistics.fmean(one.f1 for one in scores):.3f}, "
             f"missed {sum(one.dice == 0 for one in scores)}, "
             f"marked {sum(one.volume for one in scores):.0f} of {sum(one.truth for one in scores):.0f} ml, "
-            f"Dice above {options.models[0]} {gain(scores, found[options.models[0]])}"
+            f"Dice above {options.models[0]} {mean:+.3f} ({low:+.3f} to {high:+.3f})"
         )
 
 

@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import emboli
-import numpy as np
 
 from anystroke.core.files import write_json
 from anystroke.core.memory import keep_pages
@@ -90,16 +89,8 @@ def measure(group: str, patient: JudgedPatient, model: Model) -> Row:
     )
 
 
-def gain(after: Sequence[float], before: Sequence[float]) -> dict[str, float]:
-    """Return the mean difference of the same patients with its 95 % interval, by a bootstrap over them."""
-    gaps = np.subtract(after, before)
-    drawn = np.random.default_rng(SEED).choice(gaps, (4000, len(gaps))).mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return {"mean": float(gaps.mean()), "low": float(low), "high": float(high)}
-
-
 def summary(rows: Sequence[Row]) -> dict[str, object]:
-    """Say what one group has without and with the second look."""
+    """Say what one group has without and with the second look; gains as mean and 95 % interval."""
     ill = [row for row in rows if row.true_ml > 0]
     facts: dict[str, object] = {
         "patients": len(rows),
@@ -120,8 +111,8 @@ def summary(rows: Sequence[Row]) -> dict[str, object]:
                 statistics.fmean(row.dice_refined for row in ill),
             ],
             "f1": [statistics.fmean(row.f1 for row in ill), statistics.fmean(row.f1_refined for row in ill)],
-            "dice_gain": gain([row.dice_refined for row in ill], [row.dice for row in ill]),
-            "f1_gain": gain([row.f1_refined for row in ill], [row.f1 for row in ill]),
+            "dice_gain": emboli.gain([row.dice_refined for row in ill], [row.dice for row in ill]),
+            "f1_gain": emboli.gain([row.f1_refined for row in ill], [row.f1 for row in ill]),
         }
     return facts
 

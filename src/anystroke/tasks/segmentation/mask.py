@@ -164,8 +164,9 @@ def predict(
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if refiner is not None:
-            believed = keep_certain(mask.data, first.data, config.certain)
-            believed |= keep_certain(mask.data, lesion.data, CERTAIN_TOGETHER)
+            marked = mask.data > 0
+            believed = keep_certain(marked, first.data, config.certain)
+            believed |= keep_certain(marked, lesion.data, CERTAIN_TOGETHER)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)

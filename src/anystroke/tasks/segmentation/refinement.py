@@ -23,7 +23,7 @@ LARGEST_ML = 20.0
 DOUBTFUL = 0.2
 """Parts that the first network finds at least as probable somewhere are looked at again."""
 CERTAIN_TOGETHER = 0.7
-"""What both networks must reach somewhere in a part of which the first alone is less sure than it must be."""
+"""Probability that both networks together must reach in a part that the first alone is not sure enough of."""
 MARGIN = 16.0
 """Of a lesion, to each side [mm]."""
 _BORDER = 8.0
