@@ -1,5 +1,6 @@
 import math
-from dataclasses import astuple
+from dataclasses import astuple, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ from hypothesis import strategies as st
 
 from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeErrors
+from anystroke.tasks.segmentation.findings import Findings
 from anystroke.tasks.segmentation.lesions_found import (
     find_lesions,
     largest_distance,
     middle_plane,
     volumes_of_parts,
 )
-from stand_in import axial_affine, lesion_truth, phantom, rotation
+from anystroke.tasks.segmentation.predict import segment
+from stand_in import axial_affine, lesion_truth, phantom, rotation, stand_in_model
 
 SHAPE = (48, 56, 40)
 AFFINE = axial_affine(4.0, 4.0, 4.5, shape=SHAPE)
@@ -118,3 +121,12 @@ def test_sure_lesions_have_narrower_intervals() -> None:
     _, found = find_lesions(mask, Volume(data, torch.eye(4)), head, errors)
     widths = [math.log((each.interval.high + 1) / (each.interval.low + 1)) for each in found if each.interval]
     assert widths == pytest.approx([0.2, math.log(1.008) + 1.0], rel=1e-3)
+
+
+def test_what_lies_on_the_left_alone_leaves_nothing_on_the_right(tmp_path: Path) -> None:
+    found = Findings.of(segment(phantom(AFFINE, SHAPE), stand_in_model(), device="cpu"))
+    [lesion] = found.lesions
+    rounded = replace(found, lesions=[replace(lesion, left_volume=found.result.lesion_volume + 1e-12)])
+    scan = tmp_path / "T2w.nii.gz"
+    found.result.scan.save(scan)
+    assert str(rounded.facts(scan, [], {}, None)["RightLesionVolume"]) == "0.0"

@@ -109,7 +109,8 @@ class Findings:
             "Name": image_stem(source),
             "Notes": [f"no places in MNI space are given: {problem}"] if problem else [],
             "LeftLesionVolume": round(left, 6),
-            "RightLesionVolume": round(self.result.lesion_volume - left, 6),
+            # All of it on the left leaves less than nothing by rounding.
+            "RightLesionVolume": round(max(0.0, self.result.lesion_volume - left), 6),
         }
         if atlas is not None:
             facts["TerritoryAtlas"] = {"Name": atlas.source, "SHA256": atlas.sha256}
