@@ -22,6 +22,7 @@ from anystroke.corruption.kspace import Pose, Spike, Window, ghosting, rigid_mot
 from anystroke.corruption.noise import non_central_chi
 from anystroke.corruption.resolution import (
     AcquiredGrids,
+    Interpolation,
     Profile,
     SliceGrid,
     at_acquired_resolution,
@@ -54,6 +55,9 @@ class ScannerSettings(StrictModel):
         thick_slices: Probability of thick slices for weightings other than T1w; T1w has half of it.
         slice_thickness: Range in mm.
         few_lines: Probability that k-space is encoded with few lines, which blurs and rings.
+        large_voxels: Probability that the acquired voxels are larger within slices than those of the grid; half
+            of the scans without thick slices then have them as large across.
+        voxel_size: Range of their sides in mm.
         motion: Probability that the head moves during the scan.
         largest_motion: Largest shift in mm, and turn in degrees, of a movement.
         ghosts: Probability of ghosts along the phase-encoding axis.
@@ -74,6 +78,8 @@ class ScannerSettings(StrictModel):
     thick_slices: float = Field(default=0.5, ge=0, le=1)
     slice_thickness: tuple[float, float] = (2.5, 7.0)
     few_lines: float = Field(default=0.15, ge=0, le=1)
+    large_voxels: float = Field(default=0.0, ge=0, le=1)
+    voxel_size: tuple[float, float] = (1.2, 2.4)
     motion: float = Field(default=0.06, ge=0, le=1)
     largest_motion: float = Field(default=3.0, ge=0)
     ghosts: float = Field(default=0.04, ge=0, le=1)
@@ -158,7 +164,7 @@ def acquire_scan(
 
     images = [_move(image, spacing, settings, rng("motion"), facts) for image in images]
     images = [_ghost(image, settings, rng("ghosts"), facts) for image in images]
-    grids = _grids(shape, spacing, weighting, settings, rng("resolution"), facts)
+    grids = _grids(shape, spacing, weighting, settings, rng, facts)
     draws = rng("noise")
     channels = integer(draws, 2, 8) if chance(draws, settings.several_channels) else 1
     if channels > 1:
@@ -268,9 +274,10 @@ def _grids(
     spacing: float,
     weighting: str,
     settings: ScannerSettings,
-    rng: torch.Generator,
+    streams: Callable[[str], torch.Generator],
     facts: dict[str, Any],
 ) -> AcquiredGrids:
+    rng = streams("resolution")
     grids: list[SliceGrid | None] = [None, None, None]
     across = choice(rng, [0.1, 0.15, 0.75])
     if weighting in _AXIAL:
@@ -293,6 +300,20 @@ def _grids(
             offset=uniform(rng, 0.0, 1.0),
             profile=_PROFILES[choice(rng, [0.4, 0.3, 0.3])],
         )
+    if chance(draws := streams("voxels"), settings.large_voxels):
+        size = facts["voxel_size"] = max(uniform(draws, *settings.voxel_size), spacing)
+        between: Interpolation = "linear" if chance(draws, 0.5) else "sinc"
+        for axis in {0, 1, 2} - {across}:
+            lines = min(max(round(shape[axis] * spacing / size), 8), shape[axis])
+            grids[axis] = encoded_grid(shape[axis], lines=lines, interpolation=between)
+        if grids[across] is None and chance(draws, 0.5):
+            grids[across] = slice_grid(
+                shape[across],
+                spacing=spacing,
+                thickness=size,
+                distance=size,
+                offset=uniform(draws, 0.0, 1.0),
+            )
     return grids[0], grids[1], grids[2]
 
 
