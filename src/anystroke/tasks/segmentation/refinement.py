@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
 from anystroke.models.model_space import normalise_intensity
+from anystroke.models.passes import fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 
 LARGEST_ML = 20.0
@@ -169,8 +170,9 @@ def refined_difference(
         image = normalise_intensity(image, config.normalisation)
     except ValueError:
         return None
-    logits = refiner.network(image[None])[0].float() / config.temperature
-    fine = logits.softmax(0)[config.classes.index("lesion")]
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
+        logits = refiner.network(image[None])[0]
+    fine = (logits.float() / config.temperature).softmax(0)[config.classes.index("lesion")]
     before = coarse.resample_to(box.affine, box.shape).data[0].clamp(0, 1)
     share = _SHARE * _weights(box) * _nearness(sizes_of_lesions(coarse, threshold), box)
     low, high = _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY
