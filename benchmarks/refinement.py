@@ -1,4 +1,4 @@
-r"""Does the second look at small lesions help? Simulated patients at 1 mm that training never saw.
+r"""Does the second look at small lesions help? Simulated patients that training never saw.
 
     python benchmarks/refinement.py runs/default/data --model default --output refinement
 
@@ -48,7 +48,7 @@ class Row:
 def patients(data: Path, options: argparse.Namespace) -> Iterator[tuple[str, JudgedPatient]]:
     """Simulate everyone, group by group."""
     for weighting, count in (("DWI", options.emboli), ("FLAIR", options.emboli // 2)):
-        for patient in emboli.patients(data, count, weighting, spacing=1.0):
+        for patient in emboli.patients(data, count, weighting, spacing=options.spacing):
             yield f"emboli, {weighting}", patient
     pack = held_out_pack(data)
     # Lesions change their size when they are placed, so the limits on the masks are narrower.
@@ -58,7 +58,12 @@ def patients(data: Path, options: argparse.Namespace) -> Iterator[tuple[str, Jud
         ("any size", pack, options.any_size, options.healthy),
     ):
         for patient in simulated_patients(
-            chosen, count=count, healthy=healthy, seed=SEED, weightings=WEIGHTINGS, spacing=1.0
+            chosen,
+            count=count,
+            healthy=healthy,
+            seed=SEED,
+            weightings=WEIGHTINGS,
+            spacing=options.spacing,
         ):
             yield group if bool(patient.truth.any()) else "no lesion", patient
 
@@ -128,6 +133,7 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=40)
     parser.add_argument("--any-size", type=int, default=30)
     parser.add_argument("--healthy", type=int, default=40)
+    parser.add_argument("--spacing", type=float, default=1.0, help="voxel size of the scans [mm]")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     keep_pages()

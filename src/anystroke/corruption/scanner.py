@@ -55,8 +55,8 @@ class ScannerSettings(StrictModel):
         thick_slices: Probability of thick slices for weightings other than T1w; T1w has half of it.
         slice_thickness: Range in mm.
         few_lines: Probability that k-space is encoded with few lines, which blurs and rings.
-        large_voxels: Probability that the acquired voxels are larger within slices than those of the grid; half
-            of the scans without thick slices then have them as large across.
+        large_voxels: Probability that the acquired voxels are larger within slices than those of the grid;
+            half of the scans without thick slices then have them as large across.
         voxel_size: Range of their sides in mm.
         motion: Probability that the head moves during the scan.
         largest_motion: Largest shift in mm, and turn in degrees, of a movement.

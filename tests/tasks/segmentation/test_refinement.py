@@ -14,11 +14,14 @@ from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.refinement import (
     CERTAIN_TOGETHER,
+    CERTAIN_TOGETHER_IF_COARSE,
     DOUBTFUL,
     LARGEST_ML,
     RefinementBox,
     Refiner,
     boxes_around,
+    can_be_refined,
+    contradicted_restored,
     is_fine,
     refined_difference,
 )
@@ -94,8 +97,8 @@ def test_the_refined_mask_is_nearer_to_the_truth() -> None:
 
 def test_coarse_scans_and_large_lesions_are_left_as_they_are() -> None:
     refiner = Refiner(Blind(), FINE)
-    thick = axial_affine(3.5, 3.5, 5.0, shape=(48, 56, 32))
-    scan = phantom(thick, (48, 56, 32))
+    thick = axial_affine(5.5, 5.5, 5.0, shape=(30, 36, 32))
+    scan = phantom(thick, (30, 36, 32))
     one = predict(scan, Brightest(), CONFIG, device="cpu")
     two = predict(scan, Brightest(), CONFIG, refiner=refiner, device="cpu")
     assert torch.equal(one.probability.data, two.probability.data)
@@ -191,6 +194,61 @@ def test_a_second_network_neither_grows_lesions_nor_touches_large_ones() -> None
     assert change is not None
     assert float(change.data[0, 30:34, 30:34, 30:34].max()) < -0.1
     assert float(change.data[0, 42:, :, :].abs().max()) == 0
+
+
+def test_what_the_second_network_takes_away_is_restored_if_the_first_was_certain_of_it() -> None:
+    sure, unsure = (slice(10, 20),) * 3, (slice(40, 50),) * 3
+    first = _map(sure)
+    first.data[0][unsure] = 0.45
+    refined = replace(first, data=0.1 * first.data)
+    refined.data[0, 60:64, 60:64, 60:64] = 0.8
+    restored = contradicted_restored(first, refined, 0.25, 0.5).data[0]
+    assert bool((restored[sure] == 0.9).all())
+    assert torch.equal(restored[20:], refined.data[0, 20:])
+    refined.data[0, 10:16, 10:20, 10:20] = 0.3  # six tenths are left, but nothing is certain
+    assert bool((contradicted_restored(first, refined, 0.25, 0.5).data[0][sure] == 0.9).all())
+    refined.data[0, 10, 10, 10] = 0.55
+    assert torch.equal(contradicted_restored(first, refined, 0.25, 0.5).data, refined.data)
+
+
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_only_fine_scans_lose_certain_lesions_that_the_second_network_does_not_see(size: float) -> None:
+    shape = tuple(round(n / size) for n in SHAPE)
+    affine = axial_affine(size, size, size, shape=shape)
+    scan, _ = _scan()
+    scan = scan.resample_to(affine, shape)
+    config = CONFIG.model_copy(update={"certain": 0.5, "temperature": 3.0})
+    one = predict(scan, Brightest(), config, device="cpu").mask.data
+    two = predict(scan, Brightest(), config, refiner=Refiner(Blind(), FINE), device="cpu").mask.data
+    assert int(one.sum()) * size**3 > 1000
+    assert torch.equal(one, two) is (size == 4.0)
+
+
+class FairlySure(nn.Module):
+    """Takes what is bright to be a lesion, with a probability of 0.96."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        level = (image - image.amin()) / (image.amax() - image.amin())
+        lesion = torch.where(level > 0.6, 3.9, -6.0)
+        return torch.cat([0 * level, 0 * level, lesion], dim=1)
+
+
+@pytest.mark.parametrize("size", [1.0, 4.0])
+def test_both_networks_must_be_surer_together_in_coarse_scans(size: float) -> None:
+    shape = tuple(round(n / size) for n in SHAPE)
+    affine = axial_affine(size, size, size, shape=shape)
+    scan = _scan()[0].resample_to(affine, shape, antialias=True)
+    config = CONFIG.model_copy(update={"certain": 0.62})
+    both = predict(scan, Doubtful(), config, refiner=Refiner(FairlySure(), FINE), device="cpu")
+    assert CERTAIN_TOGETHER < float(both.probability.data.max()) < CERTAIN_TOGETHER_IF_COARSE
+    assert bool(both.mask.data.any()) is (size == 1.0)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "coarse"), [((2.0, 2.0, 2.0), False), ((0.5, 2.5, 6.0), False), ((2.6, 2.6, 1.0), True)]
+)
+def test_what_is_too_coarse(spacing: tuple[float, float, float], coarse: bool) -> None:
+    assert can_be_refined(spacing, 2.0) is not coarse
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,12 @@ from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.refinement import (
     CERTAIN_TOGETHER,
+    CERTAIN_TOGETHER_IF_COARSE,
     DOUBTFUL,
     Refiner,
     boxes_around,
+    can_be_refined,
+    contradicted_restored,
     is_fine,
     refined_difference,
 )
@@ -89,8 +92,8 @@ def predict(
         config: The network's spacing, divisor, classes, thresholds and temperature.
         options: What is asked for.
         processing: Spacing, windows and flips; by default those of the options' preset.
-        refiner: Looks again at small lesions, and at what may be one, where the scan is finer than the first
-            network's grid and the options do not say otherwise. It runs on the CPU.
+        refiner: Looks again at small lesions, and at what may be one, where the scan is at most a quarter
+            coarser than the first network's grid and the options do not say otherwise. It runs on the CPU.
         **changes: Fields of the options.
 
     Returns:
@@ -118,8 +121,9 @@ def predict(
     if options.spread:
         processing = processing.with_spread()
     seconds: dict[str, float] = {}
-    if refiner is not None and not (options.refinement and is_fine(scan.spacing, config.spacing)):
+    if refiner is not None and not (options.refinement and can_be_refined(scan.spacing, config.spacing)):
         refiner = None
+    fine = is_fine(scan.spacing, config.spacing)
     looked_at = config.certain if refiner is None else min(config.certain, DOUBTFUL)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
@@ -160,13 +164,16 @@ def predict(
     if refiner is not None:
         with _timed(seconds, "refinement"):
             lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, looked_at)
+            if not fine:
+                lesion = contradicted_restored(first, lesion, threshold, config.certain)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if refiner is not None:
             marked = mask.data > 0
             believed = keep_certain(marked, first.data, config.certain)
-            believed |= keep_certain(marked, lesion.data, CERTAIN_TOGETHER)
+            together = CERTAIN_TOGETHER if fine else CERTAIN_TOGETHER_IF_COARSE
+            believed |= keep_certain(marked, lesion.data, together)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)

@@ -2,7 +2,8 @@
 
 A second network sees the surroundings of each small lesion that the first one found or takes to be possible;
 the log-odds of both are averaged, towards the border of what was looked at with less and less weight of the
-second. What the first was unsure of is a lesion where both together are certain.
+second. What the first was unsure of is a lesion where both together are certain. In a scan that is no finer
+than the first network's grid the second one sees no more than the first, and may not take lesions away.
 """
 
 import math
@@ -14,6 +15,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.models.model_space import normalise_intensity
 from anystroke.models.passes import fast_bfloat16
@@ -25,12 +27,15 @@ DOUBTFUL = 0.2
 """Parts that the first network finds at least as probable somewhere are looked at again."""
 CERTAIN_TOGETHER = 0.7
 """Probability that both networks together must reach in a part that the first alone is not sure enough of."""
+CERTAIN_TOGETHER_IF_COARSE = 0.9
+"""The same in a scan that is no finer than the first network's grid."""
 MARGIN = 16.0
 """Of a lesion, to each side [mm]."""
 _BORDER = 8.0
 # Distance from a small lesion [mm] up to which the second network counts fully, and from which not at all.
 _FULLY, _REACH = 6.0, 12.0
 _LARGEST_GROWTH, _SMALLEST_GROWTH_ML = 2.0, 1.0
+_SMALLEST_LEFT = 0.5
 _SMALLEST_SIDE = 64
 _MOST = 8
 _SHARE = 0.35
@@ -71,7 +76,21 @@ def is_fine(spacing: Sequence[float], coarse: float) -> bool:
         >>> is_fine((0.9, 0.9, 5.0), 2.0), is_fine((2.0, 2.0, 2.0), 2.0)
         (True, False)
     """
-    return sorted(spacing)[1] <= 0.75 * coarse
+    return _within_slices(spacing) <= 0.75 * coarse
+
+
+def can_be_refined(spacing: Sequence[float], coarse: float) -> bool:
+    """Tell whether a scan is fine enough for a second look: at most a quarter coarser than the coarse grid.
+
+    Example:
+        >>> can_be_refined((2.0, 2.0, 5.0), 2.0), can_be_refined((3.0, 3.0, 3.0), 2.0)
+        (True, False)
+    """
+    return _within_slices(spacing) <= 1.25 * coarse
+
+
+def _within_slices(spacing: Sequence[float]) -> float:
+    return sorted(spacing)[1]
 
 
 def boxes_around(
@@ -184,6 +203,34 @@ def refined_difference(
         return None
     change = torch.where(share > 0, after - before.clamp(low, high), 0.0)
     return Volume(change[None], box.affine)
+
+
+def contradicted_restored(first: Volume, refined: Volume, threshold: float, certain: float) -> Volume:
+    """Undo the second look in lesions that it would take away.
+
+    Args:
+        first: Lesion probability of the first network.
+        refined: That of both, on the same grid.
+        threshold: Connected voxels (26 neighbours) of ``first`` that reach it are one lesion.
+        certain: Probability that the first network reaches somewhere in what it is certain of.
+
+    Returns:
+        ``refined``, but at least as probable as ``first`` in lesions of which the first network is certain
+        if both together are not, or if less than half of their voxels reach the threshold in ``refined``.
+    """
+    before, after = first.data[0].numpy(), refined.data[0].numpy()
+    labels, count = ndimage.label(before >= threshold, structure=_NEIGHBOURS)
+    inside = labels > 0
+    places = labels[inside]
+
+    def voxels(chosen: Array) -> Array:
+        return np.bincount(places, weights=chosen[inside], minlength=count + 1)
+
+    sure, still = voxels(before >= certain) > 0, voxels(after >= certain) > 0
+    few = voxels(after >= threshold) < _SMALLEST_LEFT * np.bincount(places, minlength=count + 1)
+    believed = (sure & (few | ~still))[labels]
+    data = np.where(believed, np.maximum(before, after), after)
+    return Volume(torch.from_numpy(data)[None], refined.affine)
 
 
 def _nearness(sizes: Volume, box: RefinementBox) -> Tensor:
