@@ -213,7 +213,8 @@ def test_what_the_second_network_takes_away_is_restored_if_the_first_was_certain
 
 @pytest.mark.parametrize("size", [1.0, 4.0])
 def test_only_fine_scans_lose_certain_lesions_that_the_second_network_does_not_see(size: float) -> None:
-    shape = tuple(round(n / size) for n in SHAPE)
+    x, y, z = (round(n / size) for n in SHAPE)
+    shape = (x, y, z)
     affine = axial_affine(size, size, size, shape=shape)
     scan, _ = _scan()
     scan = scan.resample_to(affine, shape)
@@ -235,7 +236,8 @@ class FairlySure(nn.Module):
 
 @pytest.mark.parametrize("size", [1.0, 4.0])
 def test_both_networks_must_be_surer_together_in_coarse_scans(size: float) -> None:
-    shape = tuple(round(n / size) for n in SHAPE)
+    x, y, z = (round(n / size) for n in SHAPE)
+    shape = (x, y, z)
     affine = axial_affine(size, size, size, shape=shape)
     scan = _scan()[0].resample_to(affine, shape, antialias=True)
     config = CONFIG.model_copy(update={"certain": 0.62})
