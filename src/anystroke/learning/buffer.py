@@ -31,6 +31,7 @@ class BufferSettings(StrictModel):
         gamma: The magnitude is raised to a power of exp(-gamma) to exp(gamma), in every other image.
         noise: Largest standard deviation of added noise.
         noisy: Share of images that get noise.
+        channels: How many channels of an image are grey values, from the first; 0 for all.
     """
 
     reuse: float = Field(default=5.0, ge=1)
@@ -42,6 +43,7 @@ class BufferSettings(StrictModel):
     gamma: float = Field(default=0.25, ge=0)
     noise: float = Field(default=0.12, ge=0)
     noisy: float = Field(default=0.4, ge=0, le=1)
+    channels: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _fits(self) -> "BufferSettings":
@@ -99,7 +101,7 @@ class Buffer:
 
         Args:
             number: Of the case, for reports.
-            case: Image (1, X, Y, Z) and maps (X, Y, Z) or (K, X, Y, Z).
+            case: Image (C, X, Y, Z) and maps (X, Y, Z) or (K, X, Y, Z).
 
         Raises:
             ValueError: A value is too large for half precision, or the device is full.
@@ -136,7 +138,7 @@ class Buffer:
             names: Of the draw, such as step and process; the same give the same.
 
         Returns:
-            Image (B, 1, X, Y, Z) float32 and maps of the kept type, or float32 for half precision; and the
+            Image (B, C, X, Y, Z) float32 and maps of the kept type, or float32 for half precision; and the
             numbers of the cases.
 
         Raises:
@@ -156,7 +158,9 @@ class Buffer:
         if self.settings.mirror:
             batch = _mirrored(batch, rng)
         on_device = stream(self.seed, "noise of the buffer", *names, device=self.device)
-        image = changed_grey_values(batch[0], self.settings, rng=rng, noise_rng=on_device)
+        grey = batch[0][:, : self.settings.channels or None]
+        changed = changed_grey_values(grey, self.settings, rng=rng, noise_rng=on_device)
+        image = torch.cat([changed, batch[0][:, grey.shape[1] :]], dim=1)
         return (image, *batch[1:]), [number for number, _ in drawn]
 
 

@@ -104,6 +104,25 @@ class SimulatedPart(_Source):
     target: Literal["hard", "soft"] = "hard"
 
 
+class SecondLookPart(StrictModel):
+    """What a segmentation finds in simulated heads, for a second network that looks there again.
+
+    Attributes:
+        share: Cases of this source in every round.
+        synthesis: What scans look like; the voxel size is that of the recipe.
+        head: Voxels of the grid of a whole head.
+        first: Name of a shipped model that segments, or its folder: the first network.
+        doubtful: Parts that it finds at least as probable somewhere are looked at.
+    """
+
+    kind: Literal["second_look"]
+    share: int = Field(default=1, gt=0)
+    synthesis: SynthesisSettings = SynthesisSettings()
+    head: GridShape = (160, 192, 160)
+    first: str = "default"
+    doubtful: float = Field(default=0.1, gt=0, lt=1)
+
+
 class RandomContrastPart(_Source):
     """Scans of random contrast, as SynthStroke makes them.
 
@@ -145,7 +164,9 @@ class MapsPart(_Source):
     maps: MapSettings
 
 
-SourcePart = Annotated[SimulatedPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")]
+SourcePart = Annotated[
+    SimulatedPart | SecondLookPart | RandomContrastPart | ScansPart | MapsPart, Field(discriminator="kind")
+]
 
 
 _Part = TypeVar("_Part")
@@ -375,7 +396,8 @@ def spread_synthesis(data: Mapping[str, Any], *, source: str) -> dict[str, Any]:
     if not common or not isinstance(sources, list):
         return result
     validate({"synthesis": common}, _Common, source=source)
-    simulated = [isinstance(part, dict) and part.get("kind") == "simulated" for part in sources]
+    kinds = ("simulated", "second_look")
+    simulated = [isinstance(part, dict) and part.get("kind") in kinds for part in sources]
     if not any(simulated):
         raise ConfigError(
             f"{source}: 'synthesis' is for sources of the kind 'simulated', but there is none; remove it"

@@ -433,6 +433,8 @@ def recipe_digest(settings: Recipe) -> str:
         del data["buffer"]
     if settings.data.share == 1:
         del data["data"]["share"]
+    if settings.buffer is not None and settings.buffer.channels == 0:
+        del data["buffer"]["channels"]
     for name in ("freeze_encoder", "start_from_narrower"):
         if data.get(name) is False:
             del data[name]

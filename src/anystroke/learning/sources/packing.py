@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from anystroke.core.config import StrictModel
 from anystroke.io.labelled import find_labelled_scans
 from anystroke.learning.cases import CaseSource
-from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart
+from anystroke.learning.recipe import MapsPart, ScansPart, SecondLookPart, SimulatedPart
 from anystroke.learning.sources.maps import pack_data as pack_map_data
 from anystroke.learning.sources.patient_packs import OnPatient, pack_patients
 from anystroke.learning.sources.scans import pack_scans
@@ -57,7 +57,9 @@ def pack(
     for name, found in scans.items():
         pack_scans(found, folder / name, spacing=settings.grid.spacing, on_scan=on_item)
         names[name] = [scan.name for scan in found]
-    simulates = any(part.kind in ("simulated", "random_contrasts") for part in settings.sources)
+    simulates = any(
+        part.kind in ("simulated", "second_look", "random_contrasts") for part in settings.sources
+    )
     if simulates or is_judged(settings):
         names |= pack_patients(settings.data, folder, on_patient)
         on_item("label maps and lesion masks")
@@ -123,7 +125,7 @@ def sources_of(settings: Recipe, folder: Path) -> Callable[[], Sequence[CaseSour
         settings: The recipe.
         folder: What `pack` wrote.
     """
-    if any(isinstance(part, SimulatedPart) for part in settings.sources):
+    if any(isinstance(part, SimulatedPart | SecondLookPart) for part in settings.sources):
         read_ahead(folder)
     return partial(_open_sources, settings, folder)
 

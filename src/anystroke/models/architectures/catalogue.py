@@ -1,6 +1,6 @@
 """Network architectures; every number of a variant is in one place.
 
-All networks map (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid. Those with several heads do
+All networks map (B, inputs, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid, most of them one input. Those with several heads do
 so for inference; in training ``DivisibleUNet.heads`` gives the logits of each.
 """
 
@@ -26,10 +26,14 @@ class DivisibleUNet(nn.Module):
         divisor: Sides of the image are multiples of this.
         channels_last: Whether training may lay images out so. PyTorch's instance norm gives wrong gradients
             where they come channels-last, as GELU passes them on.
+        inputs: Channels of the image.
     """
 
-    def __init__(self, network: nn.Module, divisor: int, *, channels_last: bool = True) -> None:
+    def __init__(
+        self, network: nn.Module, divisor: int, *, channels_last: bool = True, inputs: int = 1
+    ) -> None:
         super().__init__()
+        self.inputs = inputs
         self.network = network
         self.divisor = divisor
         self.channels_last = channels_last
@@ -86,6 +90,12 @@ def mirrored_unet(classes: int) -> DivisibleUNet:
 def small_unet(classes: int) -> DivisibleUNet:
     """Build a network for old computers and browsers: as `compact_unet`, with channels 16-32-64-128-128."""
     return _residual_unet(classes, _SMALL, dropout=0.0)
+
+
+def small_second_look_unet(classes: int) -> DivisibleUNet:
+    """Build a `small_unet` that sees, beside the image, the lesion log-odds of another network."""
+    network = ResidualUNet(classes, channels=_SMALL, inputs=2)
+    return DivisibleUNet(network, 2 ** (len(_SMALL) - 1), inputs=2)
 
 
 def tiny_unet(classes: int) -> DivisibleUNet:
@@ -213,6 +223,7 @@ ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
     "compact_unet": compact_unet,
     "mirrored_unet": mirrored_unet,
     "small_unet": small_unet,
+    "small_second_look_unet": small_second_look_unet,
     "tiny_unet": tiny_unet,
     "residual_unet": residual_unet,
     "plain_unet": plain_unet,

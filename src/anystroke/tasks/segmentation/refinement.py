@@ -40,6 +40,7 @@ _SMALLEST_SIDE = 64
 _MOST = 8
 _SHARE = 0.35
 _SMALLEST_PROBABILITY = 1e-4
+_SMALLEST_SEEN, _LOG_ODDS = 1e-3, 3.0  # what the second network sees of the first's log-odds is about 1
 _NEIGHBOURS = np.ones((3, 3, 3))
 
 
@@ -189,6 +190,8 @@ def refined_difference(
         image = normalise_intensity(image, config.normalisation)
     except ValueError:
         return None
+    if getattr(refiner.network, "inputs", 1) == 2:
+        image = with_log_odds(image, coarse, box)
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
         logits = refiner.network(image[None])[0]
     fine = (logits.float() / config.temperature).softmax(0)[config.classes.index("lesion")]
@@ -203,6 +206,22 @@ def refined_difference(
         return None
     change = torch.where(share > 0, after - before.clamp(low, high), 0.0)
     return Volume(change[None], box.affine)
+
+
+def with_log_odds(image: Tensor, probability: Volume, box: RefinementBox) -> Tensor:
+    """Put what the first network says beside an image.
+
+    Args:
+        image: (1, X, Y, Z), standardised, on the box's grid.
+        probability: Lesion probability of the first network on its own grid.
+        box: The grid.
+
+    Returns:
+        (2, X, Y, Z): the image, and a third of the log-odds of probabilities between 0.001 and 0.999.
+    """
+    there = probability.resample_to(box.affine, box.shape).data
+    odds = torch.logit(there.clamp(_SMALLEST_SEEN, 1 - _SMALLEST_SEEN)) / _LOG_ODDS
+    return torch.cat([image, odds.to(image.dtype)])
 
 
 def contradicted_restored(first: Volume, refined: Volume, threshold: float, certain: float) -> Volume:

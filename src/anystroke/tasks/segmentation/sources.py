@@ -10,12 +10,13 @@ from anystroke.core.fields import GridShape
 from anystroke.core.rng import stream
 from anystroke.learning.augmentation.apply import AugmentationSettings, augment
 from anystroke.learning.cases import Case, CaseSource, scan_of
-from anystroke.learning.recipe import MapsPart, ScansPart, SimulatedPart, SourcePart
+from anystroke.learning.recipe import MapsPart, ScansPart, SecondLookPart, SimulatedPart, SourcePart
 from anystroke.learning.sources.maps import MapCases
 from anystroke.learning.sources.packing import at_grid, folder_of
 from anystroke.learning.sources.scans import PackedScans, ScanCases
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
+from anystroke.tasks.segmentation.second_look_cases import SecondLookCases
 
 if TYPE_CHECKING:
     from anystroke.tasks.segmentation.recipe import TrainingSettings
@@ -53,7 +54,7 @@ def open_sources(settings: "TrainingSettings", folder: Path) -> list[CaseSource]
     opened = []
     for number, part in enumerate(settings.sources):
         source = _open(part, settings, folder, folder / folder_of(number, part))
-        if not isinstance(part, ScansPart) and part.augmentation is not None:
+        if not isinstance(part, ScansPart | SecondLookPart) and part.augmentation is not None:
             source = _Augmented(source, part.augmentation, settings.grid.spacing)
         opened.append(source)
     return opened
@@ -66,5 +67,8 @@ def _open(part: SourcePart, settings: "TrainingSettings", folder: Path, place: P
         return ScanCases(PackedScans(place), part.scans, lesion=lesion)
     if isinstance(part, MapsPart):
         return MapCases(place, at_grid(part.maps, settings), lesion=lesion)
+    if isinstance(part, SecondLookPart):
+        heads = SimulatedSource(folder, at_grid(part.synthesis, settings), scheme=settings.classes)
+        return SecondLookCases(heads, part.head, part.first, part.doubtful)
     looks = part.synthesis if isinstance(part, SimulatedPart) else part.contrasts
     return SimulatedSource(folder, at_grid(looks, settings), scheme=settings.classes, target=part.target)

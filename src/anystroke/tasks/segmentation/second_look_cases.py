@@ -1,0 +1,202 @@
+"""What the first network finds in simulated heads, as training cases of the second one."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from threading import local
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor, nn
+
+from anystroke.core.fields import GridShape
+from anystroke.core.rng import chance, integer, on_cpu, stream, uniform
+from anystroke.core.volume import Volume
+from anystroke.learning.cases import Case
+from anystroke.learning.sources.simulated import SimulatedSource
+from anystroke.learning.targets import TARGET_SCHEMES
+from anystroke.models.model_space import normalise_intensity, to_model_space
+from anystroke.models.passes import PRESETS, class_probabilities
+from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.mask import within_brain
+from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.refinement import RefinementBox, boxes_around, with_log_odds
+
+_NEIGHBOURS = np.ones((3, 3, 3))
+_LARGEST_SHIFT = 6
+_LARGEST_SHIFT_AGAIN = 20
+_MISSED = 2
+_ELSEWHERE = 0.5
+_MOST_DRAWS = 100
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A head, what the first network says of it, and where the second one is to look."""
+
+    key: int
+    head: Case
+    probability: Volume
+    corners: list[GridShape]
+
+
+class _Last(local):
+    seen: _Seen | None = None
+
+
+class SecondLookCases:
+    """Parts of simulated heads where the first network finds or misses lesions; a `CaseSource`.
+
+    The parts of a head are its cases (`ScansPatients`): what the network takes for possible and the lesions
+    that it misses, in random order and each shifted by up to 6 mm; then these again, shifted by up to 20 mm,
+    or places elsewhere in the brain.
+
+    Args:
+        heads: Simulates whole heads.
+        head: Voxels of their grid.
+        first: The first network, a model's name or folder; opened with the first case.
+        doubtful: Probability from which something is possible.
+    """
+
+    def __init__(self, heads: SimulatedSource, head: GridShape, first: str, doubtful: float) -> None:
+        self._heads, self._head, self._first, self._doubtful = heads, head, first, doubtful
+        self._lesion = len(TARGET_SCHEMES[heads.scheme]) - 1
+        self._last = _Last()
+
+    @cached_property
+    def _model(self) -> Model:
+        return Model.open(self._first)
+
+    def case(self, shape: GridShape, *, rng: torch.Generator) -> Case:
+        """Make the first part of a head, see `CaseSource`."""
+        return self.scan(shape, 0, rng=rng)
+
+    def scan(self, shape: GridShape, number: int, *, rng: torch.Generator) -> Case:
+        """Make one part of a head, see `ScansPatients`.
+
+        Args:
+            shape: Voxels of the part.
+            number: Of the part.
+            rng: Random stream of the head.
+        """
+        key = on_cpu(rng).initial_seed()
+        for attempt in range(_MOST_DRAWS):
+            seen = self._seen(shape, key, attempt)
+            try:
+                return self._part(seen, shape, number)
+            except ValueError:  # it shows air alone
+                self._last.seen = None
+        raise RuntimeError(f"expected a part that shows something, got {_MOST_DRAWS} constant ones in a row")
+
+    def _part(self, seen: _Seen, shape: GridShape, number: int) -> Case:
+        draws = stream(seen.key, "part", number)
+        sides = seen.head.target.shape
+        if number < len(seen.corners):
+            corner, most = seen.corners[number], _LARGEST_SHIFT
+        elif not seen.corners or chance(draws, _ELSEWHERE):
+            corner, most = self._elsewhere(seen.head.target, shape, draws), 0
+        else:
+            corner, most = seen.corners[integer(draws, 0, len(seen.corners) - 1)], _LARGEST_SHIFT_AGAIN
+        shifted = [first + integer(draws, -most, most) for first in corner]
+        first = [min(max(a, 0), n - side) for a, n, side in zip(shifted, sides, shape, strict=True)]
+        cut = tuple(slice(a, a + side) for a, side in zip(first, shape, strict=True))
+        affine = torch.eye(4, dtype=torch.float64) * self._heads.settings.spacing
+        affine[3, 3] = 1.0
+        affine[:3, 3] = self._heads.settings.spacing * torch.tensor(first, dtype=torch.float64)
+        box = RefinementBox(affine, shape)
+        image = normalise_intensity(seen.head.image[cut], self._model.config.normalisation)
+        both = with_log_odds(image[None], seen.probability, box)
+        record = seen.head.record | {"first": list(first)}
+        return Case(both, seen.head.target[cut].clone(), record, standardised=True)
+
+    def _seen(self, shape: GridShape, key: int, attempt: int) -> _Seen:
+        key = stream(key, "head", attempt).initial_seed()
+        if self._last.seen is None or self._last.seen.key != key:
+            self._last.seen = self._looked_at(shape, key)
+        return self._last.seen
+
+    def _looked_at(self, shape: GridShape, key: int) -> _Seen:
+        head = self._heads.case(self._head, rng=stream(key, "scan"))
+        model, spacing = self._model, self._heads.settings.spacing
+        draws = stream(key, "parts")
+        # Voxels of the network's grid lie anywhere between those of the scan, as they do in real ones.
+        offset = torch.tensor([uniform(draws, 0.0, model.config.spacing) for _ in range(3)])
+        affine = torch.diag(torch.tensor([spacing] * 3 + [1.0], dtype=torch.float64))
+        affine[:3, 3] = offset
+        probability = first_probability(Volume(head.image[None], affine), model.network, model.config)
+        moved = probability.affine.clone()
+        moved[:3, 3] -= offset
+        probability = replace(probability, affine=moved)
+        boxes = boxes_around(
+            probability, model.config.threshold, certain=self._doubtful, spacing=spacing, divisor=shape[0]
+        )
+        corners = [_corner(_middle(box) / spacing, shape) for box in boxes]
+        corners += self._missed(head.target, probability, shape)
+        order = torch.randperm(len(corners), generator=draws).tolist()
+        return _Seen(key, head, probability, [corners[k] for k in order])
+
+    def _missed(self, target: Tensor, probability: Volume, shape: GridShape) -> list[GridShape]:
+        """Return where the largest lesions are that the first network does not find."""
+        labels, count = ndimage.label((target == self._lesion).numpy(), structure=_NEIGHBOURS)
+        if not count:
+            return []
+        affine = torch.diag(torch.tensor([self._heads.settings.spacing] * 3 + [1.0], dtype=torch.float64))
+        nearby = probability.resample_to(affine, labels.shape).data[0].numpy()
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        sizes[np.unique(labels[nearby >= self._model.config.threshold])] = 0
+        sizes[0] = 0
+        largest = [int(k) for k in np.argsort(-sizes)[:_MISSED] if sizes[k] > 0]
+        return [_corner(ndimage.center_of_mass(labels == k), shape) for k in largest]
+
+    def _elsewhere(self, target: Tensor, shape: GridShape, draws: torch.Generator) -> GridShape:
+        """Return a part about a random voxel of the healthy brain."""
+        places = ((target > 0) & (target < self._lesion)).nonzero()
+        if not len(places):
+            return 0, 0, 0
+        return _corner(places[integer(draws, 0, len(places) - 1)].numpy(), shape)
+
+
+@torch.inference_mode()
+def first_probability(scan: Volume, network: nn.Module, config: SegmentationConfig) -> Volume:
+    """Compute the lesion probability of a first network on its own grid, as `predict` does but for MNI space.
+
+    Args:
+        scan: One channel.
+        network: The first network.
+        config: Of it.
+
+    Returns:
+        (1, X, Y, Z), zero where a part of it is outside of the brain.
+    """
+    space = to_model_space(
+        scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
+    )
+    wanted = [config.classes.index(name) for name in ("lesion", *config.brain)]
+    values, _ = class_probabilities(
+        space.image,
+        network,
+        wanted,
+        PRESETS["default"],
+        torch.device("cpu"),
+        divisor=config.divisor,
+        temperature=config.temperature,
+    )
+    lesion = values[:1]
+    if config.brain:
+        found = lesion[0] >= config.threshold / 2
+        lesion = lesion * within_brain(found, values[1:].sum(0) >= 0.5)
+    return Volume(lesion.clone(), space.affine)
+
+
+def _middle(box: RefinementBox) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """Return the place of a box's middle [mm]."""
+    spacing = float(box.affine[0, 0])
+    middle: np.ndarray[tuple[int], np.dtype[np.float64]] = (
+        box.affine[:3, 3].numpy() + spacing * (np.array(box.shape) - 1) / 2
+    )
+    return middle
+
+
+def _corner(middle: object, shape: GridShape) -> GridShape:
+    x, y, z = (round(float(m) - (side - 1) / 2) for m, side in zip(np.asarray(middle), shape, strict=True))
+    return x, y, z
