@@ -21,7 +21,7 @@ def network(request: pytest.FixtureRequest) -> DivisibleUNet:
 def image(network: DivisibleUNet, count: int = 1) -> torch.Tensor:
     """Random images of the smallest side that instance norm takes: two voxels where it is halved most."""
     sides = (2 * network.divisor, network.divisor, network.divisor)
-    return torch.randn(count, 1, *sides, generator=torch.Generator().manual_seed(2))
+    return torch.randn(count, network.inputs, *sides, generator=torch.Generator().manual_seed(2))
 
 
 def test_batch_equals_element_and_chance_plays_no_part(network: DivisibleUNet) -> None:

@@ -169,3 +169,12 @@ def test_values_that_half_precision_cannot_hold_are_refused() -> None:
 def test_mistakes_of_recipes_are_named(lines: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         parse_recipe(f'name = "x"\n[[sources]]\nkind = "simulated"\n[buffer]\n{lines}\n')
+
+
+def test_only_the_channels_that_are_grey_values_change() -> None:
+    buffer = _buffer(channels=1, mirror=False, first=1)
+    image = torch.rand(2, *SHAPE).half().float()
+    buffer.put(0, (image, torch.zeros(SHAPE, dtype=torch.uint8)))
+    (changed, _), _ = buffer.draw(1, 0)
+    assert torch.equal(changed[0, 1], image[1])
+    assert not torch.equal(changed[0, 0], image[0])

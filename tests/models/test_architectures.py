@@ -13,9 +13,9 @@ from anystroke.models.checkpoints import parameter_count
 def test_logits_have_the_grid_of_the_image(name: str) -> None:
     network = build_network(name, 5, seed=1).eval()
     with torch.no_grad():
-        assert network(torch.zeros(1, 1, 32, 64, 32)).shape == (1, 5, 32, 64, 32)
+        assert network(torch.zeros(1, network.inputs, 32, 64, 32)).shape == (1, 5, 32, 64, 32)
     with pytest.raises(ValueError, match=r"\(32, 40, 36\)"):
-        network(torch.zeros(1, 1, 32, 40, 36))
+        network(torch.zeros(1, network.inputs, 32, 40, 36))
 
 
 def test_the_published_network_has_its_published_size() -> None:

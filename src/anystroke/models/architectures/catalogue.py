@@ -1,7 +1,8 @@
 """Network architectures; every number of a variant is in one place.
 
-All networks map (B, inputs, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid, most of them one input. Those with several heads do
-so for inference; in training ``DivisibleUNet.heads`` gives the logits of each.
+All networks map (B, inputs, X, Y, Z) to logits (B, classes, X, Y, Z) on the same grid; unless they say
+otherwise, the image is their only input. Those with several heads do so for inference; in training
+``DivisibleUNet.heads`` gives the logits of each.
 """
 
 from collections.abc import Callable
@@ -39,7 +40,7 @@ class DivisibleUNet(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return logits (B, classes, X, Y, Z) for x (B, 1, X, Y, Z).
+        """Return logits (B, classes, X, Y, Z) for x (B, inputs, X, Y, Z).
 
         Raises:
             ValueError: If a side of ``x`` is not a multiple of ``divisor``.
@@ -238,6 +239,10 @@ ARCHITECTURES: dict[str, Callable[[int], DivisibleUNet]] = {
 }
 
 
+SECOND_LOOKS = frozenset({"small_second_look_unet"})
+"""Those that see the lesion log-odds of another network beside the image."""
+
+
 def _five_level_encoder() -> nn.Module:
     from anystroke.models.architectures.five_level_unet import FiveLevelEncoder
 
@@ -263,6 +268,16 @@ ENCODERS: dict[str, tuple[Callable[[], nn.Module], int, bool]] = {
 
 The names of an encoder's parameters are those in the architecture.
 """
+
+
+def inputs_of(network: nn.Module) -> int:
+    """Return the channels of the image that a network sees.
+
+    Example:
+        >>> inputs_of(build_network("tiny_unet", 2)), inputs_of(build_network("small_second_look_unet", 2))
+        (1, 2)
+    """
+    return network.inputs if isinstance(network, DivisibleUNet) else 1
 
 
 def build_network(architecture: str, classes: int, *, seed: int | None = None) -> DivisibleUNet:

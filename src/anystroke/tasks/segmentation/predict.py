@@ -10,7 +10,8 @@ from typing import Any
 from anystroke.core.volume import Volume
 from anystroke.io.formats import as_volume
 from anystroke.io.inputs import usable_scan
-from anystroke.models.checkpoints import TrainedNetwork, find_model, open_network
+from anystroke.models.architectures.catalogue import inputs_of
+from anystroke.models.checkpoints import CheckpointError, TrainedNetwork, find_model, open_network
 from anystroke.models.volume_interval import VolumeInterval, central_volume, sureness, volume_interval
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction, mask_of, predict, tally
@@ -45,6 +46,11 @@ class Model(TrainedNetwork[SegmentationConfig]):
             CheckpointError: There is no such model, or it is damaged.
         """
         first = open_network(name, SegmentationConfig)
+        if inputs_of(first.network) != 1:
+            raise CheckpointError(
+                f"the model {name} is a second network, which finds nothing alone; put its folder into that of "
+                f"its first network and call it {REFINEMENT!r}"
+            )
         second = find_model(name) / REFINEMENT
         if not second.is_dir():
             return cls(first.network, first.config, first.sha256)

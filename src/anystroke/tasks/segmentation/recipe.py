@@ -13,6 +13,7 @@ from anystroke.learning.recipe import (
     GridSettings,
     NetworkSettings,
     OptimiserSettings,
+    SimulatedPart,
     SomeParts,
     SourcePart,
     Validation,
@@ -20,6 +21,7 @@ from anystroke.learning.recipe import (
     spread_synthesis,
 )
 from anystroke.learning.targets import Scheme
+from anystroke.models.architectures.catalogue import SECOND_LOOKS
 from anystroke.tasks.segmentation.losses import LossSettings
 
 if TYPE_CHECKING:
@@ -79,11 +81,34 @@ class TrainingSettings(NetworkSettings):
         return SegmentationTask(self)
 
     @model_validator(mode="after")
+    def _second_looks_together(self) -> "TrainingSettings":
+        seconds = [part.kind == "second_look" for part in self.sources]
+        if not any(seconds) and self.architecture not in SECOND_LOOKS:
+            return self
+        if not all(seconds) or self.architecture not in SECOND_LOOKS:
+            raise ValueError(
+                f"expected an architecture among {', '.join(SECOND_LOOKS)} and sources of the kind "
+                f"'second_look' alone, or neither, got {self.architecture!r} and sources of the kind "
+                f"{', '.join(sorted({part.kind for part in self.sources}))}"
+            )
+        if self.open_task().judged_on_simulated or self.validation.scans:
+            raise ValueError(
+                "a second network cannot be judged alone; leave validation out, and measure both together "
+                "with benchmarks/refinement.py"
+            )
+        if self.buffer is not None and self.buffer.channels != 1:
+            raise ValueError(
+                "expected buffer.channels = 1 for a second network, whose second channel is no image, got "
+                f"{self.buffer.channels}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _simulated_on_device(self) -> "TrainingSettings":
         if self.optimiser.made_on == "cpu":
             return self
         for part in self.sources:
-            if part.kind != "simulated" or part.augmentation is not None:
+            if not isinstance(part, SimulatedPart) or part.augmentation is not None:
                 what = f"kind {part.kind!r}" if part.kind != "simulated" else "augmentation"
                 raise ValueError(
                     "expected only simulated sources without augmentation with optimiser.made_on = 'device', "

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
+from anystroke.models.architectures.catalogue import inputs_of
 from anystroke.models.model_space import normalise_intensity
 from anystroke.models.passes import fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
@@ -190,7 +191,7 @@ def refined_difference(
         image = normalise_intensity(image, config.normalisation)
     except ValueError:
         return None
-    if getattr(refiner.network, "inputs", 1) == 2:
+    if inputs_of(refiner.network) == 2:
         image = with_log_odds(image, coarse, box)
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
         logits = refiner.network(image[None])[0]

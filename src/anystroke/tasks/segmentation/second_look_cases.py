@@ -1,5 +1,6 @@
 """What the first network finds in simulated heads, as training cases of the second one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import local
@@ -15,7 +16,7 @@ from anystroke.core.volume import Volume
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
-from anystroke.models.model_space import normalise_intensity, to_model_space
+from anystroke.models.model_space import has_contrast, normalise_intensity, to_model_space
 from anystroke.models.passes import PRESETS, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import within_brain
@@ -51,6 +52,8 @@ class SecondLookCases:
     that it misses, in random order and each shifted by up to 6 mm; then these again, shifted by up to 20 mm,
     or places elsewhere in the brain.
 
+    An image has two channels: the scan, and the first network's log-odds (`with_log_odds`).
+
     Args:
         heads: Simulates whole heads.
         head: Voxels of their grid.
@@ -82,13 +85,12 @@ class SecondLookCases:
         key = on_cpu(rng).initial_seed()
         for attempt in range(_MOST_DRAWS):
             seen = self._seen(shape, key, attempt)
-            try:
-                return self._part(seen, shape, number)
-            except ValueError:  # it shows air alone
-                self._last.seen = None
+            first = self._first_voxel(seen, shape, number)
+            if has_contrast(seen.head.image[_cut(first, shape)]):
+                return self._part(seen, shape, first)
         raise RuntimeError(f"expected a part that shows something, got {_MOST_DRAWS} constant ones in a row")
 
-    def _part(self, seen: _Seen, shape: GridShape, number: int) -> Case:
+    def _first_voxel(self, seen: _Seen, shape: GridShape, number: int) -> list[int]:
         draws = stream(seen.key, "part", number)
         sides = seen.head.target.shape
         if number < len(seen.corners):
@@ -98,8 +100,10 @@ class SecondLookCases:
         else:
             corner, most = seen.corners[integer(draws, 0, len(seen.corners) - 1)], _LARGEST_SHIFT_AGAIN
         shifted = [first + integer(draws, -most, most) for first in corner]
-        first = [min(max(a, 0), n - side) for a, n, side in zip(shifted, sides, shape, strict=True)]
-        cut = tuple(slice(a, a + side) for a, side in zip(first, shape, strict=True))
+        return [min(max(a, 0), n - side) for a, n, side in zip(shifted, sides, shape, strict=True)]
+
+    def _part(self, seen: _Seen, shape: GridShape, first: list[int]) -> Case:
+        cut = _cut(first, shape)
         affine = torch.eye(4, dtype=torch.float64) * self._heads.settings.spacing
         affine[3, 3] = 1.0
         affine[:3, 3] = self._heads.settings.spacing * torch.tensor(first, dtype=torch.float64)
@@ -186,6 +190,10 @@ def first_probability(scan: Volume, network: nn.Module, config: SegmentationConf
         found = lesion[0] >= config.threshold / 2
         lesion = lesion * within_brain(found, values[1:].sum(0) >= 0.5)
     return Volume(lesion.clone(), space.affine)
+
+
+def _cut(first: Sequence[int], shape: GridShape) -> tuple[slice, ...]:
+    return tuple(slice(a, a + side) for a, side in zip(first, shape, strict=True))
 
 
 def _middle(box: RefinementBox) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
