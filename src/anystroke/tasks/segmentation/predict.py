@@ -48,8 +48,8 @@ class Model(TrainedNetwork[SegmentationConfig]):
         first = open_network(name, SegmentationConfig)
         if inputs_of(first.network) != 1:
             raise CheckpointError(
-                f"the model {name} is a second network, which finds nothing alone; put its folder into that of "
-                f"its first network and call it {REFINEMENT!r}"
+                f"the model {name} is a second network, which finds nothing alone; put its folder into that "
+                f"of its first network and call it {REFINEMENT!r}"
             )
         second = find_model(name) / REFINEMENT
         if not second.is_dir():

@@ -21,12 +21,14 @@ from anystroke.models.passes import PRESETS, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import within_brain
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.refinement import RefinementBox, boxes_around, with_log_odds
+from anystroke.tasks.segmentation.refinement import RefinementBox, with_log_odds
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 _LARGEST_SHIFT = 6
 _LARGEST_SHIFT_AGAIN = 20
 _MISSED = 2
+_MOST = 8
+_LARGE_ML = 8.0
 _ELSEWHERE = 0.5
 _MOST_DRAWS = 100
 
@@ -48,9 +50,9 @@ class _Last(local):
 class SecondLookCases:
     """Parts of simulated heads where the first network finds or misses lesions; a `CaseSource`.
 
-    The parts of a head are its cases (`ScansPatients`): what the network takes for possible and the lesions
-    that it misses, in random order and each shifted by up to 6 mm; then these again, shifted by up to 20 mm,
-    or places elsewhere in the brain.
+    The parts of a head are its cases (`ScansPatients`): what the network takes for possible, the lesions that
+    it misses and one place elsewhere in the brain, in random order and each shifted by up to 6 mm; then these
+    again, shifted by up to 20 mm, or further places elsewhere.
 
     An image has two channels: the scan, and the first network's log-odds (`with_log_odds`).
 
@@ -95,7 +97,7 @@ class SecondLookCases:
         sides = seen.head.target.shape
         if number < len(seen.corners):
             corner, most = seen.corners[number], _LARGEST_SHIFT
-        elif not seen.corners or chance(draws, _ELSEWHERE):
+        elif chance(draws, _ELSEWHERE):
             corner, most = self._elsewhere(seen.head.target, shape, draws), 0
         else:
             corner, most = seen.corners[integer(draws, 0, len(seen.corners) - 1)], _LARGEST_SHIFT_AGAIN
@@ -131,11 +133,12 @@ class SecondLookCases:
         moved = probability.affine.clone()
         moved[:3, 3] -= offset
         probability = replace(probability, affine=moved)
-        boxes = boxes_around(
-            probability, model.config.threshold, certain=self._doubtful, spacing=spacing, divisor=shape[0]
-        )
-        corners = [_corner(_middle(box) / spacing, shape) for box in boxes]
+        corners = [
+            _corner(place / spacing, shape)
+            for place in _possible(probability, model.config.threshold, self._doubtful, draws)
+        ]
         corners += self._missed(head.target, probability, shape)
+        corners.append(self._elsewhere(head.target, shape, draws))
         order = torch.randperm(len(corners), generator=draws).tolist()
         return _Seen(key, head, probability, [corners[k] for k in order])
 
@@ -196,13 +199,27 @@ def _cut(first: Sequence[int], shape: GridShape) -> tuple[slice, ...]:
     return tuple(slice(a, a + side) for a, side in zip(first, shape, strict=True))
 
 
-def _middle(box: RefinementBox) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Return the place of a box's middle [mm]."""
-    spacing = float(box.affine[0, 0])
-    middle: np.ndarray[tuple[int], np.dtype[np.float64]] = (
-        box.affine[:3, 3].numpy() + spacing * (np.array(box.shape) - 1) / 2
-    )
-    return middle
+def _possible(
+    probability: Volume, threshold: float, doubtful: float, draws: torch.Generator
+) -> list["np.ndarray[tuple[int], np.dtype[np.float64]]"]:
+    """Return places [mm] in what is possible: the middles of small parts, and somewhere in large ones."""
+    data = probability.data[0].numpy()
+    labels, count = ndimage.label(data >= threshold, structure=_NEIGHBOURS)
+    if not count:
+        return []
+    peaks = ndimage.maximum(data, labels, range(1, count + 1))
+    places = []
+    for number, (peak, box) in enumerate(zip(peaks, ndimage.find_objects(labels), strict=True), start=1):
+        if peak < doubtful:
+            continue
+        voxels = np.argwhere(labels[box] == number) + [side.start for side in box]
+        chosen = voxels.mean(0)
+        if len(voxels) * probability.voxel_volume > _LARGE_ML:
+            chosen = voxels[integer(draws, 0, len(voxels) - 1)]
+        place = probability.affine[:3, :3].numpy() @ chosen + probability.affine[:3, 3].numpy()
+        places.append(place)
+    order = np.argsort(-peaks[peaks >= doubtful])[:_MOST]
+    return [places[k] for k in order]
 
 
 def _corner(middle: object, shape: GridShape) -> GridShape:
