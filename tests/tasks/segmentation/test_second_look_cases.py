@@ -8,7 +8,7 @@ from anystroke.anatomy.lesions.bank import LesionSettings
 from anystroke.anatomy.tissues.mni import mni_anatomy
 from anystroke.core.config import ConfigError
 from anystroke.core.rng import stream
-from anystroke.core.volume import Volume
+from anystroke.core.volume import Grid, Volume
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.architectures.catalogue import build_network
@@ -17,7 +17,7 @@ from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import load_recipe, parse_recipe
-from anystroke.tasks.segmentation.refinement import RefinementBox, with_log_odds
+from anystroke.tasks.segmentation.refinement import with_log_odds
 from anystroke.tasks.segmentation.second_look_cases import SecondLookCases, first_probability
 from stand_in import CONFIG
 
@@ -30,7 +30,9 @@ def cases() -> SecondLookCases:
     settings = SynthesisSettings(
         spacing=1.0, weighting="DWI", lesions=LesionSettings(absent=0.0), cut=0.0, large_voxels=0.0
     )
-    return SecondLookCases(SimulatedSource(Pack([mni_anatomy()], []), settings), (128, 160, 128), "small", 0.1)
+    return SecondLookCases(
+        SimulatedSource(Pack([mni_anatomy()], []), settings), (128, 160, 128), "small", 0.1
+    )
 
 
 def test_a_case_depends_on_its_stream_alone_and_its_channels_show_the_same_place(
@@ -58,7 +60,7 @@ def test_what_the_first_network_says_lies_where_it_says_it() -> None:
     probability = first_probability(Volume(head[None], torch.eye(4)), model.network, model.config)
     place = torch.eye(4, dtype=torch.float64)
     place[:3, 3] = torch.tensor([20.0, 40.0, 30.0])
-    both = with_log_odds(torch.zeros(1, *SHAPE), probability, RefinementBox(place, SHAPE))
+    both = with_log_odds(torch.zeros(1, *SHAPE), probability, Grid(SHAPE, place))
     there = probability.resample_to(torch.eye(4), (128, 160, 128)).data[0, 20:84, 40:104, 30:94]
     assert torch.allclose(torch.sigmoid(3 * both[1]), there.clamp(1e-3, 1 - 1e-3), atol=1e-5)
 

@@ -23,19 +23,15 @@ from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.refinement import (
     CERTAIN_TOGETHER,
-    CERTAIN_TOGETHER_IF_COARSE,
-    DOUBTFUL,
     Refiner,
-    boxes_around,
     can_be_refined,
-    contradicted_restored,
-    is_fine,
-    refined_difference,
+    second_look,
 )
 from anystroke.tasks.segmentation.small_parts import mask_at
 from anystroke.tasks.segmentation.trust import mean_certainty
 
 LESION_CLASS = "lesion"
+_POSSIBLE = 0.2
 _NEIGHBOURS = np.ones((3, 3, 3))  # 26 neighbours: voxels that share a corner are connected
 
 
@@ -92,8 +88,8 @@ def predict(
         config: The network's spacing, divisor, classes, thresholds and temperature.
         options: What is asked for.
         processing: Spacing, windows and flips; by default those of the options' preset.
-        refiner: Looks again at small lesions, and at what may be one, where the scan is at most a quarter
-            coarser than the first network's grid and the options do not say otherwise. It runs on the CPU.
+        refiner: Looks at the brain again, where the scan is at most a quarter coarser than the first
+            network's grid and the options do not say otherwise. It runs on the CPU.
         **changes: Fields of the options.
 
     Returns:
@@ -123,8 +119,8 @@ def predict(
     seconds: dict[str, float] = {}
     if refiner is not None and not (options.refinement and can_be_refined(scan.spacing, config.spacing)):
         refiner = None
-    fine = is_fine(scan.spacing, config.spacing)
-    looked_at = config.certain if refiner is None else min(config.certain, DOUBTFUL)
+    # A second network may be certain of what the first takes for no more than possible.
+    looked_at = config.certain if refiner is None else min(config.certain, _POSSIBLE)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
         space = to_model_space(
@@ -163,17 +159,15 @@ def predict(
         first = lesion = space.to_native(values[:1])
     if refiner is not None:
         with _timed(seconds, "refinement"):
-            lesion = _refined(lesion, scan, values[:1], space, refiner, threshold, looked_at)
-            if not fine:
-                lesion = contradicted_restored(first, lesion, threshold, config.certain)
+            everything = Volume(torch.ones_like(values[:1], dtype=torch.uint8), space.affine)
+            lesion = _refined(lesion, scan, values[:1], brain or everything, space, refiner)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if refiner is not None:
             marked = mask.data > 0
             believed = keep_certain(marked, first.data, config.certain)
-            together = CERTAIN_TOGETHER if fine else CERTAIN_TOGETHER_IF_COARSE
-            believed |= keep_certain(marked, lesion.data, together)
+            believed |= keep_certain(marked, lesion.data, CERTAIN_TOGETHER)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
@@ -189,28 +183,14 @@ def _features(image: Tensor, config: SegmentationConfig, processing: Processing)
 
 
 def _refined(
-    lesion: Volume,
-    scan: Volume,
-    values: Tensor,
-    space: ModelSpace,
-    refiner: Refiner,
-    threshold: float,
-    certain: float,
+    lesion: Volume, scan: Volume, values: Tensor, brain: Volume, space: ModelSpace, refiner: Refiner
 ) -> Volume:
-    """Add to the lesion probability what the second network changes around small lesions."""
-    coarse = Volume(values, space.affine)
-    config = refiner.config
-    boxes = boxes_around(coarse, threshold, certain=certain, spacing=config.spacing, divisor=config.divisor)
-    if not boxes:
+    """Add to the lesion probability what the second network changes."""
+    change = second_look(head_from_zero(scan), Volume(values, space.affine), brain, refiner)
+    if change is None:
         return lesion
-    head = head_from_zero(scan)
-    total = torch.zeros_like(lesion.data)
-    for box in boxes:
-        change = refined_difference(head, coarse, box, refiner, threshold)
-        if change is not None:
-            new = replace(space, affine=box.affine).to_native(change.data).data
-            total = torch.where(new.abs() > total.abs(), new, total)  # boxes overlap
-    return replace(lesion, data=(lesion.data + total).clamp(0, 1))
+    new = replace(space, affine=change.affine).to_native(change.data).data
+    return replace(lesion, data=(lesion.data + new).clamp(0, 1))
 
 
 def mask_of(

@@ -1,13 +1,12 @@
-"""Look again at small lesions, and at what may be one, at a finer grid than that of the whole head.
+"""Look at the brain again at a finer grid than that of the whole head, knowing what was found there.
 
-A second network sees the surroundings of each small lesion that the first one found or takes to be possible;
-the log-odds of both are averaged, towards the border of what was looked at with less and less weight of the
-second. What the first was unsure of is a lesion where both together are certain. In a scan that is no finer
-than the first network's grid the second one sees no more than the first, and may not take lesions away.
+A second network sees overlapping windows of the brain, and the first one's log-odds beside each. The log-odds
+of both are averaged. So small lesions that the first network is unsure of, or misses, are found, and what
+only looks like one at its grid is not.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,34 +14,24 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
-from anystroke.core.arrays import Array
-from anystroke.core.volume import Volume
+from anystroke.core.volume import Grid, Volume
 from anystroke.models.architectures.catalogue import inputs_of
-from anystroke.models.model_space import normalise_intensity
+from anystroke.models.model_space import has_contrast, normalise_intensity
 from anystroke.models.passes import fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 
-LARGEST_ML = 20.0
-"""Larger lesions are left as the whole head's network found them."""
-DOUBTFUL = 0.2
-"""Parts that the first network finds at least as probable somewhere are looked at again."""
 CERTAIN_TOGETHER = 0.7
 """Probability that both networks together must reach in a part that the first alone is not sure enough of."""
-CERTAIN_TOGETHER_IF_COARSE = 0.9
-"""The same in a scan that is no finer than the first network's grid."""
-MARGIN = 16.0
-"""Of a lesion, to each side [mm]."""
-_BORDER = 8.0
-# Distance from a small lesion [mm] up to which the second network counts fully, and from which not at all.
-_FULLY, _REACH = 6.0, 12.0
-_LARGEST_GROWTH, _SMALLEST_GROWTH_ML = 2.0, 1.0
-_SMALLEST_LEFT = 0.5
-_SMALLEST_SIDE = 64
-_MOST = 8
-_SHARE = 0.35
-_SMALLEST_PROBABILITY = 1e-4
-_SMALLEST_SEEN, _LOG_ODDS = 1e-3, 3.0  # what the second network sees of the first's log-odds is about 1
-_NEIGHBOURS = np.ones((3, 3, 3))
+WINDOW = 64
+"""Side of the windows [voxels]."""
+_STEP = 48
+_RAMP = 12
+_SHARE = 0.6
+_AT_ONCE = 4
+# Holes of the healthy brain, such as lesions, are closed over this many voxels of the first network's grid.
+_CLOSED = 4
+# What the second network sees of the first's log-odds is about 1.
+_SMALLEST_PROBABILITY, _LOG_ODDS = 1e-3, 3.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,8 @@ class Refiner:
     """The second network.
 
     Attributes:
-        network: Maps (1, 1, X, Y, Z) to logits (1, classes, X, Y, Z).
+        network: Maps (B, 2, X, Y, Z), see `with_log_odds`, to logits (B, classes, X, Y, Z); or the image
+            alone, (B, 1, X, Y, Z).
         config: What is needed to use it.
     """
 
@@ -58,220 +48,154 @@ class Refiner:
     config: SegmentationConfig
 
 
-@dataclass(frozen=True)
-class RefinementBox:
-    """A grid along the world's axes.
-
-    Attributes:
-        affine: float64 (4, 4), voxels to RAS+ mm.
-        shape: Its voxels.
-    """
-
-    affine: Tensor
-    shape: tuple[int, int, int]
-
-
-def is_fine(spacing: Sequence[float], coarse: float) -> bool:
-    """Tell whether a scan shows more than a coarse grid does: along two of its axes at least.
-
-    Example:
-        >>> is_fine((0.9, 0.9, 5.0), 2.0), is_fine((2.0, 2.0, 2.0), 2.0)
-        (True, False)
-    """
-    return _within_slices(spacing) <= 0.75 * coarse
-
-
 def can_be_refined(spacing: Sequence[float], coarse: float) -> bool:
     """Tell whether a scan is fine enough for a second look: at most a quarter coarser than the coarse grid.
+
+    Args:
+        spacing: Of the scan [mm]; its second smallest counts.
+        coarse: Of the first network's grid [mm].
 
     Example:
         >>> can_be_refined((2.0, 2.0, 5.0), 2.0), can_be_refined((3.0, 3.0, 3.0), 2.0)
         (True, False)
     """
-    return _within_slices(spacing) <= 1.25 * coarse
+    return sorted(spacing)[1] <= 1.25 * coarse
 
 
-def _within_slices(spacing: Sequence[float]) -> float:
-    return sorted(spacing)[1]
-
-
-def boxes_around(
-    probability: Volume, threshold: float, *, certain: float = 0.0, spacing: float, divisor: int
-) -> list[RefinementBox]:
-    """Lay a grid around each small lesion.
-
-    Args:
-        probability: Lesion probability on a grid along the world's axes.
-        threshold: Connected voxels (26 neighbours) that reach it are one lesion.
-        certain: Lesions that reach it nowhere get no grid.
-        spacing: Voxel size of the grids [mm].
-        divisor: Their sides are multiples of it, and at least 64.
-
-    Returns:
-        At most eight, those of the most probable lesions first. A lesion that an earlier grid shows with half
-        the margin gets none of its own.
-    """
-    data = probability.data[0].numpy()
-    labels, count = ndimage.label(data >= threshold, structure=_NEIGHBOURS)
-    if not count:
-        return []
-    numbers = range(1, count + 1)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:] * probability.voxel_volume
-    peaks = ndimage.maximum(data, labels, numbers)
-    found = ndimage.find_objects(labels)
-    low_corner = probability.affine[:3, 3].numpy()
-    step = probability.spacing[0]
-    boxes: list[RefinementBox] = []
-    for i in sorted(range(count), key=lambda i: -peaks[i]):
-        if sizes[i] > LARGEST_ML or peaks[i] < certain or len(boxes) == _MOST:
-            continue
-        low = low_corner + step * (np.array([side.start for side in found[i]]) - 0.5)
-        high = low_corner + step * (np.array([side.stop for side in found[i]]) - 0.5)
-        if any(_shows(box, low - MARGIN / 2, high + MARGIN / 2) for box in boxes):
-            continue
-        sides = [
-            max(_SMALLEST_SIDE, divisor * math.ceil((b - a + 2 * MARGIN) / spacing / divisor))
-            for a, b in zip(low, high, strict=True)
-        ]
-        affine = torch.eye(4, dtype=torch.float64)
-        affine[:3, :3] *= spacing
-        for axis, side in enumerate(sides):
-            first = (low[axis] + high[axis]) / 2 - spacing * (side - 1) / 2
-            affine[axis, 3] = spacing * round(first / spacing)  # the same grid for the same head
-        boxes.append(RefinementBox(affine, (sides[0], sides[1], sides[2])))
-    return boxes
-
-
-def sizes_of_lesions(probability: Volume, threshold: float) -> Volume:
-    """Tell the lesions that are looked at again from those that are left as they are.
-
-    Args:
-        probability: Lesion probability.
-        threshold: As for `boxes_around`.
-
-    Returns:
-        uint8: 1 in lesions of at most `LARGEST_ML`, 2 in larger ones.
-    """
-    labels, count = ndimage.label(probability.data[0].numpy() >= threshold, structure=_NEIGHBOURS)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1) * probability.voxel_volume
-    kinds = np.where(sizes > LARGEST_ML, 2, 1).astype(np.uint8)
-    kinds[0] = 0
-    return Volume(torch.from_numpy(kinds[labels])[None], probability.affine)
-
-
-def _shows(box: RefinementBox, low: "np.ndarray[tuple[int], np.dtype[np.float64]]", high: object) -> bool:
-    first = box.affine[:3, 3].numpy() - box.affine[0, 0].item() / 2
-    last = first + box.affine[0, 0].item() * np.array(box.shape)
-    return bool((first <= low).all() and (last >= np.asarray(high)).all())
-
-
-def refined_difference(
-    head: Volume, coarse: Volume, box: RefinementBox, refiner: Refiner, threshold: float
-) -> Volume | None:
-    """Compute what the second network changes at the small lesions in a box.
-
-    Away from them, and in larger lesions, it changes nothing. Where it would make the small lesions more than
-    twice as large, and by more than 1 ml, the two networks contradict each other and the first one is
-    believed.
-
-    Args:
-        head: The scan from zero, in RAS order.
-        coarse: Lesion probability of the first network.
-        box: Where to look.
-        refiner: The second network.
-        threshold: As for `boxes_around`.
-
-    Returns:
-        What to add to the lesion probability, on the box's grid, zero at its border; None if the scan is
-        constant there, or the networks contradict each other.
-    """
-    image = head.resample_to(box.affine, box.shape, antialias=True).data
-    config = refiner.config
-    try:
-        image = normalise_intensity(image, config.normalisation)
-    except ValueError:
-        return None
-    if inputs_of(refiner.network) == 2:
-        image = with_log_odds(image, coarse, box)
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
-        logits = refiner.network(image[None])[0]
-    fine = (logits.float() / config.temperature).softmax(0)[config.classes.index("lesion")]
-    before = coarse.resample_to(box.affine, box.shape).data[0].clamp(0, 1)
-    share = _SHARE * _weights(box) * _nearness(sizes_of_lesions(coarse, threshold), box)
-    low, high = _SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY
-    odds = (1 - share) * torch.logit(before.clamp(low, high)) + share * torch.logit(fine.clamp(low, high))
-    after = torch.sigmoid(odds)
-    grown = int(((after >= threshold) & (share > 0)).sum()) / 1000 * float(box.affine[0, 0]) ** 3
-    was = int(((before >= threshold) & (share > 0)).sum()) / 1000 * float(box.affine[0, 0]) ** 3
-    if grown > _LARGEST_GROWTH * was + _SMALLEST_GROWTH_ML:
-        return None
-    change = torch.where(share > 0, after - before.clamp(low, high), 0.0)
-    return Volume(change[None], box.affine)
-
-
-def with_log_odds(image: Tensor, probability: Volume, box: RefinementBox) -> Tensor:
+def with_log_odds(image: Tensor, probability: Volume, grid: Grid) -> Tensor:
     """Put what the first network says beside an image.
 
     Args:
-        image: (1, X, Y, Z), standardised, on the box's grid.
+        image: (1, X, Y, Z), standardised, on the grid.
         probability: Lesion probability of the first network on its own grid.
-        box: The grid.
+        grid: Where.
 
     Returns:
         (2, X, Y, Z): the image, and a third of the log-odds of probabilities between 0.001 and 0.999.
     """
-    there = probability.resample_to(box.affine, box.shape).data
-    odds = torch.logit(there.clamp(_SMALLEST_SEEN, 1 - _SMALLEST_SEEN)) / _LOG_ODDS
-    return torch.cat([image, odds.to(image.dtype)])
+    there = probability.resample_to(grid.affine, grid.shape).data
+    return torch.cat([image, (_log_odds(there) / _LOG_ODDS).to(image.dtype)])
 
 
-def contradicted_restored(first: Volume, refined: Volume, threshold: float, certain: float) -> Volume:
-    """Undo the second look in lesions that it would take away.
+def second_look(head: Volume, first: Volume, brain: Volume, refiner: Refiner) -> Volume | None:
+    """Compute what the second network changes.
 
     Args:
-        first: Lesion probability of the first network.
-        refined: That of both, on the same grid.
-        threshold: Connected voxels (26 neighbours) of ``first`` that reach it are one lesion.
-        certain: Probability that the first network reaches somewhere in what it is certain of.
+        head: The scan from zero, in RAS order.
+        first: Lesion probability of the first network, on a grid along the world's axes.
+        brain: The healthy brain on the same grid, uint8.
+        refiner: The second network.
 
     Returns:
-        ``refined``, but at least as probable as ``first`` in lesions of which the first network is certain
-        if both together are not, or if less than half of their voxels reach the threshold in ``refined``.
+        What to add to the lesion probability, on the second network's grid around the brain; zero outside of
+        it. None if there is no brain.
     """
-    before, after = first.data[0].numpy(), refined.data[0].numpy()
-    labels, count = ndimage.label(before >= threshold, structure=_NEIGHBOURS)
-    inside = labels > 0
-    places = labels[inside]
-
-    def voxels(chosen: Array) -> Array:
-        return np.bincount(places, weights=chosen[inside], minlength=count + 1)
-
-    sure, still = voxels(before >= certain) > 0, voxels(after >= certain) > 0
-    few = voxels(after >= threshold) < _SMALLEST_LEFT * np.bincount(places, minlength=count + 1)
-    believed = (sure & (few | ~still))[labels]
-    data = np.where(believed, np.maximum(before, after), after)
-    return Volume(torch.from_numpy(data)[None], refined.affine)
-
-
-def _nearness(sizes: Volume, box: RefinementBox) -> Tensor:
-    """Return 1 at small lesions, and a fall to 0 away from them and towards larger ones (X, Y, Z)."""
-    kinds = sizes.resample_to(box.affine, box.shape, "nearest").data[0].numpy()
-    spacing = float(box.affine[0, 0])
-    if not (kinds == 1).any():
-        return torch.zeros(box.shape)
-    away = ndimage.distance_transform_edt(kinds != 1, sampling=spacing)
-    near = np.clip((_REACH - away) / (_REACH - _FULLY), 0, 1)
-    if (kinds == 2).any():
-        near[ndimage.distance_transform_edt(kinds != 2, sampling=spacing) <= away] = 0
-    return torch.from_numpy(near.astype(np.float32))
+    spacing, divisor = refiner.config.spacing, refiner.config.divisor
+    inside = whole_brain(brain, first)
+    grid = _grid_around(inside, spacing, WINDOW)
+    if grid is None:
+        return None
+    side = divisor * math.ceil(WINDOW / divisor)
+    weight = Volume(inside.data.float(), inside.affine).resample_to(grid.affine, grid.shape).data[0]
+    image = head.resample_to(grid.affine, grid.shape, antialias=True).data
+    before = first.resample_to(grid.affine, grid.shape).data[0]
+    odds = _log_odds(before)
+    total, seen = torch.zeros(grid.shape), torch.zeros(grid.shape)
+    ramp = _ramp(side)
+    for cuts, batch in _windows(image, odds, weight, side, refiner):
+        for cut, second in zip(cuts, _second_log_odds(batch, refiner), strict=True):
+            total[cut] += ramp * second
+            seen[cut] += ramp
+    limit = float(_log_odds(torch.tensor(1.0)))
+    second = (total / seen.clamp(min=1e-6)).clamp(-limit, limit)
+    share = _SHARE * weight * (seen > 0)
+    after = torch.sigmoid((1 - share) * odds + share * second)
+    return Volume(torch.where(share > 0, after - torch.sigmoid(odds), 0.0)[None], grid.affine)
 
 
-def _weights(box: RefinementBox) -> Tensor:
-    """Return 1 inside and a straight fall to 0 over the border (X, Y, Z)."""
-    spacing = float(box.affine[0, 0])
-    total = torch.ones(box.shape)
-    for axis, side in enumerate(box.shape):
-        place = torch.arange(side, dtype=torch.float32)
-        ramp = (torch.minimum(place, side - 1 - place) * spacing / _BORDER).clamp(max=1)
-        total *= ramp.view([-1 if i == axis else 1 for i in range(3)])
-    return total
+def whole_brain(brain: Volume, lesion: Volume) -> Volume:
+    """Fill what is missing of a healthy brain: lesions above all.
+
+    Args:
+        brain: The healthy brain, uint8.
+        lesion: Lesion probability on the same grid.
+
+    Returns:
+        Its largest connected part, together with the lesion, without holes and narrow inlets.
+    """
+    labels, count = ndimage.label((brain.data[0] > 0).numpy())
+    if not count:
+        return brain
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest = (labels == sizes.argmax()) | (lesion.data[0] >= 0.5).numpy()
+    closed = ndimage.binary_closing(np.pad(largest, 2 * _CLOSED), iterations=_CLOSED)
+    filled = ndimage.binary_fill_holes(closed)[(slice(2 * _CLOSED, -2 * _CLOSED),) * 3]
+    return Volume(torch.from_numpy(filled.astype(np.uint8))[None], brain.affine)
+
+
+def _grid_around(brain: Volume, spacing: float, smallest: int) -> Grid | None:
+    """Lay a grid around a brain, at least so many voxels a side."""
+    found = ndimage.find_objects(brain.data[0].numpy().astype(np.int32))
+    if not found:
+        return None
+    step = brain.spacing[0]
+    corner = brain.affine[:3, 3] + step * torch.tensor([side.start - 0.5 for side in found[0]])
+    sides = [round(step * (side.stop - side.start) / spacing) for side in found[0]]
+    x, y, z = (max(side, smallest) for side in sides)
+    affine = torch.diag(torch.tensor([spacing] * 3 + [1.0], dtype=torch.float64))
+    affine[:3, 3] = corner + spacing / 2
+    return Grid((x, y, z), affine)
+
+
+def _windows(
+    image: Tensor, odds: Tensor, weight: Tensor, side: int, refiner: Refiner
+) -> Iterator[tuple[list[tuple[slice, ...]], Tensor]]:
+    """Yield the windows that show some of the brain, a few at a time, with what the network sees there."""
+    both = inputs_of(refiner.network) == 2
+    cuts: list[tuple[slice, ...]] = []
+    parts: list[Tensor] = []
+    for first in _corners(image.shape[1:], side):
+        cut = tuple(slice(a, a + side) for a in first)
+        part = image[(slice(None), *cut)]
+        if not bool(weight[cut].any()) or not has_contrast(part):
+            continue
+        part = normalise_intensity(part, refiner.config.normalisation)
+        cuts.append(cut)
+        parts.append(torch.cat([part, odds[cut][None] / _LOG_ODDS]) if both else part)
+        if len(parts) == _AT_ONCE:
+            yield cuts, torch.stack(parts)
+            cuts, parts = [], []
+    if parts:
+        yield cuts, torch.stack(parts)
+
+
+def _corners(shape: Sequence[int], side: int) -> Iterator[tuple[int, ...]]:
+    """Yield the first voxels of windows that overlap evenly."""
+    firsts = []
+    for length in shape:
+        steps = math.ceil((length - side) / _STEP)
+        firsts.append([round(k * (length - side) / max(steps, 1)) for k in range(steps + 1)])
+    yield from ((x, y, z) for x in firsts[0] for y in firsts[1] for z in firsts[2])
+
+
+def _second_log_odds(batch: Tensor, refiner: Refiner) -> Tensor:
+    """Return the lesion log-odds (B, X, Y, Z) of the second network."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
+        logits = refiner.network(batch)
+    logits = logits.float() / refiner.config.temperature
+    lesion = refiner.config.classes.index("lesion")
+    others = torch.cat([logits[:, :lesion], logits[:, lesion + 1 :]], dim=1)
+    odds: Tensor = logits[:, lesion] - others.logsumexp(1)
+    return odds
+
+
+def _log_odds(probability: Tensor) -> Tensor:
+    return torch.logit(probability.clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY))
+
+
+def _ramp(side: int) -> Tensor:
+    """Return weights (side, side, side) that fall towards the border, and are nowhere zero."""
+    place = torch.arange(side, dtype=torch.float32)
+    line = ((torch.minimum(place, side - 1 - place) + 1) / _RAMP).clamp(max=1)
+    return line[:, None, None] * line[:, None] * line

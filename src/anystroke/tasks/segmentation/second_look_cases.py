@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import chance, integer, on_cpu, stream, uniform
-from anystroke.core.volume import Volume
+from anystroke.core.volume import Grid, Volume
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
@@ -21,7 +21,7 @@ from anystroke.models.passes import PRESETS, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import within_brain
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.refinement import RefinementBox, with_log_odds
+from anystroke.tasks.segmentation.refinement import with_log_odds
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 _LARGEST_SHIFT = 6
@@ -109,9 +109,8 @@ class SecondLookCases:
         affine = torch.eye(4, dtype=torch.float64) * self._heads.settings.spacing
         affine[3, 3] = 1.0
         affine[:3, 3] = self._heads.settings.spacing * torch.tensor(first, dtype=torch.float64)
-        box = RefinementBox(affine, shape)
         image = normalise_intensity(seen.head.image[cut], self._model.config.normalisation)
-        both = with_log_odds(image[None], seen.probability, box)
+        both = with_log_odds(image[None], seen.probability, Grid(shape, affine))
         record = seen.head.record | {"first": list(first)}
         return Case(both, seen.head.target[cut].clone(), record, standardised=True)
 
