@@ -14,6 +14,7 @@ from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.refinement import (
     CERTAIN_TOGETHER,
+    POSSIBLE,
     WINDOW,
     Refiner,
     can_be_refined,
@@ -130,12 +131,12 @@ class Remembering(nn.Module):
         return torch.cat([torch.zeros_like(told), low, told], dim=1)
 
 
-def _brain(inside: tuple[slice, slice, slice]) -> tuple[Volume, Volume, Volume]:
+def _brain(inside: tuple[slice, slice, slice], around: float = 0.1) -> tuple[Volume, Volume, Volume]:
     """A head of noise at 1 mm, and on a grid of 2 mm a lesion and the brain."""
     head = Volume(torch.rand(1, 160, 160, 160, generator=torch.Generator().manual_seed(3)) + 1, torch.eye(4))
     affine = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))
     affine[:3, 3] = 0.5
-    first, brain = torch.zeros(1, 80, 80, 80), torch.zeros(1, 80, 80, 80, dtype=torch.uint8)
+    first, brain = torch.full((1, 80, 80, 80), around), torch.zeros(1, 80, 80, 80, dtype=torch.uint8)
     first[0, 20:24, 30:34, 30:34] = 0.4
     brain[0][inside] = 1
     return head, Volume(first, affine), Volume(brain, affine)
@@ -168,6 +169,22 @@ def test_nothing_changes_outside_of_the_brain() -> None:
     assert float(change.data[there == 1].min()) > 0.01
     nothing = replace(brain, data=torch.zeros_like(brain.data))
     assert second_look(head, first, nothing, Refiner(Shy(), FINE)) is None
+
+
+def test_only_windows_in_which_a_lesion_is_possible_are_looked_at() -> None:
+    head, first, brain = _brain((slice(2, 78), slice(2, 78), slice(2, 78)), around=POSSIBLE - 0.01)
+    network = Remembering()
+    change = second_look(head, first, brain, Refiner(DivisibleUNet(network, 16, inputs=2), FINE))
+    assert change is not None
+    assert 1 <= len(network.windows) <= 8
+    shy = second_look(head, first, brain, Refiner(Shy(), FINE))
+    assert shy is not None
+    far = shy.data[0, 120:, 120:, 120:]
+    assert float(far.abs().max()) == 0
+    x, y, z = (int(v) for v in (torch.tensor([44.0, 64.0, 64.0]) - shy.affine[:3, 3]).round())
+    assert float(shy.data[0, x, y, z]) > 0.05
+    line = shy.data[0, :, y, z]
+    assert float((line[1:] - line[:-1]).abs().max()) < 0.2  # no edges where a window ends
 
 
 def test_a_small_brain_gets_a_whole_window_and_a_constant_one_no_change() -> None:

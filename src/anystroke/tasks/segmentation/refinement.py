@@ -1,13 +1,14 @@
 """Look at the brain again at a finer grid than that of the whole head, knowing what was found there.
 
-A second network sees overlapping windows of the brain, and the first one's log-odds beside each. The log-odds
-of both are averaged. So small lesions that the first network is unsure of, or misses, are found, and what
-only looks like one at its grid is not.
+A second network sees overlapping windows of the brain, and the first one's log-odds beside each, wherever the
+first takes a lesion to be possible at all. The log-odds of both are averaged. So small lesions that the first
+network is unsure of are found, and what only looks like one at its grid is not.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -22,11 +23,13 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 
 CERTAIN_TOGETHER = 0.7
 """Probability that both networks together must reach in a part that the first alone is not sure enough of."""
+POSSIBLE = 0.08
+"""Windows in which the first network finds nothing at least as probable are not looked at."""
 WINDOW = 64
 """Side of the windows [voxels]."""
 _STEP = 48
 _RAMP = 12
-_SHARE = 0.6
+_SHARE = 0.7
 _AT_ONCE = 4
 # Holes of the healthy brain, such as lesions, are closed over this many voxels of the first network's grid.
 _CLOSED = 4
@@ -96,19 +99,22 @@ def second_look(head: Volume, first: Volume, brain: Volume, refiner: Refiner) ->
     if grid is None:
         return None
     side = divisor * math.ceil(WINDOW / divisor)
-    weight = Volume(inside.data.float(), inside.affine).resample_to(grid.affine, grid.shape).data[0]
+    weight = _SHARE * Volume(inside.data.float(), inside.affine).resample_to(grid.affine, grid.shape).data[0]
     image = head.resample_to(grid.affine, grid.shape, antialias=True).data
     before = first.resample_to(grid.affine, grid.shape).data[0]
     odds = _log_odds(before)
-    total, seen = torch.zeros(grid.shape), torch.zeros(grid.shape)
+    wanted = (before >= POSSIBLE) & (weight > 0)
+    total, seen, everywhere = (torch.zeros(grid.shape) for _ in range(3))
     ramp = _ramp(side)
-    for cuts, batch in _windows(image, odds, weight, side, refiner):
+    for cut in _cuts(grid.shape, side):
+        everywhere[cut] += ramp
+    for cuts, batch in _windows(image, odds, wanted, side, refiner):
         for cut, second in zip(cuts, _second_log_odds(batch, refiner), strict=True):
             total[cut] += ramp * second
             seen[cut] += ramp
     limit = float(_log_odds(torch.tensor(1.0)))
     second = (total / seen.clamp(min=1e-6)).clamp(-limit, limit)
-    share = _SHARE * weight * (seen > 0)
+    share = weight * seen / everywhere
     after = torch.sigmoid((1 - share) * odds + share * second)
     return Volume(torch.where(share > 0, after - torch.sigmoid(odds), 0.0)[None], grid.affine)
 
@@ -149,16 +155,15 @@ def _grid_around(brain: Volume, spacing: float, smallest: int) -> Grid | None:
 
 
 def _windows(
-    image: Tensor, odds: Tensor, weight: Tensor, side: int, refiner: Refiner
+    image: Tensor, odds: Tensor, wanted: Tensor, side: int, refiner: Refiner
 ) -> Iterator[tuple[list[tuple[slice, ...]], Tensor]]:
-    """Yield the windows that show some of the brain, a few at a time, with what the network sees there."""
+    """Yield the windows that show something wanted, a few at a time, with what the network sees there."""
     both = inputs_of(refiner.network) == 2
     cuts: list[tuple[slice, ...]] = []
     parts: list[Tensor] = []
-    for first in _corners(image.shape[1:], side):
-        cut = tuple(slice(a, a + side) for a in first)
+    for cut in _cuts(image.shape[1:], side):
         part = image[(slice(None), *cut)]
-        if not bool(weight[cut].any()) or not has_contrast(part):
+        if not bool(wanted[cut].any()) or not has_contrast(part):
             continue
         part = normalise_intensity(part, refiner.config.normalisation)
         cuts.append(cut)
@@ -170,13 +175,13 @@ def _windows(
         yield cuts, torch.stack(parts)
 
 
-def _corners(shape: Sequence[int], side: int) -> Iterator[tuple[int, ...]]:
-    """Yield the first voxels of windows that overlap evenly."""
+def _cuts(shape: Sequence[int], side: int) -> Iterator[tuple[slice, ...]]:
+    """Yield windows that overlap evenly."""
     firsts = []
     for length in shape:
         steps = math.ceil((length - side) / _STEP)
         firsts.append([round(k * (length - side) / max(steps, 1)) for k in range(steps + 1)])
-    yield from ((x, y, z) for x in firsts[0] for y in firsts[1] for z in firsts[2])
+    yield from (tuple(slice(a, a + side) for a in corner) for corner in product(*firsts))
 
 
 def _second_log_odds(batch: Tensor, refiner: Refiner) -> Tensor:
