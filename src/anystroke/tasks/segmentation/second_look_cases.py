@@ -11,7 +11,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from anystroke.core.fields import GridShape
-from anystroke.core.rng import chance, integer, on_cpu, stream, uniform
+from anystroke.core.rng import chance, integer, normal, on_cpu, stream, uniform
 from anystroke.core.volume import Grid, Volume
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.simulated import SimulatedSource
@@ -31,6 +31,8 @@ _MOST = 8
 _LARGE_ML = 8.0
 _ELSEWHERE = 0.5
 _MOST_DRAWS = 100
+_SILENT, _INVENTED = 1 / 6, 1 / 4
+_MOST_TOLD = 2.303
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class SecondLookCases:
     it misses and one place elsewhere in the brain, in random order and each shifted by up to 6 mm; then these
     again, shifted by up to 20 mm, or further places elsewhere.
 
-    An image has two channels: the scan, and the first network's log-odds (`with_log_odds`).
+    An image has two channels: the scan, and the first network's log-odds (`with_log_odds`), which are changed,
+    so that they are not believed blindly.
 
     Args:
         heads: Simulates whole heads.
@@ -111,6 +114,7 @@ class SecondLookCases:
         affine[:3, 3] = self._heads.settings.spacing * torch.tensor(first, dtype=torch.float64)
         image = normalise_intensity(seen.head.image[cut], self._model.config.normalisation)
         both = with_log_odds(image[None], seen.probability, Grid(shape, affine))
+        both[1] = _doubted(both[1], stream(seen.key, "doubt", *first))
         record = seen.head.record | {"first": list(first)}
         return Case(both, seen.head.target[cut].clone(), record, standardised=True)
 
@@ -192,6 +196,32 @@ def first_probability(scan: Volume, network: nn.Module, config: SegmentationConf
         found = lesion[0] >= config.threshold / 2
         lesion = lesion * within_brain(found, values[1:].sum(0) >= 0.5)
     return Volume(lesion.clone(), space.affine)
+
+
+def _doubted(odds: Tensor, draws: torch.Generator) -> Tensor:
+    """Change what the first network says, which in real scans is less right than in simulated ones.
+
+    Nothing is said in every sixth part; in others all log-odds are scaled and shifted, and in every fourth there is
+    a lesion that the network has not found.
+
+    Args:
+        odds: (X, Y, Z), see `with_log_odds`.
+        draws: Random stream.
+    """
+    lowest = float(odds.min())
+    if chance(draws, _SILENT):
+        return torch.full_like(odds, min(lowest, -1.0))
+    changed = odds * uniform(draws, 0.6, 1.2) + normal(draws, 0.0, 0.25)
+    if chance(draws, _INVENTED):
+        radius, peak = uniform(draws, 3.0, 9.0), uniform(draws, 0.0, 1.5)
+        place = [integer(draws, 8, side - 9) for side in odds.shape]
+        squares = [
+            ((torch.arange(side) - middle) / (radius * uniform(draws, 0.6, 1.4))) ** 2
+            for side, middle in zip(odds.shape, place, strict=True)
+        ]
+        away = squares[0][:, None, None] + squares[1][:, None] + squares[2]
+        changed = torch.maximum(changed, peak - away)
+    return changed.clamp(-_MOST_TOLD, _MOST_TOLD)
 
 
 def _cut(first: Sequence[int], shape: GridShape) -> tuple[slice, ...]:
