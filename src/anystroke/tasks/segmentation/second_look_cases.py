@@ -56,8 +56,8 @@ class SecondLookCases:
     it misses and one place elsewhere in the brain, in random order and each shifted by up to 6 mm; then these
     again, shifted by up to 20 mm, or further places elsewhere.
 
-    An image has two channels: the scan, and the first network's log-odds (`with_log_odds`), which are changed,
-    so that they are not believed blindly.
+    An image has two channels: the scan, and the first network's log-odds (`with_log_odds`), which are
+    changed, so that they are not believed blindly.
 
     Args:
         heads: Simulates whole heads.
@@ -201,8 +201,8 @@ def first_probability(scan: Volume, network: nn.Module, config: SegmentationConf
 def _doubted(odds: Tensor, draws: torch.Generator) -> Tensor:
     """Change what the first network says, which in real scans is less right than in simulated ones.
 
-    Nothing is said in every sixth part; in others all log-odds are scaled and shifted, and in every fourth there is
-    a lesion that the network has not found.
+    Nothing is said in every sixth part; in the others all log-odds are scaled and shifted, and in every
+    fourth of them a lesion is made up.
 
     Args:
         odds: (X, Y, Z), see `with_log_odds`.
