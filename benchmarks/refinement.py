@@ -1,4 +1,4 @@
-r"""Does the second look at small lesions help? Simulated patients that training never saw.
+r"""Does the second look help? Simulated patients that training never saw.
 
     python benchmarks/refinement.py runs/default/data --model default --output refinement
 
@@ -20,11 +20,12 @@ from anystroke.core.files import write_json
 from anystroke.core.memory import keep_pages
 from anystroke.simulation.cohorts import Pack, held_out_pack
 from anystroke.tasks.segmentation.predict import Model, segment
-from anystroke.tasks.segmentation.refinement import LARGEST_ML
 from anystroke.tasks.segmentation.validate import JudgedPatient, score_mask, simulated_patients
 
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 SEED = 61
+LARGEST_ML = 20.0
+"""Of the group of small lesions."""
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ def methods_text(facts: dict[str, Any]) -> str:
     ]
     if "refinement" in facts["Seconds"]:
         parts.append(
-            "The surroundings of small lesions, and of what the first network took to be possible, were "
-            "looked at again by a second network at a finer grid; the log-odds of both were averaged."
+            "Wherever the first network took a lesion to be possible, a second network, which knew what the "
+            "first had said, looked again at a finer grid; the log-odds of both were averaged."
         )
     if fused:
         parts.append(

@@ -57,7 +57,7 @@ class Recalibration:
 def complete_finetuned(tuned: Path, start: str, learnt_from: Sequence[str]) -> None:
     """Give a fine-tuned network what the model that it started from has beside its weights.
 
-    That is the second network, which looks again at small lesions, and the errors that intervals of volumes
+    That is the second network, which looks again, and the errors that intervals of volumes
     are made of. The risk of masks stays away: it was that of other masks.
 
     Args:

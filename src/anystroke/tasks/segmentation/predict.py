@@ -33,7 +33,7 @@ class Model(TrainedNetwork[SegmentationConfig]):
         network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
         config: What is needed to use it.
         sha256: Of its weights file; of both files, joined by ``+``, if it has a second network.
-        refiner: Second network that looks again at small lesions, if the model has one.
+        refiner: Second network that looks again at a finer grid, if the model has one.
     """
 
     refiner: Refiner | None = None
