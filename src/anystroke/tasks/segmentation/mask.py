@@ -42,8 +42,7 @@ class Prediction:
     Attributes:
         probability: Lesion probability, float32.
         mask: Where the probability reaches the threshold, less the components that are too small or nowhere
-            as probable as the model demands; uint8. A component of which the first network is less sure than
-            that is kept if both together are sure of it.
+            as probable as the model demands; uint8. After a second look they must be surer.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name.
@@ -156,7 +155,7 @@ def predict(
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
-        first = lesion = space.to_native(values[:1])
+        lesion = space.to_native(values[:1])
     if refiner is not None:
         with _timed(seconds, "refinement"):
             everything = Volume(torch.ones_like(values[:1], dtype=torch.uint8), space.affine)
@@ -165,9 +164,7 @@ def predict(
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if refiner is not None:
-            marked = mask.data > 0
-            believed = keep_certain(marked, first.data, config.certain)
-            believed |= keep_certain(marked, lesion.data, CERTAIN_TOGETHER)
+            believed = keep_certain(mask.data > 0, lesion.data, CERTAIN_TOGETHER)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)

@@ -21,15 +21,15 @@ from anystroke.models.model_space import has_contrast, normalise_intensity
 from anystroke.models.passes import fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 
-CERTAIN_TOGETHER = 0.7
-"""Probability that both networks together must reach in a part that the first alone is not sure enough of."""
+CERTAIN_TOGETHER = 0.75
+"""Probability that both networks together must reach somewhere in a part of the mask."""
 POSSIBLE = 0.08
 """Windows in which the first network finds nothing at least as probable are not looked at."""
 WINDOW = 64
 """Side of the windows [voxels]."""
 _STEP = 48
 _RAMP = 12
-_SHARE = 0.7
+_SHARE = 0.5
 _AT_ONCE = 4
 # Holes of the healthy brain, such as lesions, are closed over this many voxels of the first network's grid.
 _CLOSED = 4
