@@ -100,3 +100,15 @@ def test_a_second_network_alone_is_no_model(tmp_path: Path) -> None:
     save_model(tmp_path / "second", build_network("small_second_look_unet", 3, seed=1), config)
     with pytest.raises(CheckpointError, match="is a second network"):
         Model.open(tmp_path / "second")
+
+
+def test_a_second_network_has_no_temperature_of_the_model_that_it_started_from() -> None:
+    settings = parse_recipe('start_from = "small"\n' + _recipe())
+    common = {
+        "name": "x",
+        "architecture": "small_second_look_unet",
+        "spacing": 1.0,
+        "divisor": 16,
+    }
+    assert Model.open("small").config.temperature != 1
+    assert settings.open_task().config(common).temperature == 1

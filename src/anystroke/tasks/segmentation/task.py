@@ -14,6 +14,7 @@ from anystroke.learning.stream import Batch
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.learning.task import VALIDATION_SEED, LossContext, Task, Verdict
 from anystroke.learning.trainer import Trainer
+from anystroke.models.architectures.catalogue import SECOND_LOOKS
 from anystroke.models.checkpoints import load_config, task_of_model
 from anystroke.reports.training import sample_sheet
 from anystroke.simulation.cohorts import held_out_pack
@@ -157,6 +158,8 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
         config = SegmentationConfig(classes=self.classes, brain=self.classes[1:-1], **common)
         source = self.settings.start_from
         if source is None or task_of_model(source) != config.task:
+            return config
+        if self.settings.architecture in SECOND_LOOKS:
             return config
         start = load_config(source, SegmentationConfig)
         if start.classes != self.classes:
