@@ -112,7 +112,7 @@ class SecondLookPart(StrictModel):
         synthesis: What scans look like; the voxel size is that of the recipe.
         head: Voxels of the grid of a whole head.
         first: Name of a shipped model that segments, or its folder: the first network.
-        doubtful: Parts that it finds at least as probable somewhere are looked at.
+        doubtful: Connected voxels that it finds at least as probable are looked at.
     """
 
     kind: Literal["second_look"]
@@ -120,7 +120,7 @@ class SecondLookPart(StrictModel):
     synthesis: SynthesisSettings = SynthesisSettings()
     head: GridShape = (160, 192, 160)
     first: str = "default"
-    doubtful: float = Field(default=0.1, gt=0, lt=1)
+    doubtful: float = Field(default=0.15, gt=0, lt=1)
 
 
 class RandomContrastPart(_Source):

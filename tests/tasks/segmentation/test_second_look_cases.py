@@ -65,6 +65,15 @@ def test_what_the_first_network_says_lies_where_it_says_it() -> None:
     assert torch.allclose(torch.sigmoid(3 * both[1]), there.clamp(1e-3, 1 - 1e-3), atol=1e-5)
 
 
+def test_what_is_told_beside_the_image_is_changed_in_many_ways(cases: SecondLookCases) -> None:
+    """Parts of one head are told other things, and some of them nothing."""
+    told = [cases.scan(SHAPE, number, rng=stream(6, "a")).image[1] for number in range(24)]
+    silent = [bool(each.max() == each.min()) for each in told]
+    assert 1 <= sum(silent) <= 12
+    spread = [float(each.mean()) for each, nothing in zip(told, silent, strict=True) if not nothing]
+    assert max(spread) - min(spread) > 0.3
+
+
 def _recipe(**changes: Any) -> str:
     values = {"architecture": "small_second_look_unet", "kind": "second_look", "channels": 1} | changes
     return (

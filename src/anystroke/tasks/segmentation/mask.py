@@ -31,7 +31,8 @@ from anystroke.tasks.segmentation.small_parts import mask_at
 from anystroke.tasks.segmentation.trust import mean_certainty
 
 LESION_CLASS = "lesion"
-_POSSIBLE = 0.2
+# Parts that reach it are judged by where they lie before a second network can be certain of them.
+_SUSPECTED = 0.2
 _NEIGHBOURS = np.ones((3, 3, 3))  # 26 neighbours: voxels that share a corner are connected
 
 
@@ -118,8 +119,7 @@ def predict(
     seconds: dict[str, float] = {}
     if refiner is not None and not (options.refinement and can_be_refined(scan.spacing, config.spacing)):
         refiner = None
-    # A second network may be certain of what the first takes for no more than possible.
-    looked_at = config.certain if refiner is None else min(config.certain, _POSSIBLE)
+    suspected = config.certain if refiner is None else min(config.certain, _SUSPECTED)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
         space = to_model_space(
@@ -150,7 +150,7 @@ def predict(
             brain = Volume(inside[None].to(torch.uint8), space.affine)
             found = values[0] >= threshold / 2
             kept = within_brain(found, inside)
-            likely = keep_certain((found & kept)[None], values[:1], looked_at)[0]
+            likely = keep_certain((found & kept)[None], values[:1], suspected)[0]
             kept &= within_mni_brain(likely, inside, seen)
             values[0] *= kept
             deviation = deviation * kept

@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor, nn
 
+from anystroke.core.arrays import Array
 from anystroke.core.fields import GridShape
 from anystroke.core.rng import chance, integer, normal, on_cpu, stream, uniform
 from anystroke.core.volume import Grid, Volume
@@ -24,8 +25,8 @@ from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.refinement import with_log_odds
 
 _NEIGHBOURS = np.ones((3, 3, 3))
-_LARGEST_SHIFT = 6
-_LARGEST_SHIFT_AGAIN = 20
+# Shifts [voxels].
+_LARGEST_SHIFT, _LARGEST_SHIFT_AGAIN = 6, 20
 _MISSED = 2
 _MOST = 8
 _LARGE_ML = 8.0
@@ -53,8 +54,8 @@ class SecondLookCases:
     """Parts of simulated heads where the first network finds or misses lesions; a `CaseSource`.
 
     The parts of a head are its cases (`ScansPatients`): what the network takes for possible, the lesions that
-    it misses and one place elsewhere in the brain, in random order and each shifted by up to 6 mm; then these
-    again, shifted by up to 20 mm, or further places elsewhere.
+    it misses and one place elsewhere in the brain, in random order and each shifted by up to 6 voxels; then
+    these again, shifted by up to 20 voxels, or further places elsewhere.
 
     An image has two channels: the scan, and the first network's log-odds (`with_log_odds`), which are
     changed, so that they are not believed blindly.
@@ -136,10 +137,7 @@ class SecondLookCases:
         moved = probability.affine.clone()
         moved[:3, 3] -= offset
         probability = replace(probability, affine=moved)
-        corners = [
-            _corner(place / spacing, shape)
-            for place in _possible(probability, model.config.threshold, self._doubtful, draws)
-        ]
+        corners = [_corner(place / spacing, shape) for place in _possible(probability, self._doubtful, draws)]
         corners += self._missed(head.target, probability, shape)
         corners.append(self._elsewhere(head.target, shape, draws))
         order = torch.randperm(len(corners), generator=draws).tolist()
@@ -207,6 +205,9 @@ def _doubted(odds: Tensor, draws: torch.Generator) -> Tensor:
     Args:
         odds: (X, Y, Z), see `with_log_odds`.
         draws: Random stream.
+
+    Returns:
+        Likewise.
     """
     lowest = float(odds.min())
     if chance(draws, _SILENT):
@@ -228,27 +229,22 @@ def _cut(first: Sequence[int], shape: GridShape) -> tuple[slice, ...]:
     return tuple(slice(a, a + side) for a, side in zip(first, shape, strict=True))
 
 
-def _possible(
-    probability: Volume, threshold: float, doubtful: float, draws: torch.Generator
-) -> list["np.ndarray[tuple[int], np.dtype[np.float64]]"]:
-    """Return places [mm] in what is possible: the middles of small parts, and somewhere in large ones."""
+def _possible(probability: Volume, doubtful: float, draws: torch.Generator) -> list[Array]:
+    """Return places (3,) [mm] in what is possible: the middles of small parts, somewhere in large ones."""
     data = probability.data[0].numpy()
-    labels, count = ndimage.label(data >= threshold, structure=_NEIGHBOURS)
+    labels, count = ndimage.label(data >= doubtful, structure=_NEIGHBOURS)
     if not count:
         return []
     peaks = ndimage.maximum(data, labels, range(1, count + 1))
     places = []
-    for number, (peak, box) in enumerate(zip(peaks, ndimage.find_objects(labels), strict=True), start=1):
-        if peak < doubtful:
-            continue
+    for number, box in enumerate(ndimage.find_objects(labels), start=1):
         voxels = np.argwhere(labels[box] == number) + [side.start for side in box]
         chosen = voxels.mean(0)
         if len(voxels) * probability.voxel_volume > _LARGE_ML:
             chosen = voxels[integer(draws, 0, len(voxels) - 1)]
         place = probability.affine[:3, :3].numpy() @ chosen + probability.affine[:3, 3].numpy()
         places.append(place)
-    order = np.argsort(-peaks[peaks >= doubtful])[:_MOST]
-    return [places[k] for k in order]
+    return [places[k] for k in np.argsort(-peaks)[:_MOST]]
 
 
 def _corner(middle: object, shape: GridShape) -> GridShape:
