@@ -7,13 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
+from anystroke.evaluation.metrics.overlap import dice
 from anystroke.io.labelled import LabelledScan
 from anystroke.tasks.segmentation import calibrate as model_calibration
 from anystroke.tasks.segmentation.calibrate import CalibrationError, Choices, calibrate, calibrate_on_scans
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart
-from anystroke.tasks.segmentation.mask import keep_certain
+from anystroke.tasks.segmentation.mask import keep_certain, predict
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.refinement import Refiner
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import JudgedPatient
 
@@ -93,6 +95,44 @@ def test_what_is_given_is_kept_and_measured(tmp_path: Path) -> None:
     )
     assert again.mean_dice == (kept.mean_dice[1], kept.mean_dice[1])
     assert again.volume_errors == kept.volume_errors != free.volume_errors
+
+
+class Restrained(nn.Module):
+    """A second network that takes less for lesion than the first."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        lesion = SPREAD * image - 5.5
+        return torch.cat([torch.zeros_like(lesion), lesion], dim=1)
+
+
+def test_what_is_measured_has_had_its_second_look(tmp_path: Path) -> None:
+    alone = _model(threshold=0.4, certain=0.6)
+    model = Model(alone.network, alone.config, "", Refiner(Restrained(), alone.config))
+    choices = Choices((1.0,), (0.4,), (0.6,))
+    first = calibrate(alone, tmp_path, patients=50, choices=choices)
+    both = calibrate(model, tmp_path, patients=50, choices=choices)
+    assert both.volume_errors is not None and first.volume_errors is not None
+    assert both.volume_errors != first.volume_errors
+    assert both.log_loss == first.log_loss
+    masks = [
+        (
+            predict(patient.scan, model.network, model.config, refiner=model.refiner).mask.data[0] > 0,
+            patient.truth,
+        )
+        for patient in _patients(count=40, healthy=0, seed=2027)
+    ]
+    mean = sum(float(dice(mask, truth)) for mask, truth in masks) / len(masks)
+    assert both.mean_dice == (pytest.approx(mean, abs=1e-4),) * 2
+    assert mean != pytest.approx(first.mean_dice[1], abs=1e-3)
+
+
+def test_threshold_and_certainty_are_those_of_the_first_network(tmp_path: Path) -> None:
+    alone = _model()
+    model = Model(alone.network, alone.config, "", Refiner(Restrained(), alone.config))
+    choices = Choices(thresholds=(0.2, 0.4), certainties=(0.0, 0.5))
+    first, both = (calibrate(each, tmp_path, patients=50, choices=choices) for each in (alone, model))
+    assert (both.threshold, both.certain) == (first.threshold, first.certain)
+    assert both.score[1] != first.score[1]
 
 
 def test_what_is_ignored_counts_nowhere() -> None:

@@ -22,8 +22,9 @@ from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volu
 from anystroke.simulation.cohorts import load_pack
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart, volumes_of_parts
-from anystroke.tasks.segmentation.mask import predict
+from anystroke.tasks.segmentation.mask import keep_certain, predict
 from anystroke.tasks.segmentation.predict import Model
+from anystroke.tasks.segmentation.refinement import CERTAIN_TOGETHER, can_be_refined
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import (
     JudgedPatient,
@@ -241,6 +242,9 @@ def chosen_on(
 ) -> Calibration:
     """Choose temperature, threshold and smallest certainty on patients, and measure the errors of the volume.
 
+    All three are the first network's, and chosen without a second look. What is measured with them is what
+    the model makes of a scan, its second look included.
+
     Args:
         model: What to calibrate.
         everyone: The patients.
@@ -252,26 +256,34 @@ def chosen_on(
     thresholds, certainties = choices.thresholds, choices.certainties
     temperature, log_loss = _choose_temperature(model, scored, choices.temperatures, on_patient)
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
-    before, after, expected, true = [], [], [], []
+    before, alone, together, expected, true = [], [], [], [], []
     parts: list[list[ComparedPart]] = [[] for _ in thresholds]
+    small_parts = model.config.small_parts
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
-        probability = predict(patient.scan, model.network, plain).probability
-        own = predict(patient.scan, model.network, model.config).mask.data[0] > 0
+        own = predict(patient.scan, model.network, model.config, refiner=model.refiner).mask.data[0] > 0
         before.append(_judged(own, patient, ml))
-        after.append(_judged_masks(probability.data[0], patient, ml, model.config.small_parts, choices))
+        probability = predict(patient.scan, model.network, plain).probability
+        alone.append(_judged_masks(probability.data[0], patient, ml, small_parts, choices))
+        together.append(alone[-1])
+        least = 0.0
+        if model.refiner is not None and can_be_refined(patient.scan.spacing, model.config.spacing):
+            probability = predict(patient.scan, model.network, plain, refiner=model.refiner).probability
+            least = CERTAIN_TOGETHER
+            together[-1] = _judged_masks(probability.data[0], patient, ml, small_parts, choices, least)
         if patient.ignored is not None:
             probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
         for found, threshold in zip(parts, thresholds, strict=True):
-            marked = mask_at(probability.data[0], threshold, model.config.small_parts, voxel_ml=ml)
-            mask = Volume(patient.judged(marked)[None], probability.affine)
-            found += volumes_of_parts(mask, probability, patient.truth)
+            marked = mask_at(probability.data[0], threshold, small_parts, voxel_ml=ml)
+            kept = keep_certain(patient.judged(marked)[None], probability.data, least)
+            found += volumes_of_parts(Volume(kept, probability.affine), probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
         on_patient("segmented", number, len(everyone))
-    judged = np.array(after)  # patients, thresholds, certainties, (Dice, F1, volume, sureness)
+    # patients, thresholds, certainties, (Dice, F1, volume, sureness)
+    first, judged = np.array(alone), np.array(together)
     ill = np.array(true) > 0
-    scores = [[_score(judged[:, i, j], ill) for j in range(len(certainties))] for i in range(len(thresholds))]
+    scores = [[_score(first[:, i, j], ill) for j in range(len(certainties))] for i in range(len(thresholds))]
     i, j = np.unravel_index(int(np.argmax(scores)), (len(thresholds), len(certainties)))
     both = (np.array(before), judged[:, i, j, :3])
     central = [marked or faint for marked, faint in zip(judged[:, i, j, 2].tolist(), expected, strict=True)]
@@ -372,8 +384,9 @@ def _judged_masks(
     ml: float,
     small_parts: SmallParts | None = None,
     choices: Choices = ALL_CHOICES,
+    least: float = 0.0,
 ) -> list[list[tuple[float, ...]]]:
-    """Judge the mask of each threshold and smallest certainty."""
+    """Judge the mask of each threshold and smallest certainty, which is ``least`` or more."""
     truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
     counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()
     true = truth[counted]
@@ -392,7 +405,7 @@ def _judged_masks(
         meets = np.unique(np.stack([found, true])[:, (found > 0) & (true > 0)], axis=1)
         result.append([])
         for certain in choices.certainties:
-            kept = (peaks >= certain) & (peaks > 0) & (sizes > 0)
+            kept = (peaks >= max(certain, least)) & (peaks > 0) & (sizes > 0)
             marked, hit = int(sizes[kept].sum()), len(np.unique(meets[1, kept[meets[0]]]))
             sure = float(sums[kept].sum()) / marked if marked else 0.0
             if lesions:
