@@ -280,7 +280,7 @@ def chosen_on(
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
         on_patient("segmented", number, len(everyone))
-    # patients, thresholds, certainties, (Dice, F1, volume, sureness)
+    # Axes: patients, thresholds, certainties; Dice, F1, volume and sureness.
     first, judged = np.array(alone), np.array(together)
     ill = np.array(true) > 0
     scores = [[_score(first[:, i, j], ill) for j in range(len(certainties))] for i in range(len(thresholds))]
