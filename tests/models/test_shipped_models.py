@@ -54,6 +54,6 @@ def test_a_large_chronic_lesion_is_found(name: str, weighting: str) -> None:
 
 def test_the_default_model_looks_again_at_fine_scans_alone() -> None:
     model = Model.open("default")
-    assert model.refiner is not None
-    assert model.refiner.config.spacing == 1.0 < model.config.spacing
-    assert model.refiner.config.training["anatomies"] == model.config.training["anatomies"]
+    assert model.second_network is not None
+    assert model.second_network.config.spacing == 1.0 < model.config.spacing
+    assert model.second_network.config.training["anatomies"] == model.config.training["anatomies"]

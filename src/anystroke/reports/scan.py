@@ -38,7 +38,7 @@ def methods_text(facts: dict[str, Any]) -> str:
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
         f"its probability reached {facts['Threshold']:g}{smallest}.",
     ]
-    if "refinement" in facts["Seconds"]:
+    if "second_look" in facts["Seconds"]:
         parts.append(
             "Wherever the first network took a lesion to be possible, a second network, which knew what the "
             "first had said, looked again at a finer grid; the log-odds of both were averaged."

@@ -15,7 +15,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart
 from anystroke.tasks.segmentation.mask import keep_certain, predict
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.refinement import Refiner
+from anystroke.tasks.segmentation.second_look import SecondNetwork
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import JudgedPatient
 
@@ -107,7 +107,7 @@ class Restrained(nn.Module):
 
 def test_what_is_measured_has_had_its_second_look(tmp_path: Path) -> None:
     alone = _model(threshold=0.4, certain=0.6)
-    model = Model(alone.network, alone.config, "", Refiner(Restrained(), alone.config))
+    model = Model(alone.network, alone.config, "", SecondNetwork(Restrained(), alone.config))
     choices = Choices((1.0,), (0.4,), (0.6,))
     first = calibrate(alone, tmp_path, patients=50, choices=choices)
     both = calibrate(model, tmp_path, patients=50, choices=choices)
@@ -116,7 +116,10 @@ def test_what_is_measured_has_had_its_second_look(tmp_path: Path) -> None:
     assert both.log_loss == first.log_loss
     masks = [
         (
-            predict(patient.scan, model.network, model.config, refiner=model.refiner).mask.data[0] > 0,
+            predict(patient.scan, model.network, model.config, second_network=model.second_network).mask.data[
+                0
+            ]
+            > 0,
             patient.truth,
         )
         for patient in _patients(count=40, healthy=0, seed=2027)
@@ -128,7 +131,7 @@ def test_what_is_measured_has_had_its_second_look(tmp_path: Path) -> None:
 
 def test_threshold_and_certainty_are_those_of_the_first_network(tmp_path: Path) -> None:
     alone = _model()
-    model = Model(alone.network, alone.config, "", Refiner(Restrained(), alone.config))
+    model = Model(alone.network, alone.config, "", SecondNetwork(Restrained(), alone.config))
     choices = Choices(thresholds=(0.2, 0.4), certainties=(0.0, 0.5))
     first, both = (calibrate(each, tmp_path, patients=50, choices=choices) for each in (alone, model))
     assert (both.threshold, both.certain) == (first.threshold, first.certain)

@@ -85,18 +85,18 @@ def test_the_better_model_is_kept_with_what_belongs_to_it(after: float, tmp_path
     tuned, start = tmp_path / "run" / "model", tmp_path / "start"
     shutil.copytree(find_model("small"), tuned)  # other weights of the same classes
     shutil.copytree(find_model("default"), start)
-    shutil.copytree(find_model("small"), start / "refinement", dirs_exist_ok=True)
+    shutil.copytree(find_model("small"), start / "second_network", dirs_exist_ok=True)
     complete_finetuned(tuned, str(start), ["a", "b"])
     config, before = load_config(tuned, SegmentationConfig), load_config(start, SegmentationConfig)
     assert config.volume_errors == before.volume_errors
     assert config.training[LEARNT_FROM] == ["a", "b"]
-    assert Model.open(tuned).refiner is not None
+    assert Model.open(tuned).second_network is not None
     comparison = _comparison(0.5, after)
     chosen = keep_better(
         tmp_path / "model", tuned=tuned, start=str(start), comparison=comparison, learnt_from=["a"]
     )
     kept = Model.open(tmp_path / "model")
-    assert kept.refiner is not None
+    assert kept.second_network is not None
     assert kept.sha256 == Model.open(chosen).sha256
     assert (chosen == tuned) == (after == 0.7)
     card = (tmp_path / "model" / "README.md").read_text()

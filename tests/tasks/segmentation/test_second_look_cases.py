@@ -17,7 +17,7 @@ from anystroke.simulation.cohorts import Pack
 from anystroke.simulation.settings import SynthesisSettings
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import load_recipe, parse_recipe
-from anystroke.tasks.segmentation.refinement import with_log_odds
+from anystroke.tasks.segmentation.second_look import with_log_odds
 from anystroke.tasks.segmentation.second_look_cases import SecondLookCases, first_probability
 from stand_in import CONFIG
 

@@ -24,7 +24,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart, volumes_of_parts
 from anystroke.tasks.segmentation.mask import keep_certain, predict
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.refinement import CERTAIN_TOGETHER, can_be_refined
+from anystroke.tasks.segmentation.second_look import CERTAIN_TOGETHER, is_fine_enough
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import (
     JudgedPatient,
@@ -261,14 +261,21 @@ def chosen_on(
     small_parts = model.config.small_parts
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
-        own = predict(patient.scan, model.network, model.config, refiner=model.refiner).mask.data[0] > 0
+        own = (
+            predict(patient.scan, model.network, model.config, second_network=model.second_network).mask.data[
+                0
+            ]
+            > 0
+        )
         before.append(_judged(own, patient, ml))
         probability = predict(patient.scan, model.network, plain).probability
         alone.append(_judged_masks(probability.data[0], patient, ml, small_parts, choices))
         together.append(alone[-1])
         least = 0.0
-        if model.refiner is not None and can_be_refined(patient.scan.spacing, model.config.spacing):
-            probability = predict(patient.scan, model.network, plain, refiner=model.refiner).probability
+        if model.second_network is not None and is_fine_enough(patient.scan.spacing, model.config.spacing):
+            probability = predict(
+                patient.scan, model.network, plain, second_network=model.second_network
+            ).probability
             least = CERTAIN_TOGETHER
             together[-1] = _judged_masks(probability.data[0], patient, ml, small_parts, choices, least)
         if patient.ignored is not None:

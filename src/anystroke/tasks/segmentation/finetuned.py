@@ -20,7 +20,7 @@ from anystroke.tasks.segmentation.calibrate import (
 )
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.own_scans import OwnComparison, total
-from anystroke.tasks.segmentation.predict import REFINEMENT, Model
+from anystroke.tasks.segmentation.predict import SECOND_NETWORK, Model
 
 _CARD = "README.md"
 KEPT_CALIBRATION = (
@@ -73,9 +73,9 @@ def complete_finetuned(tuned: Path, start: str, learnt_from: Sequence[str]) -> N
     kept: dict[str, Any] = {}
     if config.classes == before.classes:
         kept = {"volume_errors": before.volume_errors, "lesion_errors": before.lesion_errors}
-        if (source / REFINEMENT).is_dir():
+        if (source / SECOND_NETWORK).is_dir():
             with staged(tuned) as staging:
-                shutil.copytree(source / REFINEMENT, staging / REFINEMENT)
+                shutil.copytree(source / SECOND_NETWORK, staging / SECOND_NETWORK)
     earlier = before.training.get(LEARNT_FROM, [])
     training = config.training | {LEARNT_FROM: sorted({*earlier, *learnt_from})}
     save_config(tuned, config.model_copy(update={**kept, "training": training}))

@@ -21,10 +21,10 @@ from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
-from anystroke.tasks.segmentation.refinement import (
+from anystroke.tasks.segmentation.second_look import (
     CERTAIN_TOGETHER,
-    Refiner,
-    can_be_refined,
+    SecondNetwork,
+    is_fine_enough,
     second_look,
 )
 from anystroke.tasks.segmentation.small_parts import mask_at
@@ -74,7 +74,7 @@ def predict(
     options: SegmentOptions | None = None,
     *,
     processing: Processing | None = None,
-    refiner: Refiner | None = None,
+    second_network: SecondNetwork | None = None,
     **changes: Any,
 ) -> Prediction:
     """Find the lesion in one scan.
@@ -88,7 +88,7 @@ def predict(
         config: The network's spacing, divisor, classes, thresholds and temperature.
         options: What is asked for.
         processing: Spacing, windows and flips; by default those of the options' preset.
-        refiner: Looks at the brain again, where the scan is at most a quarter coarser than the first
+        second_network: Looks at the brain again, where the scan is at most a quarter coarser than the first
             network's grid and the options do not say otherwise. It runs on the CPU.
         **changes: Fields of the options.
 
@@ -117,9 +117,11 @@ def predict(
     if options.spread:
         processing = processing.with_spread()
     seconds: dict[str, float] = {}
-    if refiner is not None and not (options.refinement and can_be_refined(scan.spacing, config.spacing)):
-        refiner = None
-    suspected = config.certain if refiner is None else min(config.certain, _SUSPECTED)
+    if second_network is not None and not (
+        options.second_look and is_fine_enough(scan.spacing, config.spacing)
+    ):
+        second_network = None
+    suspected = config.certain if second_network is None else min(config.certain, _SUSPECTED)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
         space = to_model_space(
@@ -156,14 +158,14 @@ def predict(
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
         lesion = space.to_native(values[:1])
-    if refiner is not None:
-        with _timed(seconds, "refinement"):
+    if second_network is not None:
+        with _timed(seconds, "second_look"):
             everything = Volume(torch.ones_like(values[:1], dtype=torch.uint8), space.affine)
-            lesion = _refined(lesion, scan, values[:1], brain or everything, space, refiner)
+            lesion = _looked_at_again(lesion, scan, values[:1], brain or everything, space, second_network)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
-        if refiner is not None:
+        if second_network is not None:
             believed = keep_certain(mask.data > 0, lesion.data, CERTAIN_TOGETHER)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
@@ -179,11 +181,16 @@ def _features(image: Tensor, config: SegmentationConfig, processing: Processing)
     return image_features(image, spacing=config.spacing) if config.image_range and as_trained else {}
 
 
-def _refined(
-    lesion: Volume, scan: Volume, values: Tensor, brain: Volume, space: ModelSpace, refiner: Refiner
+def _looked_at_again(
+    lesion: Volume,
+    scan: Volume,
+    values: Tensor,
+    brain: Volume,
+    space: ModelSpace,
+    second_network: SecondNetwork,
 ) -> Volume:
     """Add to the lesion probability what the second network changes."""
-    change = second_look(head_from_zero(scan), Volume(values, space.affine), brain, refiner)
+    change = second_look(head_from_zero(scan), Volume(values, space.affine), brain, second_network)
     if change is None:
         return lesion
     new = replace(space, affine=change.affine).to_native(change.data).data

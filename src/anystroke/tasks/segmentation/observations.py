@@ -108,7 +108,9 @@ def failure(mask: Tensor, patient: JudgedPatient, *, voxel_ml: float) -> tuple[b
 
 def observe(model: Model, patient: JudgedPatient) -> Observation:
     """Segment a patient, and note the signs and whether the mask fails."""
-    plain = Model(model.network, model.config.model_copy(update={"risk": None}), model.sha256, model.refiner)
+    plain = Model(
+        model.network, model.config.model_copy(update={"risk": None}), model.sha256, model.second_network
+    )
     return observation_of(segment(patient.scan, plain, device="cpu"), patient)
 
 

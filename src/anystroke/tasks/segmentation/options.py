@@ -25,7 +25,7 @@ class SegmentOptions:
         flip: Average with the prediction of the mirrored head; doubles the time.
         preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
             overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
-        refinement: Look at the brain again at a finer grid, if the model can and the scan is fine enough.
+        second_look: Look at the brain again at a finer grid, if the model can and the scan is fine enough.
         tissues: Classes of the model whose probabilities to return as well.
         spread: Return the spread over the flips too; the head is mirrored for it, which changes no mask.
         device: Where to compute, a `torch.device` or its name; None for a GPU if there is one.
@@ -52,7 +52,7 @@ class SegmentOptions:
             "paper-one-pass: the same without flips."
         ),
     ] = "default"
-    refinement: Annotated[bool, Doc("Do not look again at a finer grid.")] = True
+    second_look: Annotated[bool, Doc("Do not look again at a finer grid.")] = True
     tissues: tuple[str, ...] = ()
     spread: bool = False
     device: Any = None

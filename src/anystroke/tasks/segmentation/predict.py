@@ -16,12 +16,12 @@ from anystroke.models.volume_interval import VolumeInterval, central_volume, sur
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import Prediction, mask_of, predict, tally
 from anystroke.tasks.segmentation.options import SegmentOptions, WriteOptions
-from anystroke.tasks.segmentation.refinement import Refiner
 from anystroke.tasks.segmentation.risk import Risk
+from anystroke.tasks.segmentation.second_look import SecondNetwork
 from anystroke.tasks.segmentation.signs import reason_of, risk_of_prediction
 from anystroke.tasks.segmentation.trust import reasons_not_to_trust
 
-REFINEMENT = "refinement"
+SECOND_NETWORK = "second_network"
 """Folder within that of a model that holds its second network."""
 
 
@@ -33,10 +33,10 @@ class Model(TrainedNetwork[SegmentationConfig]):
         network: Maps (B, 1, X, Y, Z) to logits (B, classes, X, Y, Z).
         config: What is needed to use it.
         sha256: Of its weights file; of both files, joined by ``+``, if it has a second network.
-        refiner: Second network that looks again at a finer grid, if the model has one.
+        second_network: Second network that looks again at a finer grid, if the model has one.
     """
 
-    refiner: Refiner | None = None
+    second_network: SecondNetwork | None = None
 
     @classmethod
     def open(cls, name: str | Path = "default") -> "Model":
@@ -49,14 +49,14 @@ class Model(TrainedNetwork[SegmentationConfig]):
         if inputs_of(first.network) != 1:
             raise CheckpointError(
                 f"the model {name} is a second network, which finds nothing alone; put its folder into that "
-                f"of its first network and call it {REFINEMENT!r}"
+                f"of its first network and call it {SECOND_NETWORK!r}"
             )
-        second = find_model(name) / REFINEMENT
+        second = find_model(name) / SECOND_NETWORK
         if not second.is_dir():
             return cls(first.network, first.config, first.sha256)
         finer = open_network(second, SegmentationConfig)
         hashes = f"{first.sha256}+{finer.sha256}"
-        return cls(first.network, first.config, hashes, Refiner(finer.network, finer.config))
+        return cls(first.network, first.config, hashes, SecondNetwork(finer.network, finer.config))
 
 
 @dataclass(frozen=True, eq=False)
@@ -225,8 +225,8 @@ def segment(
     chosen = SegmentOptions.of(options, changes)
     opened = model if isinstance(model, Model) else Model.open(model)
     scan = usable_scan(as_volume(image, affine), str(image) if isinstance(image, str | Path) else "the scan")
-    refiner = opened.refiner if chosen.preset == "default" else None
-    prediction = predict(scan, opened.network, opened.config, chosen, refiner=refiner)
+    second_network = opened.second_network if chosen.preset == "default" else None
+    prediction = predict(scan, opened.network, opened.config, chosen, second_network=second_network)
     volume, _ = tally(prediction.mask)
     interval = interval_of(prediction.probability, prediction.mask, opened.config, prediction.threshold)
     risk = risk_of_prediction(prediction, opened.config, chosen, scan)

@@ -94,7 +94,7 @@ class TrainingSettings(NetworkSettings):
         if self.open_task().judged_on_simulated or self.validation.scans:
             raise ValueError(
                 "a second network cannot be judged alone; leave validation out, and measure both together "
-                "with benchmarks/refinement.py"
+                "with benchmarks/second_look.py"
             )
         if self.buffer is not None and self.buffer.channels != 1:
             raise ValueError(

@@ -22,7 +22,7 @@ from anystroke.models.passes import PRESETS, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import within_brain
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.refinement import with_log_odds
+from anystroke.tasks.segmentation.second_look import with_log_odds
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 # Shifts [voxels].

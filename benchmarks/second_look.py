@@ -1,6 +1,6 @@
 r"""Does the second look help? Simulated patients that training never saw.
 
-    python benchmarks/refinement.py runs/default/data --model default --output refinement
+    python benchmarks/second_look.py runs/default/data --model default --output second_look
 
 Showers of emboli on acute DWI and FLAIR, small lesions and lesions of any size on all contrasts, and heads
 without one; each is segmented with and without the second network.
@@ -36,13 +36,13 @@ class Row:
     weighting: str
     true_ml: float
     dice: float
-    dice_refined: float
+    dice_again: float
     f1: float
-    f1_refined: float
+    f1_again: float
     ml: float
-    ml_refined: float
+    ml_again: float
     seconds: float
-    seconds_refined: float
+    seconds_again: float
     interval_holds: bool
 
 
@@ -72,23 +72,23 @@ def patients(data: Path, options: argparse.Namespace) -> Iterator[tuple[str, Jud
 def measure(group: str, patient: JudgedPatient, model: Model) -> Row:
     """Segment one patient twice."""
     scores, seconds, holds = [], [], False
-    for refinement in (False, True):
-        found = segment(patient.scan, model, refinement=refinement)
+    for looks in (False, True):
+        found = segment(patient.scan, model, second_look=looks)
         scores.append(score_mask(found.mask.data[0] > 0, patient))
         seconds.append(sum(found.prediction.seconds.values()))
         interval = found.interval
         holds = interval is not None and interval.low <= scores[-1].truth <= interval.high
-    plain, refined = scores
+    plain, again = scores
     return Row(
         group,
         patient.groups["weighting"],
         plain.truth,
         plain.dice,
-        refined.dice,
+        again.dice,
         plain.f1,
-        refined.f1,
+        again.f1,
         plain.volume,
-        refined.volume,
+        again.volume,
         seconds[0],
         seconds[1],
         holds,
@@ -101,24 +101,24 @@ def summary(rows: Sequence[Row]) -> dict[str, object]:
     facts: dict[str, object] = {
         "patients": len(rows),
         "true_ml": math.fsum(row.true_ml for row in rows),
-        "marked_ml": [math.fsum(row.ml for row in rows), math.fsum(row.ml_refined for row in rows)],
+        "marked_ml": [math.fsum(row.ml for row in rows), math.fsum(row.ml_again for row in rows)],
         "median_seconds": [
             statistics.median(row.seconds for row in rows),
-            statistics.median(row.seconds_refined for row in rows),
+            statistics.median(row.seconds_again for row in rows),
         ],
-        "more_than_half_a_ml": [sum(row.ml > 0.5 for row in rows), sum(row.ml_refined > 0.5 for row in rows)],
+        "more_than_half_a_ml": [sum(row.ml > 0.5 for row in rows), sum(row.ml_again > 0.5 for row in rows)],
         "interval_holds": statistics.fmean(row.interval_holds for row in rows),
     }
     if ill:
         facts |= {
-            "missed": [sum(row.dice == 0 for row in ill), sum(row.dice_refined == 0 for row in ill)],
+            "missed": [sum(row.dice == 0 for row in ill), sum(row.dice_again == 0 for row in ill)],
             "dice": [
                 statistics.fmean(row.dice for row in ill),
-                statistics.fmean(row.dice_refined for row in ill),
+                statistics.fmean(row.dice_again for row in ill),
             ],
-            "f1": [statistics.fmean(row.f1 for row in ill), statistics.fmean(row.f1_refined for row in ill)],
-            "dice_gain": emboli.gain([row.dice_refined for row in ill], [row.dice for row in ill]),
-            "f1_gain": emboli.gain([row.f1_refined for row in ill], [row.f1 for row in ill]),
+            "f1": [statistics.fmean(row.f1 for row in ill), statistics.fmean(row.f1_again for row in ill)],
+            "dice_gain": emboli.gain([row.dice_again for row in ill], [row.dice for row in ill]),
+            "f1_gain": emboli.gain([row.f1_again for row in ill], [row.f1 for row in ill]),
         }
     return facts
 
@@ -139,11 +139,11 @@ def main() -> None:
     options = parser.parse_args()
     keep_pages()
     model = Model.open(options.model)
-    if model.refiner is None:
+    if model.second_network is None:
         parser.error(f"the model {options.model} has no second network")
     rows: list[Row] = []
     options.output.mkdir(parents=True, exist_ok=True)
-    with (options.output / "refinement.tsv").open("w", newline="", encoding="utf-8") as file:
+    with (options.output / "second_look.tsv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(Row.__dataclass_fields__), delimiter="\t")
         writer.writeheader()
         for group, patient in patients(options.data, options):
@@ -154,7 +154,7 @@ def main() -> None:
         group: summary([row for row in rows if row.group == group])
         for group in dict.fromkeys(row.group for row in rows)
     }
-    write_json(options.output / "refinement.json", result)
+    write_json(options.output / "second_look.json", result)
     for group, facts in result.items():
         print(group, facts)
 

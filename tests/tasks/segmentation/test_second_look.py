@@ -12,12 +12,12 @@ from anystroke.models.architectures.catalogue import DivisibleUNet, build_networ
 from anystroke.models.checkpoints import save_model
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.refinement import (
+from anystroke.tasks.segmentation.second_look import (
     CERTAIN_TOGETHER,
     POSSIBLE,
     WINDOW,
-    Refiner,
-    can_be_refined,
+    SecondNetwork,
+    is_fine_enough,
     second_look,
     whole_brain,
 )
@@ -37,8 +37,8 @@ class Brighter(nn.Module):
         return torch.cat([torch.zeros_like(level), 8.0 * level, lesion], dim=1)
 
 
-def _brighter() -> Refiner:
-    return Refiner(DivisibleUNet(Brighter(), 16, inputs=2), FINE)
+def _brighter() -> SecondNetwork:
+    return SecondNetwork(DivisibleUNet(Brighter(), 16, inputs=2), FINE)
 
 
 class Blind(nn.Module):
@@ -75,30 +75,30 @@ def _scan(scale: float = 0.6) -> tuple[Volume, Tensor]:
     return replace(plain, data=torch.where(small, 300.0, data)), small
 
 
-def test_the_refined_mask_is_nearer_to_the_truth() -> None:
+def test_the_mask_after_a_second_look_is_nearer_to_the_truth() -> None:
     scan, truth = _scan()
     coarse = predict(scan, Brightest(), CONFIG, device="cpu")
     fine = predict(
         scan,
         Brightest(),
         CONFIG,
-        refiner=_brighter(),
+        second_network=_brighter(),
         device="cpu",
     )
     before = dice(coarse.mask.data > 0, truth)
     after = dice(fine.mask.data > 0, truth)
     assert 0.6 < before < 0.95
     assert after > before + 0.03
-    assert "refinement" in fine.seconds
+    assert "second_look" in fine.seconds
 
 
 def test_coarse_scans_are_left_as_they_are() -> None:
     thick = axial_affine(5.5, 5.5, 5.0, shape=(30, 36, 32))
     scan = phantom(thick, (30, 36, 32))
     one = predict(scan, Brightest(), CONFIG, device="cpu")
-    two = predict(scan, Brightest(), CONFIG, refiner=Refiner(Blind(), FINE), device="cpu")
+    two = predict(scan, Brightest(), CONFIG, second_network=SecondNetwork(Blind(), FINE), device="cpu")
     assert torch.equal(one.probability.data, two.probability.data)
-    assert "refinement" not in two.seconds
+    assert "second_look" not in two.seconds
 
 
 def test_what_the_first_network_takes_to_be_possible_must_be_certain_for_both() -> None:
@@ -107,10 +107,10 @@ def test_what_the_first_network_takes_to_be_possible_must_be_certain_for_both() 
     first = predict(scan, Doubtful(), config, device="cpu")
     assert 0.2 < float(first.probability.data.max()) < 0.62
     assert float(first.mask.data.sum()) == 0
-    both = predict(scan, Doubtful(), config, refiner=_brighter(), device="cpu")
+    both = predict(scan, Doubtful(), config, second_network=_brighter(), device="cpu")
     assert dice(both.mask.data > 0, truth) > 0.7
     for second in (Blind(), Shy()):
-        neither = predict(scan, Doubtful(), config, refiner=Refiner(second, FINE), device="cpu")
+        neither = predict(scan, Doubtful(), config, second_network=SecondNetwork(second, FINE), device="cpu")
         if isinstance(second, Shy):
             assert 0.62 < float(neither.probability.data.max()) < CERTAIN_TOGETHER
         assert float(neither.mask.data.sum()) == 0
@@ -147,7 +147,7 @@ def test_a_second_network_that_agrees_changes_nothing() -> None:
     network = Remembering()
     monkey = DivisibleUNet(network, 16, inputs=2)
     head, first, brain = _brain((slice(10, 70), slice(12, 60), slice(10, 66)))
-    change = second_look(head, first, brain, Refiner(monkey, FINE))
+    change = second_look(head, first, brain, SecondNetwork(monkey, FINE))
     assert change is not None
     assert len(network.windows) > 8
     assert float(change.data.abs().max()) < 0.02
@@ -160,7 +160,7 @@ def test_a_second_network_that_agrees_changes_nothing() -> None:
 def test_nothing_changes_outside_of_the_brain() -> None:
     head, first, brain = _brain((slice(10, 70), slice(12, 60), slice(10, 66)))
     brain.data[0, 40:, 36:, 40:] = 0
-    change = second_look(head, first, brain, Refiner(Shy(), FINE))
+    change = second_look(head, first, brain, SecondNetwork(Shy(), FINE))
     assert change is not None
     inside = whole_brain(brain, first)
     assert float(inside.data.float().mean()) < 0.36
@@ -168,16 +168,16 @@ def test_nothing_changes_outside_of_the_brain() -> None:
     assert float(change.data[there == 0].abs().max()) == 0
     assert float(change.data[there == 1].min()) > 0.01
     nothing = replace(brain, data=torch.zeros_like(brain.data))
-    assert second_look(head, first, nothing, Refiner(Shy(), FINE)) is None
+    assert second_look(head, first, nothing, SecondNetwork(Shy(), FINE)) is None
 
 
 def test_only_windows_in_which_a_lesion_is_possible_are_looked_at() -> None:
     head, first, brain = _brain((slice(2, 78), slice(2, 78), slice(2, 78)), around=POSSIBLE - 0.01)
     network = Remembering()
-    change = second_look(head, first, brain, Refiner(DivisibleUNet(network, 16, inputs=2), FINE))
+    change = second_look(head, first, brain, SecondNetwork(DivisibleUNet(network, 16, inputs=2), FINE))
     assert change is not None
     assert 1 <= len(network.windows) <= 8
-    shy = second_look(head, first, brain, Refiner(Shy(), FINE))
+    shy = second_look(head, first, brain, SecondNetwork(Shy(), FINE))
     assert shy is not None
     far = shy.data[0, 120:, 120:, 120:]
     assert float(far.abs().max()) == 0
@@ -189,11 +189,11 @@ def test_only_windows_in_which_a_lesion_is_possible_are_looked_at() -> None:
 
 def test_a_small_brain_gets_a_whole_window_and_a_constant_one_no_change() -> None:
     head, first, brain = _brain((slice(20, 40), slice(20, 40), slice(20, 40)))
-    change = second_look(head, first, brain, Refiner(Shy(), FINE))
+    change = second_look(head, first, brain, SecondNetwork(Shy(), FINE))
     assert change is not None
     assert change.shape == (WINDOW, WINDOW, WINDOW)
     flat = replace(head, data=torch.ones_like(head.data))
-    same = second_look(flat, first, brain, Refiner(Shy(), FINE))
+    same = second_look(flat, first, brain, SecondNetwork(Shy(), FINE))
     assert same is not None
     assert float(same.data.abs().max()) == 0
 
@@ -211,17 +211,17 @@ def test_a_lesion_is_part_of_the_whole_brain() -> None:
     ("spacing", "coarse"), [((2.0, 2.0, 2.0), False), ((0.5, 2.5, 6.0), False), ((2.6, 2.6, 1.0), True)]
 )
 def test_what_is_too_coarse(spacing: tuple[float, float, float], coarse: bool) -> None:
-    assert can_be_refined(spacing, 2.0) is not coarse
+    assert is_fine_enough(spacing, 2.0) is not coarse
 
 
 def test_a_model_folder_may_hold_a_second_network(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"architecture": "tiny_unet", "volume_errors": None})
-    for folder, spacing in ((tmp_path, 2.0), (tmp_path / "refinement", 1.0)):
+    for folder, spacing in ((tmp_path, 2.0), (tmp_path / "second_network", 1.0)):
         network = build_network("tiny_unet", 3, seed=int(spacing))
         save_model(folder, network, config.model_copy(update={"spacing": spacing}))
     model = Model.open(tmp_path)
-    assert model.refiner is not None
-    assert (model.config.spacing, model.refiner.config.spacing) == (2.0, 1.0)
+    assert model.second_network is not None
+    assert (model.config.spacing, model.second_network.config.spacing) == (2.0, 1.0)
     assert model.sha256.split("+") == [
-        sha256(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "refinement")
+        sha256(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "second_network")
     ]

@@ -38,7 +38,7 @@ _SMALLEST_PROBABILITY, _LOG_ODDS = 1e-3, 3.0
 
 
 @dataclass(frozen=True)
-class Refiner:
+class SecondNetwork:
     """The second network.
 
     Attributes:
@@ -51,7 +51,7 @@ class Refiner:
     config: SegmentationConfig
 
 
-def can_be_refined(spacing: Sequence[float], coarse: float) -> bool:
+def is_fine_enough(spacing: Sequence[float], coarse: float) -> bool:
     """Tell whether a scan is fine enough for a second look: at most a quarter coarser than the coarse grid.
 
     Args:
@@ -59,7 +59,7 @@ def can_be_refined(spacing: Sequence[float], coarse: float) -> bool:
         coarse: Of the first network's grid [mm].
 
     Example:
-        >>> can_be_refined((2.0, 2.0, 5.0), 2.0), can_be_refined((3.0, 3.0, 3.0), 2.0)
+        >>> is_fine_enough((2.0, 2.0, 5.0), 2.0), is_fine_enough((3.0, 3.0, 3.0), 2.0)
         (True, False)
     """
     return sorted(spacing)[1] <= 1.25 * coarse
@@ -80,20 +80,20 @@ def with_log_odds(image: Tensor, probability: Volume, grid: Grid) -> Tensor:
     return torch.cat([image, (_log_odds(there) / _LOG_ODDS).to(image.dtype)])
 
 
-def second_look(head: Volume, first: Volume, brain: Volume, refiner: Refiner) -> Volume | None:
+def second_look(head: Volume, first: Volume, brain: Volume, second_network: SecondNetwork) -> Volume | None:
     """Compute what the second network changes.
 
     Args:
         head: The scan from zero, in RAS order.
         first: Lesion probability of the first network, on a grid along the world's axes.
         brain: The healthy brain on the same grid, uint8.
-        refiner: The second network.
+        second_network: The second network.
 
     Returns:
         What to add to the lesion probability, on the second network's grid around the brain; zero outside of
         it. None if there is no brain.
     """
-    spacing, divisor = refiner.config.spacing, refiner.config.divisor
+    spacing, divisor = second_network.config.spacing, second_network.config.divisor
     inside = whole_brain(brain, first)
     grid = _grid_around(inside, spacing, WINDOW)
     if grid is None:
@@ -108,8 +108,8 @@ def second_look(head: Volume, first: Volume, brain: Volume, refiner: Refiner) ->
     ramp = _ramp(side)
     for cut in _cuts(grid.shape, side):
         everywhere[cut] += ramp
-    for cuts, batch in _windows(image, odds, wanted, side, refiner):
-        for cut, second in zip(cuts, _second_log_odds(batch, refiner), strict=True):
+    for cuts, batch in _windows(image, odds, wanted, side, second_network):
+        for cut, second in zip(cuts, _second_log_odds(batch, second_network), strict=True):
             total[cut] += ramp * second
             seen[cut] += ramp
     limit = float(_log_odds(torch.tensor(1.0)))
@@ -155,17 +155,17 @@ def _grid_around(brain: Volume, spacing: float, smallest: int) -> Grid | None:
 
 
 def _windows(
-    image: Tensor, odds: Tensor, wanted: Tensor, side: int, refiner: Refiner
+    image: Tensor, odds: Tensor, wanted: Tensor, side: int, second_network: SecondNetwork
 ) -> Iterator[tuple[list[tuple[slice, ...]], Tensor]]:
     """Yield the windows that show something wanted, a few at a time, with what the network sees there."""
-    both = inputs_of(refiner.network) == 2
+    both = inputs_of(second_network.network) == 2
     cuts: list[tuple[slice, ...]] = []
     parts: list[Tensor] = []
     for cut in _cuts(image.shape[1:], side):
         part = image[(slice(None), *cut)]
         if not bool(wanted[cut].any()) or not has_contrast(part):
             continue
-        part = normalise_intensity(part, refiner.config.normalisation)
+        part = normalise_intensity(part, second_network.config.normalisation)
         cuts.append(cut)
         parts.append(torch.cat([part, odds[cut][None] / _LOG_ODDS]) if both else part)
         if len(parts) == _AT_ONCE:
@@ -184,12 +184,12 @@ def _cuts(shape: Sequence[int], side: int) -> Iterator[tuple[slice, ...]]:
     yield from (tuple(slice(a, a + side) for a in corner) for corner in product(*firsts))
 
 
-def _second_log_odds(batch: Tensor, refiner: Refiner) -> Tensor:
+def _second_log_odds(batch: Tensor, second_network: SecondNetwork) -> Tensor:
     """Return the lesion log-odds (B, X, Y, Z) of the second network."""
     with torch.autocast("cpu", torch.bfloat16, enabled=fast_bfloat16(torch.device("cpu"))):
-        logits = refiner.network(batch)
-    logits = logits.float() / refiner.config.temperature
-    lesion = refiner.config.classes.index("lesion")
+        logits = second_network.network(batch)
+    logits = logits.float() / second_network.config.temperature
+    lesion = second_network.config.classes.index("lesion")
     others = torch.cat([logits[:, :lesion], logits[:, lesion + 1 :]], dim=1)
     odds: Tensor = logits[:, lesion] - others.logsumexp(1)
     return odds
