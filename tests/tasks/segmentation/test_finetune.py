@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ def test_a_head_for_other_classes_starts_anew(tmp_path: Path, caplog: pytest.Log
     narrower = finetuning_recipe([tmp_path], overrides=['architecture="compact_unet"'])
     with pytest.raises(StartError, match=r"fits the architecture 'compact_unet' .*'wide_unet'"):
         Trainer(narrower, tmp_path)
+
+
+def test_a_run_goes_on_when_the_model_that_it_started_from_has_gone(tmp_path: Path) -> None:
+    start = _model_with("tiny_unet", tmp_path / "start")
+    settings = finetuning_recipe([tmp_path], overrides=['architecture="tiny_unet"', f'start_from="{start}"'])
+    run = Trainer(settings, tmp_path)
+    before = run.model_config()
+    shutil.rmtree(start)
+    assert run.model_config() == before
 
 
 def test_a_network_of_fewer_channels_takes_evenly_spaced_ones(

@@ -46,6 +46,7 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
     def __init__(self, settings: "TrainingSettings") -> None:
         super().__init__(settings)
         self.classes = TARGET_SCHEMES[settings.classes]
+        self._calibration = self._calibration_of_start()
 
     @property
     def outputs(self) -> int:
@@ -156,13 +157,16 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
     def config(self, common: Mapping[str, Any]) -> SegmentationConfig:
         """Return the configuration of the model, calibrated as the one that training started from."""
         config = SegmentationConfig(classes=self.classes, brain=self.classes[1:-1], **common)
+        return config.model_copy(update=self._calibration)
+
+    def _calibration_of_start(self) -> dict[str, float]:
+        """Return what a model of the same task says of its masks; read once, as it may be replaced later."""
         source = self.settings.start_from
-        if source is None or task_of_model(source) != config.task:
-            return config
-        if self.settings.architecture in SECOND_LOOKS:
-            return config
+        if source is None or self.settings.architecture in SECOND_LOOKS:
+            return {}
+        if task_of_model(source) != SegmentationConfig.model_fields["task"].default:
+            return {}
         start = load_config(source, SegmentationConfig)
         if start.classes != self.classes:
-            return config
-        kept = {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
-        return config.model_copy(update=kept)
+            return {}
+        return {name: getattr(start, name) for name in ("threshold", "certain", "temperature")}
