@@ -187,6 +187,28 @@ def test_only_windows_in_which_a_lesion_is_possible_are_looked_at() -> None:
     assert float((line[1:] - line[:-1]).abs().max()) < 0.2  # no edges where a window ends
 
 
+class LeftEye(nn.Module):
+    """Sees lesions in the left half of a window alone."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        lesion = torch.full_like(image, -2.0)
+        lesion[:, :, : image.shape[2] // 2] = 3.0
+        return torch.cat([torch.zeros_like(image), torch.full_like(image, -20.0), lesion], dim=1)
+
+
+def test_the_mirrored_windows_are_looked_at_too() -> None:
+    head, first, brain = _brain((slice(20, 40), slice(20, 40), slice(20, 40)))
+    network = SecondNetwork(LeftEye(), FINE)
+    one, both = (second_look(head, first, brain, network, flip=flip) for flip in (False, True))
+    assert one is not None
+    assert both is not None
+    left, right = ((side, slice(12, 30), slice(12, 30)) for side in (slice(24, 31), slice(33, 38)))
+    assert float(one.data[0][left].mean()) > float(one.data[0][right].mean()) + 0.1
+    middle = torch.sigmoid((torch.logit(torch.tensor(0.1)) + torch.tensor(0.5)) / 2) - 0.1
+    assert torch.allclose(both.data[0][left], middle, atol=1e-3)
+    assert torch.allclose(both.data[0][right], middle, atol=1e-3)
+
+
 def test_a_small_brain_gets_a_whole_window_and_a_constant_one_no_change() -> None:
     head, first, brain = _brain((slice(20, 40), slice(20, 40), slice(20, 40)))
     change = second_look(head, first, brain, SecondNetwork(Shy(), FINE))

@@ -161,7 +161,14 @@ def predict(
     if second_network is not None:
         with _timed(seconds, "second_look"):
             everything = Volume(torch.ones_like(values[:1], dtype=torch.uint8), space.affine)
-            lesion = _looked_at_again(lesion, scan, values[:1], brain or everything, space, second_network)
+            change = second_look(
+                head_from_zero(scan),
+                Volume(values[:1], space.affine),
+                brain or everything,
+                second_network,
+                flip=options.flip,
+            )
+            lesion = _changed(lesion, change, space)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
@@ -181,16 +188,8 @@ def _features(image: Tensor, config: SegmentationConfig, processing: Processing)
     return image_features(image, spacing=config.spacing) if config.image_range and as_trained else {}
 
 
-def _looked_at_again(
-    lesion: Volume,
-    scan: Volume,
-    values: Tensor,
-    brain: Volume,
-    space: ModelSpace,
-    second_network: SecondNetwork,
-) -> Volume:
+def _changed(lesion: Volume, change: Volume | None, space: ModelSpace) -> Volume:
     """Add to the lesion probability what the second network changes."""
-    change = second_look(head_from_zero(scan), Volume(values, space.affine), brain, second_network)
     if change is None:
         return lesion
     new = replace(space, affine=change.affine).to_native(change.data).data

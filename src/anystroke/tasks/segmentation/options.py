@@ -22,7 +22,7 @@ class SegmentOptions:
     Attributes:
         threshold: Probability from which a voxel is lesion; None for the model's own.
         min_volume: Lesions smaller than this [ml] are left out of the mask.
-        flip: Average with the prediction of the mirrored head; doubles the time.
+        flip: Average with what the networks say of the mirrored head; doubles their time.
         preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
             overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
         second_look: Look at the brain again at a finer grid, if the model can and the scan is fine enough.

@@ -80,7 +80,9 @@ def with_log_odds(image: Tensor, probability: Volume, grid: Grid) -> Tensor:
     return torch.cat([image, (_log_odds(there) / _LOG_ODDS).to(image.dtype)])
 
 
-def second_look(head: Volume, first: Volume, brain: Volume, second_network: SecondNetwork) -> Volume | None:
+def second_look(
+    head: Volume, first: Volume, brain: Volume, second_network: SecondNetwork, *, flip: bool = False
+) -> Volume | None:
     """Compute what the second network changes.
 
     Args:
@@ -88,6 +90,7 @@ def second_look(head: Volume, first: Volume, brain: Volume, second_network: Seco
         first: Lesion probability of the first network, on a grid along the world's axes.
         brain: The healthy brain on the same grid, uint8.
         second_network: The second network.
+        flip: Average its log-odds with those of the windows mirrored left to right.
 
     Returns:
         What to add to the lesion probability, on the second network's grid around the brain; zero outside of
@@ -109,8 +112,11 @@ def second_look(head: Volume, first: Volume, brain: Volume, second_network: Seco
     for cut in _cuts(grid.shape, side):
         everywhere[cut] += ramp
     for cuts, batch in _windows(image, odds, wanted, side, second_network):
-        for cut, second in zip(cuts, _second_log_odds(batch, second_network), strict=True):
-            total[cut] += ramp * second
+        said = _second_log_odds(batch, second_network)
+        if flip:
+            said = (said + _second_log_odds(batch.flip(2), second_network).flip(1)) / 2
+        for cut, in_window in zip(cuts, said, strict=True):
+            total[cut] += ramp * in_window
             seen[cut] += ramp
     limit = float(_log_odds(torch.tensor(1.0)))
     second = (total / seen.clamp(min=1e-6)).clamp(-limit, limit)
