@@ -73,7 +73,7 @@ def measure(group: str, patient: JudgedPatient, model: Model) -> Row:
     """Segment one patient twice."""
     scores, seconds, holds = [], [], False
     for looks in (False, True):
-        found = segment(patient.scan, model, second_look=looks)
+        found = segment(patient.scan, model, second_look=looks, adc=patient.adc)
         scores.append(score_mask(found.mask.data[0] > 0, patient))
         seconds.append(sum(found.prediction.seconds.values()))
         interval = found.interval

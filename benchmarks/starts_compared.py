@@ -150,7 +150,7 @@ def measure_lesions(folder: Path, model: Path, name: str, patients: Sequence[Jud
         scan, truth, mask = (Path(f"{stem}_{what}.nii.gz") for what in ("scan", "truth", "mask"))
         patient.scan.save(scan, overwrite=True)
         Volume(patient.truth[None].to(torch.uint8), patient.scan.affine).save(truth, overwrite=True)
-        segment(patient.scan, opened).mask.save(mask, overwrite=True)
+        segment(patient.scan, opened, adc=patient.adc).mask.save(mask, overwrite=True)
         facts = {"patient": stem.name, **{key: patient.groups[key] for key in _FACTS}}
         cases.append(Pair(stem.name, mask, truth, None, scan, facts))
     settings = load_settings()

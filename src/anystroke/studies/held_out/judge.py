@@ -106,7 +106,7 @@ def judge_sample(model: Model, sample: Sample) -> tuple[PatientRow, Reliability]
     Returns:
         How mask, volume and intervals compare with the truth; and how far probabilities hold.
     """
-    found = segment(Volume(sample.image[None], sample.affine), model)
+    found = segment(Volume(sample.image[None], sample.affine), model, adc=sample.protocol.weighting == "ADC")
     truth = sample.target == CLASSES.index("lesion")
     mask = found.mask.data[0] > 0
     ill = bool(truth.any())

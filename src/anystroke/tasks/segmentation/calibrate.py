@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -261,21 +262,15 @@ def chosen_on(
     small_parts = model.config.small_parts
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
-        own = (
-            predict(patient.scan, model.network, model.config, second_network=model.second_network).mask.data[
-                0
-            ]
-            > 0
-        )
+        looked_at = partial(predict, patient.scan, model.network, adc=patient.adc)
+        own = looked_at(model.config, second_network=model.second_network).mask.data[0] > 0
         before.append(_judged(own, patient, ml))
-        probability = predict(patient.scan, model.network, plain).probability
+        probability = looked_at(plain).probability
         alone.append(_judged_masks(probability.data[0], patient, ml, small_parts, choices))
         together.append(alone[-1])
         least = 0.0
         if model.second_network is not None and is_fine_enough(patient.scan.spacing, model.config.spacing):
-            probability = predict(
-                patient.scan, model.network, plain, second_network=model.second_network
-            ).probability
+            probability = looked_at(plain, second_network=model.second_network).probability
             least = CERTAIN_TOGETHER
             together[-1] = _judged_masks(probability.data[0], patient, ml, small_parts, choices, least)
         if patient.ignored is not None:

@@ -2,12 +2,15 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from anystroke.models.checkpoints import ClassesConfig
 from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation.risk import RiskModel
 from anystroke.tasks.segmentation.small_parts import SmallParts
+
+TISSUES = ("grey_matter", "white_matter", "csf")
+"""What makes up the healthy brain where a network tells it apart."""
 
 
 class SegmentationConfig(ClassesConfig):
@@ -22,6 +25,8 @@ class SegmentationConfig(ClassesConfig):
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
+        dark_fluid: Share that the exponential of an ADC map has in a lesion's log-odds, see
+            `anystroke.tasks.segmentation.dark_fluid`; 0 for none.
         volume_errors: What intervals of the volume are made of; None gives none.
         lesion_errors: Likewise of the volumes of single lesions.
         risk: What tells masks that fail from others; None if that was not measured.
@@ -35,7 +40,14 @@ class SegmentationConfig(ClassesConfig):
     certain: float = Field(default=0.0, ge=0, lt=1)
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
+    dark_fluid: float = Field(default=0.0, ge=0, lt=1)
     volume_errors: VolumeErrors | None = None
     lesion_errors: VolumeErrors | None = None
     risk: RiskModel | None = None
     image_range: dict[str, tuple[float, float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _knows_fluid(self) -> "SegmentationConfig":
+        if self.dark_fluid and self.brain != TISSUES:
+            raise ValueError(f"dark_fluid needs brain = {TISSUES}, got {self.brain}")
+        return self

@@ -24,7 +24,7 @@ from anystroke.io.names import derivative_stem, image_stem
 from anystroke.io.results import Outcome, ResultFolder
 from anystroke.models.passes import PredictionWarning
 from anystroke.tasks.segmentation.options import CohortOptions, SegmentOptions, WriteOptions
-from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
+from anystroke.tasks.segmentation.predict import Model, Segmentation, is_named_adc, segment
 from anystroke.tasks.segmentation.results import import_report_makers, write_agreement, write_scan_results
 
 if TYPE_CHECKING:
@@ -265,7 +265,10 @@ def _compute(run: _Run, job: _Job, scans: list[Volume]) -> "tuple[list[Segmentat
 
 def _found(run: _Run, job: _Job, scans: list[Volume]) -> "tuple[list[Segmentation], Together | None]":
     run.collected.take()
-    results = [segment(scan, run.model, run.options) for scan in scans]
+    results = [
+        segment(scan, run.model, replace(run.options, adc=run.options.adc or is_named_adc(source.path)))
+        for scan, source in zip(scans, job.sources, strict=False)
+    ]
     fused: Together | None = None
     if job.described:
         from anystroke.tasks.segmentation.together import fuse

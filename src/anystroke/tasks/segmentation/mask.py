@@ -19,6 +19,7 @@ from anystroke.models.passes import PRESETS, Processing, best_device, class_prob
 from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.dark_fluid import lesion_in_both
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.second_look import (
@@ -46,7 +47,7 @@ class Prediction:
             as probable as the model demands; uint8. After a second look they must be surer.
         threshold: The threshold used.
         tissues: Probabilities of the other classes that were asked for, by name.
-        seconds: Duration of each stage by name.
+        seconds: Duration of each stage by name, such as ``second_look`` where there was one.
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
         certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
         spread: Standard deviation of the lesion probability over the flips, if it was asked for.
@@ -144,10 +145,26 @@ def predict(
             divisor=config.divisor,
             temperature=config.temperature,
         )
-        brain, certainty = None, None
-        if config.brain:
-            healthy = values[1 + len(tissues) :]
-            certainty = mean_certainty(values[0], healthy)
+    brain, certainty = None, None
+    if config.brain:
+        healthy = values[1 + len(tissues) :]
+        certainty = mean_certainty(values[0], healthy)
+        if options.adc and config.dark_fluid and _as_trained(config, processing):
+            with _timed(seconds, "dark_fluid"):
+                both = lesion_in_both(
+                    torch.cat([values[:1], healthy]),
+                    head_from_zero(scan),
+                    space.affine,
+                    network,
+                    config,
+                    processing,
+                    best_device(options.device),
+                )
+            if both is None:
+                del seconds["dark_fluid"]
+            else:
+                values[0] = both
+        with _timed(seconds, "brain"):
             inside = healthy.sum(0) >= 0.5
             brain = Volume(inside[None].to(torch.uint8), space.affine)
             found = values[0] >= threshold / 2
@@ -179,13 +196,18 @@ def predict(
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
 
-def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:
-    """Measure the image if there is something to compare it with."""
-    as_trained = processing.normalisation in (None, config.normalisation) and processing.spacing in (
+def _as_trained(config: SegmentationConfig, processing: Processing) -> bool:
+    return processing.normalisation in (None, config.normalisation) and processing.spacing in (
         None,
         config.spacing,
     )
-    return image_features(image, spacing=config.spacing) if config.image_range and as_trained else {}
+
+
+def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:
+    """Measure the image if there is something to compare it with."""
+    if not (config.image_range and _as_trained(config, processing)):
+        return {}
+    return image_features(image, spacing=config.spacing)
 
 
 def _changed(lesion: Volume, change: Volume | None, space: ModelSpace) -> Volume:

@@ -111,7 +111,7 @@ def observe(model: Model, patient: JudgedPatient) -> Observation:
     plain = Model(
         model.network, model.config.model_copy(update={"risk": None}), model.sha256, model.second_network
     )
-    return observation_of(segment(patient.scan, plain, device="cpu"), patient)
+    return observation_of(segment(patient.scan, plain, device="cpu", adc=patient.adc), patient)
 
 
 def observation_of(found: Segmentation, patient: JudgedPatient) -> Observation:

@@ -25,6 +25,8 @@ class SegmentOptions:
         flip: Average with what the networks say of the mirrored head; doubles their time.
         preset: ``"default"``, or ``"paper"``: 1 mm, histogram equalisation, windows of 192 voxels that
             overlap by half, and eight flips, as published; or ``"paper-one-pass"``, without the flips.
+        adc: The scan is an ADC map, which is then looked at as its exponential too; one whose name says so is
+            known to be one.
         second_look: Look at the brain again at a finer grid, if the model can and the scan is fine enough.
         tissues: Classes of the model whose probabilities to return as well.
         spread: Return the spread over the flips too; the head is mirrored for it, which changes no mask.
@@ -52,6 +54,7 @@ class SegmentOptions:
             "paper-one-pass: the same without flips."
         ),
     ] = "default"
+    adc: Annotated[bool, Doc("The scans are ADC maps; needed where their names do not say so.")] = False
     second_look: Annotated[bool, Doc("Do not look again at a finer grid.")] = True
     tissues: tuple[str, ...] = ()
     spread: bool = False

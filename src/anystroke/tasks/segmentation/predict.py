@@ -1,7 +1,8 @@
 """Segment one scan: the function behind ``anystroke.segment``."""
 
 import base64
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -223,6 +224,8 @@ def segment(
         (40, 40, 40)
     """
     chosen = SegmentOptions.of(options, changes)
+    if isinstance(image, str | Path) and is_named_adc(Path(image)):
+        chosen = replace(chosen, adc=True)
     opened = model if isinstance(model, Model) else Model.open(model)
     scan = usable_scan(as_volume(image, affine), str(image) if isinstance(image, str | Path) else "the scan")
     second_network = opened.second_network if chosen.preset == "default" else None
@@ -244,6 +247,16 @@ def segment(
         reasons = (reason_of(risk), *reasons)
     source = Path(image) if isinstance(image, str | Path) else None
     return Segmentation(scan, prediction, opened, chosen, interval, reasons, source, risk)
+
+
+def is_named_adc(path: Path) -> bool:
+    """Tell whether a file's name says that it is an ADC map: one of its words is ADC, in any case.
+
+    Example:
+        >>> is_named_adc(Path("sub-01_ses-2_adc.nii.gz")), is_named_adc(Path("cadccd_T2w.nii"))
+        (True, False)
+    """
+    return "adc" in re.split("[^a-z0-9]+", path.name.casefold())
 
 
 def interval_of(

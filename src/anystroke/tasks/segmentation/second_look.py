@@ -1,8 +1,9 @@
 """Look at the brain again at a finer grid than that of the whole head, knowing what was found there.
 
 A second network sees overlapping windows of the brain, and the first one's log-odds beside each, wherever the
-first takes a lesion to be possible at all. The log-odds of both are averaged. So small lesions that the first
-network is unsure of are found, and what only looks like one at its grid is not.
+first takes a lesion to be possible at all. The log-odds of both are averaged, those of the second counting
+more. So small lesions that the first network is unsure of are found, and what only looks like one at its grid
+is not.
 """
 
 import math
@@ -29,7 +30,7 @@ WINDOW = 64
 """Side of the windows [voxels]."""
 _STEP = 48
 _RAMP = 12
-_SHARE = 0.5
+_SHARE = 0.7
 _AT_ONCE = 4
 # Holes of the healthy brain, such as lesions, are closed over this many voxels of the first network's grid.
 _CLOSED = 4

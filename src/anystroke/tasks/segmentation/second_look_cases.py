@@ -17,9 +17,10 @@ from anystroke.core.volume import Grid, Volume
 from anystroke.learning.cases import Case
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
-from anystroke.models.model_space import has_contrast, normalise_intensity, to_model_space
+from anystroke.models.model_space import has_contrast, head_from_zero, normalise_intensity, to_model_space
 from anystroke.models.passes import PRESETS, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.dark_fluid import lesion_in_both
 from anystroke.tasks.segmentation.mask import within_brain
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.second_look import with_log_odds
@@ -190,6 +191,10 @@ def first_probability(scan: Volume, network: nn.Module, config: SegmentationConf
         temperature=config.temperature,
     )
     lesion = values[:1]
+    if config.dark_fluid:
+        head, cpu = head_from_zero(scan), torch.device("cpu")
+        both = lesion_in_both(values, head, space.affine, network, config, PRESETS["default"], cpu)
+        lesion = lesion if both is None else both[None]
     if config.brain:
         found = lesion[0] >= config.threshold / 2
         lesion = lesion * within_brain(found, values[1:].sum(0) >= 0.5)

@@ -51,6 +51,11 @@ class JudgedPatient:
     groups: dict[str, str]
     ignored: Tensor | None = None
 
+    @property
+    def adc(self) -> bool:
+        """Whether the scan is known to be an ADC map, as files are by their names."""
+        return self.groups.get("weighting") == "ADC"
+
     def judged(self, mask: Tensor) -> Tensor:
         """Return the part of a mask that is right or wrong.
 
@@ -190,7 +195,10 @@ def judge(model: Model, patients: Sequence[JudgedPatient] | Iterator[JudgedPatie
         model: The network with its configuration.
         patients: Scans with their truth.
     """
-    return [score_mask(segment(patient.scan, model).mask.data[0] > 0, patient) for patient in patients]
+    return [
+        score_mask(segment(patient.scan, model, adc=patient.adc).mask.data[0] > 0, patient)
+        for patient in patients
+    ]
 
 
 def score_mask(mask: Tensor, patient: JudgedPatient) -> Score:
