@@ -204,7 +204,7 @@ def test_the_mirrored_windows_are_looked_at_too() -> None:
     assert both is not None
     left, right = ((side, slice(12, 30), slice(12, 30)) for side in (slice(24, 31), slice(33, 38)))
     assert float(one.data[0][left].mean()) > float(one.data[0][right].mean()) + 0.1
-    middle = torch.sigmoid((torch.logit(torch.tensor(0.1)) + torch.tensor(0.5)) / 2) - 0.1
+    middle = torch.sigmoid(0.3 * torch.logit(torch.tensor(0.1)) + 0.7 * (3.0 - 2.0) / 2) - 0.1
     assert torch.allclose(both.data[0][left], middle, atol=1e-3)
     assert torch.allclose(both.data[0][right], middle, atol=1e-3)
 
