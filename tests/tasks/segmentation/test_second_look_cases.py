@@ -65,6 +65,21 @@ def test_what_the_first_network_says_lies_where_it_says_it() -> None:
     assert torch.allclose(torch.sigmoid(3 * both[1]), there.clamp(1e-3, 1 - 1e-3), atol=1e-5)
 
 
+def test_the_first_network_sees_the_exponential_of_adc_maps_alone() -> None:
+    model = Model.open("default")
+    settings = SynthesisSettings(spacing=2.0, weighting="ADC", cut=0.0)
+    image = (
+        SimulatedSource(Pack([mni_anatomy()], []), settings).case((80, 96, 80), rng=stream(2, "head")).image
+    )
+    scan = Volume(image[None], torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0])))
+    unknown, known = (
+        first_probability(scan, model.network, model.config, adc=adc).data for adc in (False, True)
+    )
+    assert float((known - unknown).abs().max()) > 0.001
+    plain = model.config.model_copy(update={"dark_fluid": 0.0})
+    assert torch.equal(first_probability(scan, model.network, plain, adc=True).data, unknown)
+
+
 def test_what_is_told_beside_the_image_is_changed_in_many_ways(cases: SecondLookCases) -> None:
     """Parts of one head are told other things, and some of them nothing."""
     told = [cases.scan(SHAPE, number, rng=stream(6, "a")).image[1] for number in range(24)]

@@ -134,7 +134,10 @@ class SecondLookCases:
         offset = torch.tensor([uniform(draws, 0.0, model.config.spacing) for _ in range(3)])
         affine = torch.diag(torch.tensor([spacing] * 3 + [1.0], dtype=torch.float64))
         affine[:3, 3] = offset
-        probability = first_probability(Volume(head.image[None], affine), model.network, model.config)
+        is_adc = head.record.get("weighting") == "ADC"
+        probability = first_probability(
+            Volume(head.image[None], affine), model.network, model.config, adc=is_adc
+        )
         moved = probability.affine.clone()
         moved[:3, 3] -= offset
         probability = replace(probability, affine=moved)
@@ -166,13 +169,16 @@ class SecondLookCases:
 
 
 @torch.inference_mode()
-def first_probability(scan: Volume, network: nn.Module, config: SegmentationConfig) -> Volume:
+def first_probability(
+    scan: Volume, network: nn.Module, config: SegmentationConfig, *, adc: bool = False
+) -> Volume:
     """Compute the lesion probability of a first network on its own grid, as `predict` does but for MNI space.
 
     Args:
         scan: One channel.
         network: The first network.
         config: Of it.
+        adc: Whether the scan is known to be an ADC map.
 
     Returns:
         (1, X, Y, Z), zero where a part of it is outside of the brain.
@@ -191,7 +197,7 @@ def first_probability(scan: Volume, network: nn.Module, config: SegmentationConf
         temperature=config.temperature,
     )
     lesion = values[:1]
-    if config.dark_fluid:
+    if adc and config.dark_fluid:
         head, cpu = head_from_zero(scan), torch.device("cpu")
         both = lesion_in_both(values, head, space.affine, network, config, PRESETS["default"], cpu)
         lesion = lesion if both is None else both[None]
