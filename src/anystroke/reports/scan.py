@@ -38,7 +38,7 @@ def methods_text(facts: dict[str, Any]) -> str:
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
         f"its probability reached {facts['Threshold']:g}{smallest}.",
     ]
-    if "dark_fluid" in facts["Seconds"]:
+    if "adc_exponential" in facts["Seconds"]:
         parts.append(
             "ADC maps were also segmented as their exponential, in which fluid is dark and a fresh stroke is "
             "bright; the log-odds of both were averaged."
@@ -46,7 +46,8 @@ def methods_text(facts: dict[str, Any]) -> str:
     if "second_look" in facts["Seconds"]:
         parts.append(
             "Wherever the first network took a lesion to be possible, a second network, which knew what the "
-            "first had said, looked again at a finer grid; the log-odds of both were averaged (0.3 and 0.7)."
+            "first had said, looked again at a finer grid; the log-odds of both were averaged, those of the "
+            "second counting more."
         )
     if fused:
         parts.append(

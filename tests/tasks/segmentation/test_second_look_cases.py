@@ -76,7 +76,7 @@ def test_the_first_network_sees_the_exponential_of_adc_maps_alone() -> None:
         first_probability(scan, model.network, model.config, adc=adc).data for adc in (False, True)
     )
     assert float((known - unknown).abs().max()) > 0.001
-    plain = model.config.model_copy(update={"dark_fluid": 0.0})
+    plain = model.config.model_copy(update={"adc_exponential": 0.0})
     assert torch.equal(first_probability(scan, model.network, plain, adc=True).data, unknown)
 
 

@@ -25,8 +25,8 @@ class SegmentationConfig(ClassesConfig):
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
-        dark_fluid: Share that the exponential of an ADC map has in a lesion's log-odds, see
-            `anystroke.tasks.segmentation.dark_fluid`; 0 for none.
+        adc_exponential: Share that the exponential of an ADC map has in a lesion's log-odds, see
+            `anystroke.tasks.segmentation.adc_exponential`; 0 for none.
         volume_errors: What intervals of the volume are made of; None gives none.
         lesion_errors: Likewise of the volumes of single lesions.
         risk: What tells masks that fail from others; None if that was not measured.
@@ -40,7 +40,7 @@ class SegmentationConfig(ClassesConfig):
     certain: float = Field(default=0.0, ge=0, lt=1)
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
-    dark_fluid: float = Field(default=0.0, ge=0, lt=1)
+    adc_exponential: float = Field(default=0.0, ge=0, lt=1)
     volume_errors: VolumeErrors | None = None
     lesion_errors: VolumeErrors | None = None
     risk: RiskModel | None = None
@@ -48,6 +48,6 @@ class SegmentationConfig(ClassesConfig):
 
     @model_validator(mode="after")
     def _knows_fluid(self) -> "SegmentationConfig":
-        if self.dark_fluid and self.brain != TISSUES:
-            raise ValueError(f"dark_fluid needs brain = {TISSUES}, got {self.brain}")
+        if self.adc_exponential and self.brain != TISSUES:
+            raise ValueError(f"adc_exponential needs brain = {TISSUES}, got {self.brain}")
         return self

@@ -18,8 +18,8 @@ from anystroke.models.model_space import ModelSpace, check_scan, head_from_zero,
 from anystroke.models.passes import PRESETS, Processing, best_device, class_probabilities
 from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
+from anystroke.tasks.segmentation.adc_exponential import lesion_in_both
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.dark_fluid import lesion_in_both
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.second_look import (
@@ -149,8 +149,8 @@ def predict(
     if config.brain:
         healthy = values[1 + len(tissues) :]
         certainty = mean_certainty(values[0], healthy)
-        if options.adc and config.dark_fluid and _as_trained(config, processing):
-            with _timed(seconds, "dark_fluid"):
+        if options.adc and config.adc_exponential and _as_trained(config, processing):
+            with _timed(seconds, "adc_exponential"):
                 both = lesion_in_both(
                     torch.cat([values[:1], healthy]),
                     head_from_zero(scan),
@@ -161,7 +161,7 @@ def predict(
                     best_device(options.device),
                 )
             if both is None:
-                del seconds["dark_fluid"]
+                del seconds["adc_exponential"]
             else:
                 values[0] = both
         with _timed(seconds, "brain"):

@@ -34,8 +34,10 @@ _SHARE = 0.7
 _AT_ONCE = 4
 # Holes of the healthy brain, such as lesions, are closed over this many voxels of the first network's grid.
 _CLOSED = 4
+SMALLEST_PROBABILITY = 1e-3
+"""Log-odds are those of probabilities between this and one less this."""
 # What the second network sees of the first's log-odds is about 1.
-_SMALLEST_PROBABILITY, _LOG_ODDS = 1e-3, 3.0
+_LOG_ODDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def with_log_odds(image: Tensor, probability: Volume, grid: Grid) -> Tensor:
         (2, X, Y, Z): the image, and a third of the log-odds of probabilities between 0.001 and 0.999.
     """
     there = probability.resample_to(grid.affine, grid.shape).data
-    return torch.cat([image, (_log_odds(there) / _LOG_ODDS).to(image.dtype)])
+    return torch.cat([image, (log_odds(there) / _LOG_ODDS).to(image.dtype)])
 
 
 def second_look(
@@ -106,7 +108,7 @@ def second_look(
     weight = _SHARE * Volume(inside.data.float(), inside.affine).resample_to(grid.affine, grid.shape).data[0]
     image = head.resample_to(grid.affine, grid.shape, antialias=True).data
     before = first.resample_to(grid.affine, grid.shape).data[0]
-    odds = _log_odds(before)
+    odds = log_odds(before)
     wanted = (before >= POSSIBLE) & (weight > 0)
     total, seen, everywhere = (torch.zeros(grid.shape) for _ in range(3))
     ramp = _ramp(side)
@@ -119,7 +121,7 @@ def second_look(
         for cut, in_window in zip(cuts, said, strict=True):
             total[cut] += ramp * in_window
             seen[cut] += ramp
-    limit = float(_log_odds(torch.tensor(1.0)))
+    limit = float(log_odds(torch.tensor(1.0)))
     second = (total / seen.clamp(min=1e-6)).clamp(-limit, limit)
     share = weight * seen / everywhere
     after = torch.sigmoid((1 - share) * odds + share * second)
@@ -202,8 +204,14 @@ def _second_log_odds(batch: Tensor, second_network: SecondNetwork) -> Tensor:
     return odds
 
 
-def _log_odds(probability: Tensor) -> Tensor:
-    return torch.logit(probability.clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY))
+def log_odds(probability: Tensor) -> Tensor:
+    """Return the log-odds of probabilities, of any shape, that are brought between 0.001 and 0.999.
+
+    Example:
+        >>> [round(odds, 2) for odds in log_odds(torch.tensor([0.0, 0.5, 1.0])).tolist()]
+        [-6.91, 0.0, 6.91]
+    """
+    return torch.logit(probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
 
 
 def _ramp(side: int) -> Tensor:

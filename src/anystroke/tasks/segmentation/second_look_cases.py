@@ -19,8 +19,8 @@ from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.model_space import has_contrast, head_from_zero, normalise_intensity, to_model_space
 from anystroke.models.passes import PRESETS, class_probabilities
+from anystroke.tasks.segmentation.adc_exponential import lesion_in_both
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.dark_fluid import lesion_in_both
 from anystroke.tasks.segmentation.mask import within_brain
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.second_look import with_log_odds
@@ -197,7 +197,7 @@ def first_probability(
         temperature=config.temperature,
     )
     lesion = values[:1]
-    if adc and config.dark_fluid:
+    if adc and config.adc_exponential:
         head, cpu = head_from_zero(scan), torch.device("cpu")
         both = lesion_in_both(values, head, space.affine, network, config, PRESETS["default"], cpu)
         lesion = lesion if both is None else both[None]

@@ -15,7 +15,7 @@ from anystroke.core.volume import Volume
 from anystroke.models.model_space import normalise_intensity
 from anystroke.models.passes import Processing, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.second_look import whole_brain
+from anystroke.tasks.segmentation.second_look import SMALLEST_PROBABILITY, log_odds, whole_brain
 
 BRIGHT = 1.4
 """Fluid is bright if its median is so many times that of white matter."""
@@ -25,7 +25,6 @@ _LIKELY = 0.5
 _FEWEST_VOXELS = 100
 # Voxels around the brain that are shown too, and the share of its median below which there is air.
 _MARGIN, _AIR = 1, 0.25
-_SMALLEST_PROBABILITY = 1e-3
 
 
 def exponential(image: Volume, tissues: Tensor, lesion: Tensor) -> Tensor | None:
@@ -96,10 +95,6 @@ def lesion_in_both(
         divisor=config.divisor,
         temperature=config.temperature,
     )
-    share = config.dark_fluid
-    both = torch.sigmoid((1 - share) * _log_odds(lesion) + share * _log_odds(again[0]))
-    return torch.where(torch.maximum(lesion, again[0]) > _SMALLEST_PROBABILITY, both, lesion)
-
-
-def _log_odds(probability: Tensor) -> Tensor:
-    return torch.logit(probability.clamp(_SMALLEST_PROBABILITY, 1 - _SMALLEST_PROBABILITY))
+    share = config.adc_exponential
+    both = torch.sigmoid((1 - share) * log_odds(lesion) + share * log_odds(again[0]))
+    return torch.where(torch.maximum(lesion, again[0]) > SMALLEST_PROBABILITY, both, lesion)

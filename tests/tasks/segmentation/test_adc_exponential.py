@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from anystroke.core.volume import Volume
 from anystroke.models.passes import PRESETS
+from anystroke.tasks.segmentation.adc_exponential import BRIGHT, exponential, lesion_in_both
 from anystroke.tasks.segmentation.config import TISSUES, SegmentationConfig
-from anystroke.tasks.segmentation.dark_fluid import BRIGHT, exponential, lesion_in_both
 from anystroke.tasks.segmentation.files import segment_files
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.options import WriteOptions
@@ -24,7 +24,7 @@ CONFIG = SegmentationConfig(
     brain=TISSUES,
     spacing=2.0,
     divisor=8,
-    dark_fluid=0.5,
+    adc_exponential=0.5,
 )
 GREY, WHITE, FLUID, LESION, AIR = 0.9, 0.8, 3.0, 0.5, 0.05
 AFFINE = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
@@ -109,7 +109,7 @@ def test_a_prediction_says_whether_it_took_place(fluid: float, times: int) -> No
     config = CONFIG.model_copy(update={"divisor": 40})
     found = predict(Volume(image[None], AFFINE), network, config, device="cpu", adc=True)
     assert len(network.seen) == times
-    assert ("dark_fluid" in found.seconds) is (times == 2)
+    assert ("adc_exponential" in found.seconds) is (times == 2)
     plain = predict(Volume(image[None], AFFINE), network, config, device="cpu")
     stroke = classes == 4
     gain = found.probability.data[0][stroke].mean() - plain.probability.data[0][stroke].mean()
@@ -117,7 +117,7 @@ def test_a_prediction_says_whether_it_took_place(fluid: float, times: int) -> No
 
 
 def test_a_model_must_know_fluid() -> None:
-    with pytest.raises(ValueError, match="dark_fluid needs"):
+    with pytest.raises(ValueError, match="adc_exponential needs"):
         SegmentationConfig(**(CONFIG.model_dump() | {"brain": ()}))
 
 
@@ -146,5 +146,5 @@ def test_many_files_are_known_by_their_names(tmp_path: Path) -> None:
     assert len(list(done)) == 2
     sidecars = (tmp_path / "out").rglob("*_mask.json")
     seconds = {path: json.loads(path.read_text(encoding="utf-8"))["Seconds"] for path in sidecars}
-    looked = {"ADC" in path.name: "dark_fluid" in each for path, each in seconds.items()}
+    looked = {"ADC" in path.name: "adc_exponential" in each for path, each in seconds.items()}
     assert looked == {True: True, False: False}
