@@ -27,6 +27,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ from anystroke.tasks.segmentation.recipe import TrainingSettings
 from anystroke.tasks.segmentation.validate import JudgedPatient, simulated_patients
 
 SEED = 20251127
+# Of so many times the patients that are wanted those are taken that are such as is wanted.
+LOOKED_THROUGH = 12
 _FACTS = ("weighting", "stage", "skull")
 
 
@@ -210,20 +213,57 @@ def write_tables(rows: Sequence[dict[str, Any]], output: Path) -> None:
 
 
 def judged_patients(
-    settings: TrainingSettings, data: Path, count: int, *, preset: str, weightings: Sequence[str]
+    settings: TrainingSettings,
+    data: Path,
+    count: int,
+    *,
+    preset: str,
+    weightings: Sequence[str],
+    only: Sequence[tuple[str, str]] = (),
 ) -> list[JudgedPatient]:
-    """Simulate the patients that lesions are measured on, with the protocols of a preset."""
-    return list(
-        simulated_patients(
-            held_out_pack(data),
-            count=count,
-            healthy=0,
-            seed=SEED,
-            weightings=weightings,
-            preset=preset,
-            spacing=settings.grid.spacing,
-        )
+    """Simulate the patients that lesions are measured on, with the protocols of a preset.
+
+    Args:
+        settings: Whose voxel size they have.
+        data: Packed data.
+        count: How many.
+        preset: Protocols.
+        weightings: Contrasts.
+        only: Which patients, such as ``("skull", "no")``; all of these must hold.
+
+    Raises:
+        ValueError: Too few of the patients are such.
+    """
+    wanted = dict(only)
+    patients = simulated_patients(
+        held_out_pack(data),
+        count=count * (LOOKED_THROUGH if wanted else 1),
+        healthy=0,
+        seed=SEED,
+        weightings=weightings,
+        preset=preset,
+        spacing=settings.grid.spacing,
     )
+    chosen = (each for each in patients if wanted.items() <= each.groups.items())
+    found = list(islice(chosen, count))
+    if len(found) < count:
+        raise ValueError(
+            f"expected {count} patients with {wanted}, got {len(found)} of {count * LOOKED_THROUGH}; ask for "
+            "what patients can be"
+        )
+    return found
+
+
+def condition(text: str) -> tuple[str, str]:
+    """Read what patients must be.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not said of patients.
+    """
+    key, found, value = text.partition("=")
+    if not found or key not in _FACTS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(_FACTS)} and =, got {text!r}")
+    return key, value
 
 
 def main() -> None:
@@ -239,6 +279,14 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=24, help="on which lesions are measured")
     parser.add_argument("--preset", default="realistic", help="protocols of these patients")
     parser.add_argument("--weightings", default="T1w,T2w,FLAIR,DWI", help="contrasts of these patients")
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        type=condition,
+        metavar="KEY=VALUE",
+        help="on which patients, such as skull=no or stage=acute",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -255,6 +303,7 @@ def main() -> None:
             options.patients,
             preset=options.preset,
             weightings=options.weightings.split(","),
+            only=options.only,
         )
         if isinstance(settings, TrainingSettings) and measured
         else []
