@@ -45,9 +45,19 @@ class Processing:
     flips: tuple[tuple[int, ...], ...] = ((),)
     averaged: int | None = None
 
+    def turned(self) -> "Processing":
+        """Let left and right change places in each pass.
+
+        Example:
+            >>> Processing(flips=((), (1,))).turned().flips
+            ((0,), (0, 1))
+        """
+        return replace(self, flips=tuple(flip[1:] if 0 in flip else (0, *flip) for flip in self.flips))
+
     def mirrored(self) -> "Processing":
-        """Add a pass over the head mirrored left to right, where there is none."""
-        return self if (0,) in self.flips else replace(self, flips=(*self.flips, (0,)))
+        """Add each pass over the head mirrored left to right, where there is none."""
+        others = tuple(flip for flip in self.turned().flips if flip not in self.flips)
+        return replace(self, flips=(*self.flips, *others))
 
     def with_spread(self) -> "Processing":
         """Add a mirrored pass for the spread alone, where there is one pass: the average stays what it was.

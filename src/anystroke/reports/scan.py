@@ -38,6 +38,12 @@ def methods_text(facts: dict[str, Any]) -> str:
         f"Scans were processed by the preset {facts['Preset']}{mirrored}; a voxel was called lesion where "
         f"its probability reached {facts['Threshold']:g}{smallest}.",
     ]
+    views = len(facts["TestTimeViews"])
+    if views > 1:
+        parts.append(
+            f"Each scan was shown to the network in {views} ways, with other grey values, voxels or sides, "
+            "and the log-odds were averaged (test-time augmentation; Wang et al., 2019)."
+        )
     if "adc_exponential" in facts["Seconds"]:
         parts.append(
             "ADC maps were also segmented as their exponential, in which fluid is dark and a fresh stroke is "

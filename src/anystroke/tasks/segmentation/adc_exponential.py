@@ -15,7 +15,8 @@ from anystroke.core.volume import Volume
 from anystroke.models.model_space import normalise_intensity
 from anystroke.models.passes import Processing, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig
-from anystroke.tasks.segmentation.second_look import SMALLEST_PROBABILITY, log_odds, whole_brain
+from anystroke.tasks.segmentation.second_look import whole_brain
+from anystroke.tasks.segmentation.views import SMALLEST_PROBABILITY, log_odds
 
 BRIGHT = 1.4
 """Fluid is bright if its median is so many times that of white matter."""

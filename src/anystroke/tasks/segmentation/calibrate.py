@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.volume import Volume
+from anystroke.core.volume import Grid, Volume
 from anystroke.evaluation.metrics.lesion_wise import match_lesions
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.io.labelled import LabelledScan
@@ -33,6 +33,7 @@ from anystroke.tasks.segmentation.validate import (
     score_of,
     simulated_patients,
 )
+from anystroke.tasks.segmentation.views import averaged, logits_of_views
 
 TEMPERATURES = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0)
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -354,17 +355,22 @@ def _choose_temperature(
     Of one temperature alone only the losses are found.
     """
     config = model.config
-    tried = sorted({*temperatures, config.temperature})
+    tried, lesion = sorted({*temperatures, config.temperature}), config.classes.index("lesion")
     losses = []
     for number, patient in enumerate(patients, start=1):
         space = to_model_space(
             patient.scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
         )
-        logits = model.network(space.image[None])[0]
+        x, y, z = space.image.shape[1:]
+        logits = logits_of_views(patient.scan, space, model.network, config)
         row = []
         for temperature in tried:
-            lesion = (logits / temperature).softmax(0)[config.classes.index("lesion")]
-            row.append(_log_loss(space.to_native(lesion[None]).data[0], patient))
+            lesions = [
+                replace(each, data=(each.data / temperature).softmax(0)[lesion : lesion + 1])
+                for each in logits
+            ]
+            both = averaged(lesions, Grid((x, y, z), space.affine))
+            row.append(_log_loss(space.to_native(both).data[0], patient))
         losses.append(row)
         on_patient("scored", number, len(patients))
     mean = [statistics.fmean(column) for column in zip(*losses, strict=True)]

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from anystroke.core.config import StrictModel
 from anystroke.models.checkpoints import ClassesConfig
 from anystroke.models.volume_interval import VolumeErrors
 from anystroke.tasks.segmentation.risk import RiskModel
@@ -11,6 +12,20 @@ from anystroke.tasks.segmentation.small_parts import SmallParts
 
 TISSUES = ("grey_matter", "white_matter", "csf")
 """What makes up the healthy brain where a network tells it apart."""
+
+
+class View(StrictModel):
+    """One way to show a head to the network, see `anystroke.tasks.segmentation.views`.
+
+    Attributes:
+        spacing: Voxel size [mm]; None for the network's own.
+        gamma: Grey values above the darkest are raised to this power before they are standardised.
+        mirrored: Whether left and right change places.
+    """
+
+    spacing: float | None = Field(default=None, gt=0)
+    gamma: float = Field(default=1.0, gt=0)
+    mirrored: bool = False
 
 
 class SegmentationConfig(ClassesConfig):
@@ -25,6 +40,7 @@ class SegmentationConfig(ClassesConfig):
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
+        views: How a head is shown to the network; what it says of them is averaged.
         adc_exponential: Share that the exponential of an ADC map has in a lesion's log-odds, see
             `anystroke.tasks.segmentation.adc_exponential`; 0 for none.
         volume_errors: What intervals of the volume are made of; None gives none.
@@ -40,6 +56,7 @@ class SegmentationConfig(ClassesConfig):
     certain: float = Field(default=0.0, ge=0, lt=1)
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
+    views: tuple[View, ...] = Field(default=(View(),), min_length=1)
     adc_exponential: float = Field(default=0.0, ge=0, lt=1)
     volume_errors: VolumeErrors | None = None
     lesion_errors: VolumeErrors | None = None

@@ -19,6 +19,7 @@ from anystroke.tasks.segmentation.lesions_found import FoundLesion, find_lesions
 from anystroke.tasks.segmentation.mni_places import MniPlace, MniSpace, find_places, with_lesion
 from anystroke.tasks.segmentation.signs import driver_of
 from anystroke.tasks.segmentation.trust import volume_in_words
+from anystroke.tasks.segmentation.views import views_of
 
 if TYPE_CHECKING:
     from anystroke.tasks.segmentation.predict import Segmentation
@@ -149,6 +150,9 @@ def sidecar(
         "Threshold": result.threshold,
         "MinimumLesionVolume": result.options.min_volume,
         "MirrorAveraging": result.options.flip or len(PRESETS[result.options.preset].flips) > 1,
+        "TestTimeViews": [
+            view.model_dump() for view in views_of(result.model.config, PRESETS[result.options.preset])
+        ],
         "LesionVolume": round(result.lesion_volume, 6),
         "LesionVolumeUnits": "ml",
         "LesionVolumeInterval": [round(interval.low, 6), round(interval.high, 6)] if interval else None,

@@ -15,7 +15,7 @@ from anystroke.core.errors import OptionError
 from anystroke.core.volume import Volume
 from anystroke.models.image_features import image_features
 from anystroke.models.model_space import ModelSpace, check_scan, head_from_zero, to_model_space
-from anystroke.models.passes import PRESETS, Processing, best_device, class_probabilities
+from anystroke.models.passes import PRESETS, Processing, best_device
 from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.adc_exponential import lesion_in_both
@@ -30,6 +30,7 @@ from anystroke.tasks.segmentation.second_look import (
 )
 from anystroke.tasks.segmentation.small_parts import mask_at
 from anystroke.tasks.segmentation.trust import mean_certainty
+from anystroke.tasks.segmentation.views import as_trained, probabilities_of_views
 
 LESION_CLASS = "lesion"
 # Parts that reach it are judged by where they lie before a second network can be certain of them.
@@ -50,7 +51,7 @@ class Prediction:
         seconds: Duration of each stage by name, such as ``second_look`` where there was one.
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
         certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
-        spread: Standard deviation of the lesion probability over the flips, if it was asked for.
+        spread: Standard deviation of the lesion probability over views and flips, if it was asked for.
         image: What the network saw, on its grid.
         features: Of that image; empty if it was processed in another way than the training's images.
     """
@@ -136,20 +137,14 @@ def predict(
         seen = Volume(space.image, space.affine)
     with _timed(seconds, "network"):
         wanted = [config.classes.index(name) for name in (LESION_CLASS, *tissues, *config.brain)]
-        values, deviation = class_probabilities(
-            space.image,
-            network,
-            wanted,
-            processing,
-            best_device(options.device),
-            divisor=config.divisor,
-            temperature=config.temperature,
+        values, deviation = probabilities_of_views(
+            scan, space, network, wanted, config, processing, best_device(options.device)
         )
     brain, certainty = None, None
     if config.brain:
         healthy = values[1 + len(tissues) :]
         certainty = mean_certainty(values[0], healthy)
-        if options.adc and config.adc_exponential and _as_trained(config, processing):
+        if options.adc and config.adc_exponential and as_trained(config, processing):
             with _timed(seconds, "adc_exponential"):
                 both = lesion_in_both(
                     torch.cat([values[:1], healthy]),
@@ -196,16 +191,9 @@ def predict(
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
 
 
-def _as_trained(config: SegmentationConfig, processing: Processing) -> bool:
-    return processing.normalisation in (None, config.normalisation) and processing.spacing in (
-        None,
-        config.spacing,
-    )
-
-
 def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:
     """Measure the image if there is something to compare it with."""
-    if not (config.image_range and _as_trained(config, processing)):
+    if not (config.image_range and as_trained(config, processing)):
         return {}
     return image_features(image, spacing=config.spacing)
 

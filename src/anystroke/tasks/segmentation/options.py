@@ -29,7 +29,7 @@ class SegmentOptions:
             known to be one.
         second_look: Look at the brain again at a finer grid, if the model can and the scan is fine enough.
         tissues: Classes of the model whose probabilities to return as well.
-        spread: Return the spread over the flips too; the head is mirrored for it, which changes no mask.
+        spread: Return the spread over views and flips too; it mirrors the head, which changes no mask.
         device: Where to compute, a `torch.device` or its name; None for a GPU if there is one.
 
     Raises:
@@ -99,7 +99,7 @@ class WriteOptions:
 
     Attributes:
         report: A page and pictures of each scan, and places in MNI space.
-        uncertainty: The spread of the probability over the flips.
+        uncertainty: The spread of the probability over views and flips.
         tissues: A segmentation of the brain's tissues.
         write_fmriprep_roi: The lesion as fMRIPrep reads it.
         dicom_seg: A DICOM segmentation of scans that came as DICOM.

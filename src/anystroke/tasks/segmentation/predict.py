@@ -154,7 +154,7 @@ class Segmentation:
 
     @property
     def spread(self) -> Volume | None:
-        """Standard deviation of the probability over the flips, if it was asked for."""
+        """Standard deviation of the probability over views and flips, if it was asked for."""
         return self.prediction.spread
 
     @property

@@ -21,6 +21,7 @@ from anystroke.models.architectures.catalogue import inputs_of
 from anystroke.models.model_space import has_contrast, normalise_intensity
 from anystroke.models.passes import fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.views import log_odds
 
 CERTAIN_TOGETHER = 0.75
 """Probability that both networks together must reach somewhere in a part of the mask."""
@@ -34,8 +35,6 @@ _SHARE = 0.7
 _AT_ONCE = 4
 # Holes of the healthy brain, such as lesions, are closed over this many voxels of the first network's grid.
 _CLOSED = 4
-SMALLEST_PROBABILITY = 1e-3
-"""Log-odds are those of probabilities between this and one less this."""
 # What the second network sees of the first's log-odds is about 1.
 _LOG_ODDS = 3.0
 
@@ -202,16 +201,6 @@ def _second_log_odds(batch: Tensor, second_network: SecondNetwork) -> Tensor:
     others = torch.cat([logits[:, :lesion], logits[:, lesion + 1 :]], dim=1)
     odds: Tensor = logits[:, lesion] - others.logsumexp(1)
     return odds
-
-
-def log_odds(probability: Tensor) -> Tensor:
-    """Return the log-odds of probabilities, of any shape, that are brought between 0.001 and 0.999.
-
-    Example:
-        >>> [round(odds, 2) for odds in log_odds(torch.tensor([0.0, 0.5, 1.0])).tolist()]
-        [-6.91, 0.0, 6.91]
-    """
-    return torch.logit(probability.clamp(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY))
 
 
 def _ramp(side: int) -> Tensor:

@@ -18,12 +18,13 @@ from anystroke.learning.cases import Case
 from anystroke.learning.sources.simulated import SimulatedSource
 from anystroke.learning.targets import TARGET_SCHEMES
 from anystroke.models.model_space import has_contrast, head_from_zero, normalise_intensity, to_model_space
-from anystroke.models.passes import PRESETS, class_probabilities
+from anystroke.models.passes import PRESETS
 from anystroke.tasks.segmentation.adc_exponential import lesion_in_both
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.mask import within_brain
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.second_look import with_log_odds
+from anystroke.tasks.segmentation.views import probabilities_of_views
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 # Shifts [voxels].
@@ -187,19 +188,11 @@ def first_probability(
         scan, spacing=config.spacing, divisor=config.divisor, normalise=config.normalisation
     )
     wanted = [config.classes.index(name) for name in ("lesion", *config.brain)]
-    values, _ = class_probabilities(
-        space.image,
-        network,
-        wanted,
-        PRESETS["default"],
-        torch.device("cpu"),
-        divisor=config.divisor,
-        temperature=config.temperature,
-    )
+    processing, cpu = PRESETS["default"], torch.device("cpu")
+    values, _ = probabilities_of_views(scan, space, network, wanted, config, processing, cpu)
     lesion = values[:1]
     if adc and config.adc_exponential:
-        head, cpu = head_from_zero(scan), torch.device("cpu")
-        both = lesion_in_both(values, head, space.affine, network, config, PRESETS["default"], cpu)
+        both = lesion_in_both(values, head_from_zero(scan), space.affine, network, config, processing, cpu)
         lesion = lesion if both is None else both[None]
     if config.brain:
         found = lesion[0] >= config.threshold / 2
