@@ -137,7 +137,7 @@ def judged(
         ``"calibration"``, ``"summary"``, ``"false_ml"`` and the ``"rows"`` of all patients.
     """
     path = folder / "held_out.json"
-    key = {"patients": vars(patients), "model": model.sha256}
+    key = {"patients": vars(patients), "model": model.identity}
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["key"] == key:

@@ -50,9 +50,11 @@ from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.registry import AnyRecipe, load_any_recipe
 from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.recipe import TrainingSettings
-from anystroke.tasks.segmentation.validate import JudgedPatient, simulated_patients
+from anystroke.tasks.segmentation.validate import JUDGED_STAGES, JudgedPatient, simulated_patients
 
 SEED = 20251127
+# What patients can be, beside their contrasts.
+CONDITIONS = {"skull": ("yes", "no"), "stage": JUDGED_STAGES}
 # Of so many times the patients that are wanted those are taken that are such as is wanted.
 LOOKED_THROUGH = 12
 _FACTS = ("weighting", "stage", "skull")
@@ -258,11 +260,12 @@ def condition(text: str) -> tuple[str, str]:
     """Read what patients must be.
 
     Raises:
-        argparse.ArgumentTypeError: It is not said of patients.
+        argparse.ArgumentTypeError: No patient can be that.
     """
-    key, found, value = text.partition("=")
-    if not found or key not in _FACTS:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(_FACTS)} and =, got {text!r}")
+    key, _, value = text.partition("=")
+    if value not in CONDITIONS.get(key, ()):
+        known = ", ".join(f"{name}={each}" for name, values in CONDITIONS.items() for each in values)
+        raise argparse.ArgumentTypeError(f"expected one of {known}, got {text!r}")
     return key, value
 
 
@@ -294,6 +297,8 @@ def main() -> None:
     wanted = list(runs(options))
     _, _, settings, _ = wanted[0]
     measured = isinstance(settings, TrainingSettings) and options.patients > 0
+    if options.only and not measured:
+        parser.error("--only says on which patients lesions are measured; leave it out")
     if measured and options.packed is None:
         parser.error("lesions are measured on held-out patients of packed data; name them with --packed")
     patients = (

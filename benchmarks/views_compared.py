@@ -5,7 +5,8 @@ r"""Compare ways of showing heads to a network, on the same simulated patients: 
 
 Each ``--views`` is a list of views, and each view a list of the fields of a model's ``views``; an empty one
 is the scan as it is. Patients have the anatomies and masks of the training's data, which choose, or with
-``--held-out`` those that no training saw, which judge. The second look is left out unless it is asked for.
+``--held-out`` those that no training saw, which judge. The second look is
+left out unless it is asked for; ADC maps are given as their exponential too.
 """
 
 import argparse
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--second-look", action="store_true")
     parser.add_argument("--patients", type=int, default=120)
     parser.add_argument("--healthy", type=int, default=40)
+    parser.add_argument("--spacing", type=float, help="voxels of the scans [mm]; by default the model's own")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
@@ -96,7 +98,7 @@ def main() -> None:
         healthy=options.healthy,
         seed=SEED,
         weightings=WEIGHTINGS,
-        spacing=opened.config.spacing,
+        spacing=options.spacing or opened.config.spacing,
     ):
         for text, model in models.items():
             started = time.perf_counter()

@@ -1,5 +1,6 @@
 """Networks on disk: ``config.json`` + ``model.safetensors`` + a model card. Nothing is ever unpickled."""
 
+import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -87,7 +88,7 @@ class TrainedNetwork(Generic[Config]):
     Attributes:
         network: In evaluation mode, float32.
         config: What is needed to use it.
-        sha256: Of its weights file; nothing of a network that comes from none.
+        sha256: Hash of its weights file; nothing of a network that comes from none.
     """
 
     network: nn.Module
@@ -96,8 +97,18 @@ class TrainedNetwork(Generic[Config]):
 
     @property
     def identity(self) -> dict[str, str]:
-        """Name, version and hash, as records of results keep them."""
-        return {"Name": self.config.name, "Version": self.config.version, "SHA256": self.sha256}
+        """Name, version and hashes, as records of results keep them."""
+        return {
+            "Name": self.config.name,
+            "Version": self.config.version,
+            "SHA256": self.sha256,
+            "ConfigSHA256": self.config_sha256,
+        }
+
+    @property
+    def config_sha256(self) -> str:
+        """Hash of all of the configuration but how the network was trained."""
+        return hashlib.sha256(self.config.model_dump_json(exclude={"training"}).encode()).hexdigest()
 
 
 def write_atomically(

@@ -209,7 +209,7 @@ def average_output(
             warnings.warn(
                 f"the {device.type} device's memory is too small for this scan; {words}",
                 PredictionWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
         try:
             return _passes(image, network, read, divisor, chosen, where, half)

@@ -7,9 +7,9 @@ import pytest
 from anystroke.core.tables import read_rows
 from anystroke.io.labelled import LabelledScan
 from anystroke.io.labelled_checks import CheckedScan
-from anystroke.models.checkpoints import find_model, load_config
+from anystroke.models.checkpoints import find_model, load_config, save_config
 from anystroke.tasks.segmentation.calibrate import LEARNT_FROM
-from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.config import SegmentationConfig, View
 from anystroke.tasks.segmentation.finetuned import complete_finetuned, keep_better
 from anystroke.tasks.segmentation.own_scans import OwnComparison, calibrating_of, held_out_of
 from anystroke.tasks.segmentation.predict import Model
@@ -80,6 +80,18 @@ def test_a_comparison_says_whether_it_helped(tmp_path: Path) -> None:
     assert (rows[0]["dice_before"], rows[0]["dice_after"], rows[1]["dice_after"]) == ("0.5", "0.7", "n/a")
 
 
+def test_views_are_of_images_as_the_start_sees_them(tmp_path: Path) -> None:
+    tuned = tmp_path / "model"
+    shutil.copytree(find_model("small"), tuned)
+    plain = load_config(tuned, SegmentationConfig).model_copy(update={"spacing": 3.0, "views": (View(),)})
+    save_config(tuned, plain)
+    complete_finetuned(tuned, "default", ["a"])
+    config = load_config(tuned, SegmentationConfig)
+    assert config.views == (View(),)
+    assert config.adc_exponential == 0
+    assert config.certain_together == load_config("default", SegmentationConfig).certain_together
+
+
 @pytest.mark.parametrize("after", [0.7, 0.3])
 def test_the_better_model_is_kept_with_what_belongs_to_it(after: float, tmp_path: Path) -> None:
     tuned, start = tmp_path / "run" / "model", tmp_path / "start"
@@ -88,7 +100,9 @@ def test_the_better_model_is_kept_with_what_belongs_to_it(after: float, tmp_path
     shutil.copytree(find_model("small"), start / "second_network", dirs_exist_ok=True)
     complete_finetuned(tuned, str(start), ["a", "b"])
     config, before = load_config(tuned, SegmentationConfig), load_config(start, SegmentationConfig)
-    assert config.volume_errors == before.volume_errors
+    for name in ("volume_errors", "certain_together", "views", "adc_exponential", "small_parts"):
+        assert getattr(config, name) == getattr(before, name)
+    assert len(config.views) > 1
     assert config.training[LEARNT_FROM] == ["a", "b"]
     assert Model.open(tuned).second_network is not None
     comparison = _comparison(0.5, after)

@@ -13,7 +13,6 @@ from anystroke.models.checkpoints import save_model
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.second_look import (
-    CERTAIN_TOGETHER,
     POSSIBLE,
     WINDOW,
     SecondNetwork,
@@ -112,7 +111,7 @@ def test_what_the_first_network_takes_to_be_possible_must_be_certain_for_both() 
     for second in (Blind(), Shy()):
         neither = predict(scan, Doubtful(), config, second_network=SecondNetwork(second, FINE), device="cpu")
         if isinstance(second, Shy):
-            assert 0.62 < float(neither.probability.data.max()) < CERTAIN_TOGETHER
+            assert 0.62 < float(neither.probability.data.max()) < CONFIG.certain_together
         assert float(neither.mask.data.sum()) == 0
 
 

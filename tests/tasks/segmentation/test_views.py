@@ -123,20 +123,52 @@ def test_flips_go_over_each_view_both_ways(head: Volume) -> None:
     assert found.spread is None
 
 
-def test_the_spread_is_over_views_too(head: Volume) -> None:
-    alike = predict(head, Seeing(), _with(View(), View()), device="cpu", spread=True)
-    apart = predict(head, Seeing(), _with(View(), View(gamma=3.0)), device="cpu", spread=True)
-    one = predict(head, Seeing(), CONFIG, device="cpu", spread=True)
-    same, more, single = (each.spread for each in (alike, apart, one))
-    assert same is not None
-    assert more is not None
-    assert single is not None
-    assert torch.allclose(same.data, single.data, atol=0.02)
-    assert float((more.data - same.data).abs().mean()) > 0.003
-    assert float(more.data.mean()) > float(same.data.mean())
-    # The mask is that without the spread.
-    plain = predict(head, Seeing(), _with(View(), View(gamma=3.0)), device="cpu")
-    assert torch.equal(plain.mask.data, apart.mask.data)
+def test_the_spread_is_over_views_and_flips(head: Volume) -> None:
+    space = to_model_space(head, spacing=2.0, divisor=8)
+    cpu = torch.device("cpu")
+
+    def found(*views: View, processing: Processing = PRESETS["default"]) -> tuple[Tensor, Tensor]:
+        return probabilities_of_views(head, space, Seeing(), [1], _with(*views), processing, cpu)
+
+    alone = [found(view)[0] for view in (View(), View(gamma=3.0), View(mirrored=True))]
+    assert torch.allclose(found(View(), View(gamma=3.0))[1], (alone[0] - alone[1]).abs() / 2, atol=1e-5)
+    both = PRESETS["default"].mirrored()
+    assert torch.allclose(found(View(), processing=both)[1], found(View(), View(mirrored=True))[1], atol=1e-5)
+    finer = View(spacing=1.7)
+    assert float(found(finer, finer)[1].max()) < 1e-6
+    assert float(found(View(), finer)[1].max()) > 0.02
+
+
+def test_a_spread_that_is_asked_for_changes_no_mask(head: Volume) -> None:
+    for views, passes in (((View(),), 2), (TWO, 2)):
+        network = Seeing()
+        found = predict(head, network, _with(*views), device="cpu", spread=True)
+        assert len(network.seen) == passes
+        assert found.spread is not None
+        assert float(found.spread.data.max()) > 0.02
+        plain = predict(head, Seeing(), _with(*views), device="cpu")
+        assert plain.spread is None
+        assert torch.equal(plain.probability.data, found.probability.data)
+
+
+def test_a_view_counts_where_its_grid_reaches() -> None:
+    whole = Volume(torch.full((2, 8, 8, 8), 0.8), AFFINE)
+    moved = AFFINE.clone()
+    moved[0, 3] = 8.0
+    part = Volume(torch.full((2, 4, 8, 8), 0.2), moved)
+    together = averaged([whole, part], Grid((8, 8, 8), AFFINE))
+    assert torch.allclose(together[:, :4], torch.tensor(0.8))
+    assert torch.allclose(together[:, 4:], torch.tensor(0.5))
+    assert float(averaged([part, part], Grid((8, 8, 8), AFFINE))[:, :4].abs().max()) == 0
+
+
+def test_a_scan_of_few_values_is_shown_as_it_is() -> None:
+    image = torch.zeros(1, 48, 48, 48)
+    image[0, 4:44, 4:44, 4:44] = 1
+    image[0, 16:32, 16:32, 16:32] = 2
+    scan = Volume(image, AFFINE)
+    space = to_model_space(scan, spacing=2.0, divisor=8)
+    assert torch.equal(image_of_view(View(gamma=1.3), scan, space, CONFIG).data, space.image)
 
 
 @pytest.mark.parametrize("preset", ["default", "paper-one-pass"])

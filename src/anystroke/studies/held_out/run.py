@@ -100,7 +100,7 @@ def run_held_out(
     cohort = held_out_cohort(held_out_pack(data), design)
     packs = {name: sha256(data / name) for name in _PACKS}
     folders = {
-        title: ResultFolder(folder / title, {"Model": model.sha256, "Data": packs, "Seed": SEED})
+        title: ResultFolder(folder / title, {"Model": model.identity, "Data": packs, "Seed": SEED})
         for title, model in models.items()
     }
     judged: dict[str, dict[str, _Judged]] = {title: {} for title in models}

@@ -25,7 +25,7 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart, volumes_of_parts
 from anystroke.tasks.segmentation.mask import keep_certain, predict
 from anystroke.tasks.segmentation.predict import Model
-from anystroke.tasks.segmentation.second_look import CERTAIN_TOGETHER, is_fine_enough
+from anystroke.tasks.segmentation.second_look import is_fine_enough
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
 from anystroke.tasks.segmentation.validate import (
     JudgedPatient,
@@ -272,7 +272,7 @@ def chosen_on(
         least = 0.0
         if model.second_network is not None and is_fine_enough(patient.scan.spacing, model.config.spacing):
             probability = looked_at(plain, second_network=model.second_network).probability
-            least = CERTAIN_TOGETHER
+            least = model.config.certain_together
             together[-1] = _judged_masks(probability.data[0], patient, ml, small_parts, choices, least)
         if patient.ignored is not None:
             probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))

@@ -19,7 +19,7 @@ class View(StrictModel):
 
     Attributes:
         spacing: Voxel size [mm]; None for the network's own.
-        gamma: Grey values above the darkest are raised to this power before they are standardised.
+        gamma: Standardised grey values, less the darkest, are raised to this power and standardised again.
         mirrored: Whether left and right change places.
     """
 
@@ -38,9 +38,10 @@ class SegmentationConfig(ClassesConfig):
             keep all.
         threshold: Lesion probability from which a voxel belongs to the mask.
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
+        certain_together: The same where a second network has looked again.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
-        views: How a head is shown to the network; what it says of them is averaged.
+        views: How a head is shown to the first network; what it says of them is averaged.
         adc_exponential: Share that the exponential of an ADC map has in a lesion's log-odds, see
             `anystroke.tasks.segmentation.adc_exponential`; 0 for none.
         volume_errors: What intervals of the volume are made of; None gives none.
@@ -54,6 +55,7 @@ class SegmentationConfig(ClassesConfig):
     brain: tuple[str, ...] = ()
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
+    certain_together: float = Field(default=0.75, ge=0, lt=1)
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)

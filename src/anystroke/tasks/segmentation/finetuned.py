@@ -23,6 +23,8 @@ from anystroke.tasks.segmentation.own_scans import OwnComparison, total
 from anystroke.tasks.segmentation.predict import SECOND_NETWORK, Model
 
 _CARD = "README.md"
+_KEPT = ("volume_errors", "lesion_errors", "certain_together", "small_parts")
+_KEPT_OF_SUCH_IMAGES = ("views", "adc_exponential")
 KEPT_CALIBRATION = (
     "Temperature, thresholds and intervals are those of the model of before: to choose them on scans that "
     f"neither were learnt from nor judge the model, at least {2 * FEWEST_SCANS} held-out scans with a lesion "
@@ -57,8 +59,8 @@ class Recalibration:
 def complete_finetuned(tuned: Path, start: str, learnt_from: Sequence[str]) -> None:
     """Give a fine-tuned network what the model that it started from has beside its weights.
 
-    That is the second network, which looks again, and the errors that intervals of volumes
-    are made of. The risk of masks stays away: it was that of other masks.
+    That is the second network, which looks again, the ways in which heads are shown, and the errors that
+    intervals of volumes are made of. The risk of masks stays away: it was that of other masks.
 
     Args:
         tuned: Folder of the fine-tuned model, changed in place.
@@ -72,7 +74,9 @@ def complete_finetuned(tuned: Path, start: str, learnt_from: Sequence[str]) -> N
     config, before = (load_config(each, SegmentationConfig) for each in (tuned, source))
     kept: dict[str, Any] = {}
     if config.classes == before.classes:
-        kept = {"volume_errors": before.volume_errors, "lesion_errors": before.lesion_errors}
+        kept = {name: getattr(before, name) for name in _KEPT}
+        if (config.spacing, config.normalisation) == (before.spacing, before.normalisation):
+            kept |= {name: getattr(before, name) for name in _KEPT_OF_SUCH_IMAGES}
         if (source / SECOND_NETWORK).is_dir():
             with staged(tuned) as staging:
                 shutil.copytree(source / SECOND_NETWORK, staging / SECOND_NETWORK)

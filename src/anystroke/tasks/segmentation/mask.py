@@ -23,14 +23,13 @@ from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
 from anystroke.tasks.segmentation.second_look import (
-    CERTAIN_TOGETHER,
     SecondNetwork,
     is_fine_enough,
     second_look,
 )
 from anystroke.tasks.segmentation.small_parts import mask_at
 from anystroke.tasks.segmentation.trust import mean_certainty
-from anystroke.tasks.segmentation.views import as_trained, probabilities_of_views
+from anystroke.tasks.segmentation.views import as_trained, probabilities_of_views, views_of
 
 LESION_CLASS = "lesion"
 # Parts that reach it are judged by where they lie before a second network can be certain of them.
@@ -52,7 +51,7 @@ class Prediction:
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
         certainty: Mean probability of the most probable class within brain and lesion, if there is a brain.
         spread: Standard deviation of the lesion probability over views and flips, if it was asked for.
-        image: What the network saw, on its grid.
+        image: The scan on the network's grid, as it is standardised before it is shown in other ways.
         features: Of that image; empty if it was processed in another way than the training's images.
     """
 
@@ -116,7 +115,7 @@ def predict(
     processing = PRESETS[options.preset] if processing is None else processing
     if options.flip:
         processing = processing.mirrored()
-    if options.spread:
+    if options.spread and len(views_of(config, processing)) == 1:
         processing = processing.with_spread()
     seconds: dict[str, float] = {}
     if second_network is not None and not (
@@ -185,7 +184,7 @@ def predict(
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if second_network is not None:
-            believed = keep_certain(mask.data > 0, lesion.data, CERTAIN_TOGETHER)
+            believed = keep_certain(mask.data > 0, lesion.data, config.certain_together)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)

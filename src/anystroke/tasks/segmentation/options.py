@@ -29,7 +29,7 @@ class SegmentOptions:
             known to be one.
         second_look: Look at the brain again at a finer grid, if the model can and the scan is fine enough.
         tissues: Classes of the model whose probabilities to return as well.
-        spread: Return the spread over views and flips too; it mirrors the head, which changes no mask.
+        spread: Return the spread over views and flips too; where a model has one view, of the mirrored head.
         device: Where to compute, a `torch.device` or its name; None for a GPU if there is one.
 
     Raises:
@@ -110,7 +110,7 @@ class WriteOptions:
     report: Annotated[bool, Doc("No page, pictures and places in MNI space of each scan; saves seconds.")] = (
         True
     )
-    uncertainty: Annotated[bool, Doc("Write how much the probability varies when the head is mirrored.")] = (
+    uncertainty: Annotated[bool, Doc("Write how much the probability varies with how the head is shown.")] = (
         False
     )
     tissues: Annotated[bool, Doc("Write a segmentation of the tissues.")] = False

@@ -203,7 +203,7 @@ def _write_tables(scan: _Scan, found: Findings, facts: dict[str, Any]) -> None:
 def _write_extras(scan: _Scan, result: "Segmentation", write: WriteOptions, facts: dict[str, Any]) -> None:
     if write.uncertainty and result.spread is not None:
         _in_steps(result.spread).save(scan.file("spread.nii.gz"))
-        words = f"Standard deviation of the lesion probability over mirrored passes; {NOTICE}"
+        words = f"Standard deviation of the lesion probability over views and mirrored passes; {NOTICE}"
         write_json(scan.file("spread.json"), of_probability(facts) | {"Description": words})
     if write.tissues and result.tissues:
         _write_tissues(scan, result, facts)

@@ -23,8 +23,6 @@ from anystroke.models.passes import fast_bfloat16
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.views import log_odds
 
-CERTAIN_TOGETHER = 0.85
-"""Probability that both networks together must reach somewhere in a part of the mask."""
 POSSIBLE = 0.08
 """Windows in which the first network finds nothing at least as probable are not looked at."""
 WINDOW = 64

@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from anystroke.core.volume import Grid, Volume
-from anystroke.models.model_space import ModelSpace, normalise_intensity, to_model_space
+from anystroke.models.model_space import ModelSpace, has_contrast, normalise_intensity, to_model_space
 from anystroke.models.passes import Processing, class_probabilities
 from anystroke.tasks.segmentation.config import SegmentationConfig, View
 
 SMALLEST_PROBABILITY = 1e-3
 """Log-odds are those of probabilities between this and one less this."""
+# A view counts in voxels that its grid covers to this share.
+_COVERED = 0.999
 
 
-def image_of_view(view: View, scan: Volume, space: ModelSpace, config: SegmentationConfig) -> Volume:
+def image_of_view(
+    view: View, scan: Volume, space: ModelSpace, config: SegmentationConfig, *, crop: bool = True
+) -> Volume:
     """Make the image of a view; it is not mirrored, as the passes of the network do so.
 
     Args:
@@ -28,14 +32,20 @@ def image_of_view(view: View, scan: Volume, space: ModelSpace, config: Segmentat
         scan: As it was loaded.
         space: The same at the network's own spacing.
         config: Of the network.
+        crop: Cut out the head, as for ``space``.
+
+    Returns:
+        (1, x, y, z), standardised. Grey values of which too few differ to be raised to a power stay as they
+        are.
     """
     if view.spacing is not None and view.spacing != float(space.affine[0, 0]):
         space = to_model_space(
-            scan, spacing=view.spacing, divisor=config.divisor, normalise=config.normalisation
+            scan, spacing=view.spacing, divisor=config.divisor, normalise=config.normalisation, crop=crop
         )
     image = space.image
-    if view.gamma != 1:
-        image = normalise_intensity((image - image.min()).pow(view.gamma), config.normalisation)
+    raised = (image - image.min()).pow(view.gamma)
+    if view.gamma != 1 and has_contrast(raised):
+        image = normalise_intensity(raised, config.normalisation)
     return Volume(image, space.affine)
 
 
@@ -43,28 +53,44 @@ def averaged(of_views: Sequence[Volume], grid: Grid) -> Tensor:
     """Average the probabilities of views on a grid: log-odds of the first class, the others as they are.
 
     Args:
-        of_views: (K, x, y, z) of each view, each on its own grid.
+        of_views: (K, x, y, z) of each view, each on its own grid; it counts in the voxels that this covers.
         grid: Where.
 
     Returns:
-        (K, X, Y, Z). Where no view gives the first class more than 0.001, its probabilities are averaged too.
+        (K, X, Y, Z). Where no view gives the first class more than 0.001, its probabilities are averaged too;
+        0 where no view reaches.
 
     Example:
         >>> one, other = (Volume(torch.full((1, 1, 1, 1), p), torch.eye(4)) for p in (0.5, 0.9))
         >>> round(averaged([one, other], Grid((1, 1, 1), torch.eye(4))).item(), 2)
         0.75
     """
-    there = [
-        each.data
-        if each.shape == grid.shape and torch.equal(each.affine, grid.affine)
-        else each.resample_to(grid.affine, grid.shape, antialias=True).data
-        for each in of_views
-    ]
-    if len(there) == 1:
-        return there[0]
-    mean = torch.stack(there).mean(0)
-    first = torch.stack([each[0] for each in there])
-    together = torch.sigmoid(log_odds(first).mean(0))
+    return _mean(*_on(grid, of_views))
+
+
+def _on(grid: Grid, of_views: Sequence[Volume]) -> tuple[Tensor, Tensor]:
+    """Bring views to a grid: values (views, K, X, Y, Z), and what each counts, (views, 1, X, Y, Z)."""
+    values, counts = [], []
+    for view in of_views:
+        if view.shape == grid.shape and torch.equal(view.affine, grid.affine):
+            values.append(view.data)
+            counts.append(torch.ones((1, *grid.shape)))
+            continue
+        covered = torch.cat([view.data, torch.ones((1, *view.shape))])
+        there = Volume(covered, view.affine).resample_to(grid.affine, grid.shape, antialias=True).data
+        values.append(there[:-1])
+        counts.append((there[-1:] > _COVERED).float())
+    count = torch.stack(counts)
+    return torch.stack(values), count / count.sum(0).clamp(min=1)
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Average views (views, K, X, Y, Z) by weights (views, 1, X, Y, Z) that add up to 1."""
+    if len(values) == 1:
+        return values[0]
+    mean = (weight * values).sum(0)
+    first = values[:, 0]
+    together = torch.sigmoid((weight[:, 0] * log_odds(first)).sum(0))
     mean[0] = torch.where(first.amax(0) > SMALLEST_PROBABILITY, together, mean[0])
     return mean
 
@@ -93,14 +119,11 @@ def probabilities_of_views(
         (K, X, Y, Z) on the grid of ``space``, and the standard deviation of the first class (1, X, Y, Z) over
         all passes of all views.
     """
-    views = views_of(config, processing)
-    x, y, z = space.image.shape[1:]
-    grid = Grid((x, y, z), space.affine)
-    means, moments = [], []
-    for view in views:
+    found = []
+    for view in views_of(config, processing):
         image = Volume(space.image, space.affine)
         if view != View():
-            image = image_of_view(view, scan, space, config)
+            image = image_of_view(view, scan, space, config, crop=processing.crop)
         values, deviation = class_probabilities(
             image.data,
             network,
@@ -110,13 +133,15 @@ def probabilities_of_views(
             divisor=config.divisor,
             temperature=config.temperature,
         )
-        means.append(Volume(values, image.affine))
-        if len(views) == 1:
-            return averaged(means, grid), deviation
-        both = torch.cat([values[:1], values[:1].square() + deviation.square()])
-        moments.append(Volume(both, image.affine).resample_to(grid.affine, grid.shape, antialias=True).data)
-    mean, square = torch.stack(moments).mean(0)
-    return averaged(means, grid), (square - mean.square()).clamp(min=0).sqrt()[None]
+        found.append(Volume(torch.cat([values, deviation]), image.affine))
+    x, y, z = space.image.shape[1:]
+    both, weight = _on(Grid((x, y, z), space.affine), found)
+    values, deviations = both[:, :-1], both[:, -1:]
+    if len(found) == 1:
+        return values[0], deviations[0]
+    lesion = values[:, :1]
+    between = (lesion - (weight * lesion).sum(0)).square()
+    return _mean(values, weight), (weight * (between + deviations.square())).sum(0).sqrt()
 
 
 def logits_of_views(
