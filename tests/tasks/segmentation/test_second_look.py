@@ -115,6 +115,18 @@ def test_what_the_first_network_takes_to_be_possible_must_be_certain_for_both() 
         assert float(neither.mask.data.sum()) == 0
 
 
+def test_a_part_must_have_been_suspected_by_the_first_network() -> None:
+    scan, truth = _scan()
+    peak = float(predict(scan, Doubtful(), CONFIG, device="cpu").probability.data.max())
+    for suspected, found in ((peak - 0.05, True), (peak + 0.05, False)):
+        config = CONFIG.model_copy(update={"certain": 0.62, "suspected": suspected})
+        both = predict(scan, Doubtful(), config, second_network=_brighter(), device="cpu")
+        assert float(both.probability.data.max()) > 0.8
+        assert (dice(both.mask.data > 0, truth) > 0.7) is found
+        alone = predict(scan, Doubtful(), config.model_copy(update={"certain": 0.0}), device="cpu")
+        assert bool(alone.mask.data.any())
+
+
 class Remembering(nn.Module):
     """Says what it is told beside the image, and keeps the windows."""
 

@@ -260,33 +260,39 @@ def chosen_on(
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
     before, alone, together, expected, true = [], [], [], [], []
     parts: list[list[ComparedPart]] = [[] for _ in thresholds]
-    small_parts = model.config.small_parts
+    small_parts, suspected = model.config.small_parts, model.config.suspected
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
         looked_at = partial(predict, patient.scan, model.network, adc=patient.adc)
         own = looked_at(model.config, second_network=model.second_network).mask.data[0] > 0
         before.append(_judged(own, patient, ml))
-        probability = looked_at(plain).probability
+        probability = first = looked_at(plain).probability
         alone.append(_judged_masks(probability.data[0], patient, ml, small_parts, choices))
         together.append(alone[-1])
         least = 0.0
         if model.second_network is not None and is_fine_enough(patient.scan.spacing, model.config.spacing):
             probability = looked_at(plain, second_network=model.second_network).probability
             least = model.config.certain_together
-            together[-1] = _judged_masks(probability.data[0], patient, ml, small_parts, choices, least)
+            together[-1] = _judged_masks(
+                probability.data[0], patient, ml, small_parts, choices, least, (first.data[0], suspected)
+            )
         if patient.ignored is not None:
             probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
         for found, threshold in zip(parts, thresholds, strict=True):
             marked = mask_at(probability.data[0], threshold, small_parts, voxel_ml=ml)
             kept = keep_certain(patient.judged(marked)[None], probability.data, least)
+            if least:
+                kept = keep_certain(kept, first.data, suspected)
             found += volumes_of_parts(Volume(kept, probability.affine), probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
         on_patient("segmented", number, len(everyone))
     # Axes: patients, thresholds, certainties; Dice, F1, volume and sureness.
-    first, judged = np.array(alone), np.array(together)
+    without, judged = np.array(alone), np.array(together)
     ill = np.array(true) > 0
-    scores = [[_score(first[:, i, j], ill) for j in range(len(certainties))] for i in range(len(thresholds))]
+    scores = [
+        [_score(without[:, i, j], ill) for j in range(len(certainties))] for i in range(len(thresholds))
+    ]
     i, j = np.unravel_index(int(np.argmax(scores)), (len(thresholds), len(certainties)))
     both = (np.array(before), judged[:, i, j, :3])
     central = [marked or faint for marked, faint in zip(judged[:, i, j, 2].tolist(), expected, strict=True)]
@@ -393,8 +399,12 @@ def _judged_masks(
     small_parts: SmallParts | None = None,
     choices: Choices = ALL_CHOICES,
     least: float = 0.0,
+    before: tuple[Tensor, float] | None = None,
 ) -> list[list[tuple[float, ...]]]:
-    """Judge the mask of each threshold and smallest certainty, which is ``least`` or more."""
+    """Judge the mask of each threshold and smallest certainty, which is ``least`` or more.
+
+    Parts must also have reached a probability of ``before`` in its map.
+    """
     truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
     counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()
     true = truth[counted]
@@ -406,6 +416,9 @@ def _judged_masks(
         peaks = np.zeros(count + 1)
         if count:
             peaks[1:] = ndimage.maximum(probability.numpy(), labels, range(1, count + 1))
+        if count and before is not None:
+            once = ndimage.maximum(before[0].numpy(), labels, range(1, count + 1))
+            peaks[1:][np.asarray(once) < before[1]] = 0
         found = labels[counted]
         sizes = np.bincount(found, minlength=count + 1)
         shared = np.bincount(found[true > 0], minlength=count + 1)

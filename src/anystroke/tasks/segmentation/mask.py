@@ -168,7 +168,7 @@ def predict(
             values[0] *= kept
             deviation = deviation * kept
     with _timed(seconds, "resampling"):
-        lesion = space.to_native(values[:1])
+        lesion = before = space.to_native(values[:1])
     if second_network is not None:
         with _timed(seconds, "second_look"):
             everything = Volume(torch.ones_like(values[:1], dtype=torch.uint8), space.affine)
@@ -179,12 +179,14 @@ def predict(
                 second_network,
                 flip=options.flip,
             )
-            lesion = _changed(lesion, change, space)
+            before, lesion = lesion, _changed(lesion, change, space)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if second_network is not None:
             believed = keep_certain(mask.data > 0, lesion.data, config.certain_together)
+            if config.suspected > 0:
+                believed = keep_certain(believed, before.data, config.suspected)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
