@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,16 +172,18 @@ def test_a_scan_of_few_values_is_shown_as_it_is() -> None:
     assert torch.equal(image_of_view(View(gamma=1.3), scan, space, CONFIG).data, space.image)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper-one-pass"])
-def test_other_ways_of_processing_have_one_view(preset: str, head: Volume) -> None:
+@pytest.mark.parametrize(
+    "other", [Processing(spacing=3.0), Processing(normalisation="whole"), PRESETS["paper-one-pass"]]
+)
+def test_other_ways_of_processing_have_one_view(other: Processing, head: Volume) -> None:
     network = Seeing()
-    processing = Processing(spacing=3.0) if preset == "default" else PRESETS[preset]
-    one = processing.spacing
-    space = to_model_space(head, spacing=one, divisor=8, normalise="foreground")
-    cpu = torch.device("cpu")
-    probabilities_of_views(head, space, network, [1], _with(*TWO), Processing(spacing=one), cpu)
-    assert len(network.seen) == 1
-    assert torch.equal(network.seen[0][0], space.image)
+    space = to_model_space(
+        head, spacing=other.spacing or 2.0, divisor=8, normalise=other.normalisation or "foreground"
+    )
+    whole = replace(other, one_pass_voxels=160**3)
+    probabilities_of_views(head, space, network, [1], _with(*TWO), whole, torch.device("cpu"))
+    [seen] = network.seen
+    assert torch.equal(seen[0], space.image)
 
 
 def test_logits_of_views_are_what_is_averaged(head: Volume) -> None:
