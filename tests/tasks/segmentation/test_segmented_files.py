@@ -77,7 +77,9 @@ def test_files_of_one_scan(scan: pathlib.Path, tmp_path: pathlib.Path) -> None:
     facts = json.loads((tmp_path / "out" / f"{stem}_mask.json").read_text())
     assert facts["Type"] == "Lesion"
     assert facts["SourceSHA256"] == before == sha256(scan)
-    assert facts["Model"] == {"Name": "stand-in", "Version": "1", "SHA256": "0" * 64}
+    of_model = facts["Model"]
+    assert (of_model["Name"], of_model["Version"], of_model["SHA256"]) == ("stand-in", "1", "0" * 64)
+    assert len(of_model["ConfigSHA256"]) == 64
     assert facts["Threshold"] == 0.5
     assert facts["MinimumLesionVolume"] == 0.5
     millilitres = float(np.asanyarray(mask.dataobj).sum()) * 4.0 * 4.0 * 4.5 / 1000

@@ -224,6 +224,13 @@ def test_turning_a_pass_twice_changes_nothing() -> None:
     assert Processing(flips=ALL_FLIPS).mirrored().flips == ALL_FLIPS
 
 
+def test_records_of_results_know_the_views() -> None:
+    one, two = (Model(Seeing(), config, "0" * 64) for config in (CONFIG, _with(*TWO)))
+    trained = Model(Seeing(), CONFIG.model_copy(update={"training": {"steps": 1}}), "0" * 64)
+    assert one.identity != two.identity
+    assert one.identity == trained.identity
+
+
 def test_a_model_has_a_view() -> None:
     with pytest.raises(ValueError, match="views"):
         SegmentationConfig(**(CONFIG.model_dump() | {"views": ()}))
