@@ -5,8 +5,8 @@ r"""Compare ways of showing heads to a network, on the same simulated patients: 
 
 Each ``--views`` is a list of views, and each view a list of the fields of a model's ``views``; an empty one
 is the scan as it is. Patients have the anatomies and masks of the training's data, which choose, or with
-``--held-out`` those that no training saw, which judge. The second look is
-left out unless it is asked for; ADC maps are given as their exponential too.
+``--held-out`` those that no training saw, which judge. The second look is left
+out unless it is asked for; ADC maps are given as their exponential too.
 """
 
 import argparse
@@ -29,18 +29,33 @@ SEED = 20261129
 WEIGHTINGS = ("T1w", "T2w", "FLAIR", "DWI", "ADC")
 
 
-def views_of(text: str) -> tuple[View, ...]:
+def read_views(text: str) -> tuple[View, ...]:
     """Read a list of views.
 
+    Raises:
+        argparse.ArgumentTypeError: A view has no such field, or not such a value.
+
     Example:
-        >>> views_of("gamma=1.3 spacing=1.7,mirrored=true")[1].mirrored
+        >>> read_views("gamma=1.3 spacing=1.7,mirrored=true")[1].mirrored
         True
     """
     found = []
-    for each in text.split():
-        fields = dict(field.split("=", 1) for field in each.split(","))
-        found.append(View(**{name: json.loads(value) for name, value in fields.items()}))
+    try:
+        for each in text.split():
+            fields = dict(field.split("=", 1) for field in each.split(","))
+            found.append(View(**{name: json.loads(value) for name, value in fields.items()}))
+    except ValueError:
+        known = ", ".join(View.model_fields)
+        raise argparse.ArgumentTypeError(
+            f"expected views such as 'gamma=1.3 spacing=1.7,mirrored=true' of {known}, got {text!r}"
+        ) from None
     return tuple(found) or (View(),)
+
+
+def checked(text: str) -> str:
+    """Return a list of views as it was written, if it can be read."""
+    read_views(text)
+    return text
 
 
 def line(scores: list[Score], seconds: float) -> dict[str, object]:
@@ -70,7 +85,7 @@ def main() -> None:
     )
     parser.add_argument("model")
     parser.add_argument("--data", type=Path, required=True, help="packed data of a run")
-    parser.add_argument("--views", action="append", required=True, metavar='"VIEW VIEW ..."')
+    parser.add_argument("--views", action="append", required=True, type=checked, metavar='"VIEW VIEW ..."')
     parser.add_argument("--held-out", action="store_true")
     parser.add_argument("--second-look", action="store_true")
     parser.add_argument("--patients", type=int, default=120)
@@ -86,7 +101,7 @@ def main() -> None:
     if not options.second_look:
         opened = replace(opened, second_network=None)
     models = {
-        text: replace(opened, config=opened.config.model_copy(update={"views": views_of(text)}))
+        text: replace(opened, config=opened.config.model_copy(update={"views": read_views(text)}))
         for text in options.views
     }
     scores: dict[str, list[Score]] = {text: [] for text in models}

@@ -100,7 +100,14 @@ def test_the_better_model_is_kept_with_what_belongs_to_it(after: float, tmp_path
     shutil.copytree(find_model("small"), start / "second_network", dirs_exist_ok=True)
     complete_finetuned(tuned, str(start), ["a", "b"])
     config, before = load_config(tuned, SegmentationConfig), load_config(start, SegmentationConfig)
-    for name in ("volume_errors", "certain_together", "suspected", "views", "adc_exponential", "small_parts"):
+    for name in (
+        "volume_errors",
+        "certain_together",
+        "certain_alone",
+        "views",
+        "adc_exponential",
+        "small_parts",
+    ):
         assert getattr(config, name) == getattr(before, name)
     assert len(config.views) > 1
     assert config.training[LEARNT_FROM] == ["a", "b"]

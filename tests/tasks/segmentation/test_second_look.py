@@ -118,8 +118,8 @@ def test_what_the_first_network_takes_to_be_possible_must_be_certain_for_both() 
 def test_a_part_must_have_been_suspected_by_the_first_network() -> None:
     scan, truth = _scan()
     peak = float(predict(scan, Doubtful(), CONFIG, device="cpu").probability.data.max())
-    for suspected, found in ((peak - 0.05, True), (peak + 0.05, False)):
-        config = CONFIG.model_copy(update={"certain": 0.62, "suspected": suspected})
+    for least, found in ((peak - 0.05, True), (peak + 0.05, False)):
+        config = CONFIG.model_copy(update={"certain": 0.62, "certain_alone": least})
         both = predict(scan, Doubtful(), config, second_network=_brighter(), device="cpu")
         assert float(both.probability.data.max()) > 0.8
         assert (dice(both.mask.data > 0, truth) > 0.7) is found

@@ -260,7 +260,7 @@ def chosen_on(
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
     before, alone, together, expected, true = [], [], [], [], []
     parts: list[list[ComparedPart]] = [[] for _ in thresholds]
-    small_parts, suspected = model.config.small_parts, model.config.suspected
+    small_parts, least_alone = model.config.small_parts, model.config.certain_alone
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
         looked_at = partial(predict, patient.scan, model.network, adc=patient.adc)
@@ -274,7 +274,7 @@ def chosen_on(
             probability = looked_at(plain, second_network=model.second_network).probability
             least = model.config.certain_together
             together[-1] = _judged_masks(
-                probability.data[0], patient, ml, small_parts, choices, least, (first.data[0], suspected)
+                probability.data[0], patient, ml, small_parts, choices, least, (first.data[0], least_alone)
             )
         if patient.ignored is not None:
             probability = replace(probability, data=probability.data.masked_fill(patient.ignored, 0))
@@ -282,7 +282,7 @@ def chosen_on(
             marked = mask_at(probability.data[0], threshold, small_parts, voxel_ml=ml)
             kept = keep_certain(patient.judged(marked)[None], probability.data, least)
             if least:
-                kept = keep_certain(kept, first.data, suspected)
+                kept = keep_certain(kept, first.data, least_alone)
             found += volumes_of_parts(Volume(kept, probability.affine), probability, patient.truth)
         expected.append(expected_volume(probability))
         true.append(float(patient.truth.sum()) * ml)
@@ -372,8 +372,7 @@ def _choose_temperature(
         row = []
         for temperature in tried:
             lesions = [
-                replace(each, data=(each.data / temperature).softmax(0)[lesion : lesion + 1])
-                for each in logits
+                replace(each, data=(each.data / temperature).softmax(0)[lesion][None]) for each in logits
             ]
             both = averaged(lesions, Grid((x, y, z), space.affine))
             row.append(_log_loss(space.to_native(both).data[0], patient))
@@ -403,7 +402,7 @@ def _judged_masks(
 ) -> list[list[tuple[float, ...]]]:
     """Judge the mask of each threshold and smallest certainty, which is ``least`` or more.
 
-    Parts must also have reached a probability of ``before`` in its map.
+    Parts must also reach a probability in another map, (X, Y, Z), where ``before`` names both.
     """
     truth = ndimage.label(patient.truth.numpy(), structure=_NEIGHBOURS)[0]
     counted = np.ones(truth.shape, bool) if patient.ignored is None else ~patient.ignored.numpy()

@@ -38,8 +38,8 @@ class SegmentationConfig(ClassesConfig):
             keep all.
         threshold: Lesion probability from which a voxel belongs to the mask.
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
-        certain_together: The same where a second network has looked again.
-        suspected: Probability that a part must then have reached somewhere before the second network looked.
+        certain_together: The same after a second look, of what both networks say together.
+        certain_alone: The same after a second look, of what the first network alone has said.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
         views: How a head is shown to the first network; what it says of them is averaged.
@@ -57,7 +57,7 @@ class SegmentationConfig(ClassesConfig):
     threshold: float = Field(default=0.5, gt=0, lt=1)
     certain: float = Field(default=0.0, ge=0, lt=1)
     certain_together: float = Field(default=0.75, ge=0, lt=1)
-    suspected: float = Field(default=0.0, ge=0, lt=1)
+    certain_alone: float = Field(default=0.0, ge=0, lt=1)
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)

@@ -179,14 +179,13 @@ def predict(
                 second_network,
                 flip=options.flip,
             )
-            before, lesion = lesion, _changed(lesion, change, space)
+            lesion = _changed(before, change, space)
     with _timed(seconds, "mask"):
         others = {name: space.to_native(values[i + 1 : i + 2]) for i, name in enumerate(tissues)}
         mask = mask_of(lesion, config, threshold, options.min_volume)
         if second_network is not None:
             believed = keep_certain(mask.data > 0, lesion.data, config.certain_together)
-            if config.suspected > 0:
-                believed = keep_certain(believed, before.data, config.suspected)
+            believed = keep_certain(believed, before.data, config.certain_alone)
             mask = replace(mask, data=believed.to(torch.uint8))
         wide = space.to_native(deviation) if options.spread else None
     return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)

@@ -35,8 +35,8 @@ def image_of_view(
         crop: Cut out the head, as for ``space``.
 
     Returns:
-        (1, x, y, z), standardised. Grey values of which too few differ to be raised to a power stay as they
-        are.
+        (1, x, y, z), standardised, on its own grid. Grey values of which too few differ to be raised to a
+        power stay as they are.
     """
     if view.spacing is not None and view.spacing != float(space.affine[0, 0]):
         space = to_model_space(
@@ -137,8 +137,6 @@ def probabilities_of_views(
     x, y, z = space.image.shape[1:]
     both, weight = _on(Grid((x, y, z), space.affine), found)
     values, deviations = both[:, :-1], both[:, -1:]
-    if len(found) == 1:
-        return values[0], deviations[0]
     lesion = values[:, :1]
     between = (lesion - (weight * lesion).sum(0)).square()
     return _mean(values, weight), (weight * (between + deviations.square())).sum(0).sqrt()
