@@ -7,12 +7,27 @@ from typing import Any
 
 from anystroke.reports.theme import embed, write_page
 
-CITATIONS = (
-    "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke segmentation. "
-    "arXiv:2404.01946, 2024.",
-    "Billot B et al. SynthSeg: Segmentation of brain MRI scans of any contrast and resolution without "
-    "retraining. Med Image Anal 86:102789, 2023.",
-)
+CITATIONS = {
+    "Chalcroft et al., 2024": "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke "
+    "segmentation. arXiv:2404.01946, 2024.",
+    "Billot et al., 2023": "Billot B et al. SynthSeg: Segmentation of brain MRI scans of any contrast and "
+    "resolution without retraining. Med Image Anal 86:102789, 2023.",
+    "Wang et al., 2019": "Wang G et al. Aleatoric uncertainty estimation with test-time augmentation for "
+    "medical image segmentation with convolutional neural networks. Neurocomputing 338:34-45, 2019.",
+    "Fonov et al., 2011": "Fonov V et al. Unbiased average age-appropriate atlases for pediatric studies. "
+    "NeuroImage 54:313-327, 2011.",
+}
+"""Works that the methods may name, by how they are named there."""
+
+
+def citations_of(methods: str) -> list[str]:
+    """List the works that a text names, as references.
+
+    Example:
+        >>> [work.split()[0] for work in citations_of("in the manner of Billot et al., 2023")]
+        ['Billot']
+    """
+    return [work for name, work in CITATIONS.items() if name in " ".join(methods.split())]
 
 
 def methods_text(facts: dict[str, Any]) -> str:
@@ -96,6 +111,7 @@ def write_scan_report(
         columns: Names of the columns of the table of lesions.
         lesions: Its rows; columns in which nothing is known are left out.
     """
+    methods = methods_text(facts)
     known = [i for i in range(len(columns)) if any(row[i] != "n/a" for row in lesions)]
     write_page(
         path,
@@ -107,8 +123,8 @@ def write_scan_report(
         facts=facts,
         columns=[columns[i] for i in known],
         lesions=[[row[i] for i in known] for row in lesions],
-        methods=methods_text(facts),
-        citations=CITATIONS,
+        methods=methods,
+        citations=citations_of(methods),
     )
 
 
@@ -142,5 +158,5 @@ def write_group_report(
         in_mni=in_mni,
         doubtful=sum(row["trust"] == "no" for row in rows),
         methods=methods,
-        citations=CITATIONS,
+        citations=citations_of(methods),
     )

@@ -245,4 +245,6 @@ def test_the_sidecar_and_the_report_say_how_often_a_head_was_shown(head: Volume,
     facts = json.loads(sidecar.read_text(encoding="utf-8"))
     assert facts["TestTimeViews"] == [view.model_dump() for view in TWO]
     [page] = (tmp_path / "out").rglob("*.html")
-    assert "shown to the network in 2 ways" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "shown to the network in 2 ways" in text
+    assert "Neurocomputing 338" in text
