@@ -8,8 +8,8 @@ from typing import Any
 from anystroke.reports.theme import embed, write_page
 
 CITATIONS = {
-    "Chalcroft et al., 2024": "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust stroke "
-    "segmentation. arXiv:2404.01946, 2024.",
+    "Chalcroft et al., 2024": "Chalcroft L, Pappas I, Price CJ, Ashburner J. Synthetic data for robust "
+    "stroke segmentation. arXiv:2404.01946, 2024.",
     "Billot et al., 2023": "Billot B et al. SynthSeg: Segmentation of brain MRI scans of any contrast and "
     "resolution without retraining. Med Image Anal 86:102789, 2023.",
     "Wang et al., 2019": "Wang G et al. Aleatoric uncertainty estimation with test-time augmentation for "
