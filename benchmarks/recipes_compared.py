@@ -50,6 +50,7 @@ from anystroke.studies.held_out.judge import PatientRow
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 from anystroke.tasks.segmentation.validate import (
+    DrawnFrom,
     JudgedPatient,
     Score,
     judge,
@@ -101,8 +102,7 @@ def test_sets(
             healthy=count // 4,
             seed=SEED,
             weightings=weightings,
-            preset=preset,
-            priors="literature" if preset == "realistic" else "paper",
+            drawn=DrawnFrom(preset, "literature" if preset == "realistic" else "paper"),
             spacing=spacing,
         )
         sets[name] = list(drawn)

@@ -50,7 +50,12 @@ from anystroke.simulation.cohorts import held_out_pack
 from anystroke.tasks.registry import AnyRecipe, load_any_recipe
 from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.recipe import TrainingSettings
-from anystroke.tasks.segmentation.validate import JUDGED_STAGES, JudgedPatient, simulated_patients
+from anystroke.tasks.segmentation.validate import (
+    JUDGED_STAGES,
+    DrawnFrom,
+    JudgedPatient,
+    simulated_patients,
+)
 
 SEED = 20251127
 # What patients can be, beside their contrasts.
@@ -243,7 +248,7 @@ def judged_patients(
         healthy=0,
         seed=SEED,
         weightings=weightings,
-        preset=preset,
+        drawn=DrawnFrom(preset=preset),
         spacing=settings.grid.spacing,
     )
     chosen = (each for each in patients if wanted.items() <= each.groups.items())

@@ -47,6 +47,14 @@ class Brightest(nn.Module):
         return torch.cat([torch.zeros_like(level), 8.0 * level, 40.0 * (level - 0.5)], dim=1)
 
 
+class SaysAgain(nn.Module):
+    """A second network that says what the first has said."""
+
+    def forward(self, both: Tensor) -> Tensor:
+        odds = 3 * both[:, 1:]
+        return torch.cat([torch.zeros_like(odds), torch.full_like(odds, -20.0), odds], dim=1)
+
+
 def stand_in_model() -> Model:
     return Model(Brightest(), CONFIG, sha256="0" * 64)
 

@@ -61,6 +61,13 @@ class CalibrationOptions:
     only_risk: Annotated[
         bool, typer.Option("--only-risk", help="Leave thresholds and intervals as they are.")
     ] = False
+    only_parts: Annotated[
+        bool,
+        typer.Option("--only-parts", help="Learn how likely parts of masks are lesions."),
+    ] = False
+    part_patients: Annotated[
+        int, typer.Option(min=1, help="Simulated patients that teach that, with --only-parts.")
+    ] = 400
     observations: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keeps what their masks show, to go on after an interruption."),
@@ -101,7 +108,7 @@ def calibrate(
     intervals of volumes from 40; what they are too few for stays.
 
     Where one of temperature, threshold and certainty is given, the others are chosen with it, and errors are
-    measured at it.
+    measured at it. Where they change, what --only-parts has learnt is taken away.
 
     Example: anystroke calibrate my_model/model --scans more_scans --masks their_masks
     """
@@ -118,10 +125,17 @@ def calibrate(
     if (data is None) == (not on.scans):
         raise ArgumentError("give either --data, the 'data' folder of a run, or --scans, scans with masks")
     kept = (options.temperature, options.threshold, options.certain)
-    if any(value is not None for value in kept) and (data is None or options.only_risk):
+    alone = options.only_risk or options.only_parts
+    if any(value is not None for value in kept) and (data is None or alone):
         raise ArgumentError(
             "--temperature, --threshold and --certain are kept to where errors are measured on simulated "
-            "patients: give --data, without --only-risk"
+            "patients: give --data, without --only-risk and --only-parts"
+        )
+    if options.only_risk and options.only_parts:
+        raise ArgumentError("give either --only-risk or --only-parts, one after the other")
+    if data is None and options.only_parts:
+        raise ArgumentError(
+            "--only-parts learns of simulated patients: give --data, the 'data' folder of a run"
         )
     if data is None:
         return _calibrate_on_scans(model, on.scans or [], on.masks)
@@ -134,6 +148,8 @@ def calibrate(
     keep_pages()
     if task_of_model(model) == "qmri":
         return _calibrate_estimator(model, data, patients or 12, seed)
+    if options.only_parts:
+        return _learn_parts(model, data, seed, options)
     if patients is not None and patients < 50:
         raise ArgumentError(f"--patients: expected at least 50 to calibrate with, got {patients}")
     if 0 < risk_patients < FEWEST_FOR_RISK or (options.only_risk and not risk_patients):
@@ -215,6 +231,30 @@ def _learn_risk(model: Path, data: Path, patients: int, seed: int, kept: Path | 
         f"({risk.auc_interval[0]:.2f} to {risk.auc_interval[1]:.2f}), from {risk.threshold:g} sensitivity "
         f"{risk.sensitivity:.2f} and specificity {risk.specificity:.2f}"
     )
+
+
+def _learn_parts(model: Path, data: Path, seed: int, options: CalibrationOptions) -> int:
+    """Replace what tells which parts of masks are lesions."""
+    from anystroke.models.checkpoints import save_config
+    from anystroke.tasks.segmentation.part_fit import learn_parts
+    from anystroke.tasks.segmentation.predict import Model
+
+    opened = Model.open(model)
+    with progress_bar() as bar:
+        parts = learn_parts(
+            opened,
+            data,
+            patients=options.part_patients,
+            seed=seed,
+            kept=options.observations,
+            on_patient=shown_on(bar),
+        )
+    save_config(model, opened.config.model_copy(update={"parts": parts}))
+    typer.echo(
+        f"parts: {parts.right} of {parts.parts} parts of {parts.patients} masks are lesions; area under the "
+        f"curve {parts.auc:.2f}"
+    )
+    return OK
 
 
 def shown_on(bar: "Progress") -> "Callable[[str, int, int], None]":

@@ -14,6 +14,7 @@ from anystroke.tasks.segmentation.calibrate import CalibrationError, Choices, ca
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart
 from anystroke.tasks.segmentation.mask import keep_certain, predict
+from anystroke.tasks.segmentation.part_probability import PartModel
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.second_look import SecondNetwork
 from anystroke.tasks.segmentation.small_parts import SmallParts, mask_at
@@ -247,3 +248,15 @@ def test_scans_that_were_learnt_from_or_too_few_are_refused(scans: list[Labelled
         calibrate_on_scans(_model(), scans[:4] + scans[30:])
     with pytest.raises(CalibrationError, match="learnt from 2 of these scans, such as p1"):
         calibrate_on_scans(_model(training={"finetuned_on": ["p1", "p3"]}), scans[:8])
+
+
+def test_what_was_learnt_of_parts_stays_while_masks_do() -> None:
+    parts = PartModel(
+        signs=(), mean=(), sd=(), weights=(), intercept=0.0, patients=1, parts=1, right=1, auc=0.5
+    )
+    config = _model(parts=parts).config
+    found = calibrate(_model(), Path(), patients=50, choices=Choices((1.0,), (0.5,), (0.0,)))
+    chosen = (found.temperature, found.threshold, found.certain)
+    assert chosen == (config.temperature, config.threshold, config.certain)
+    assert found.applied_to(config).parts == parts
+    assert found.applied_to(config.model_copy(update={"threshold": 0.4})).parts is None

@@ -110,7 +110,12 @@ class Calibration:
     chosen: tuple[str, ...] = ("temperature", "thresholds", "intervals")
 
     def applied_to(self, config: SegmentationConfig) -> SegmentationConfig:
-        """Return the configuration of a model with what was chosen; its risks would be of other masks."""
+        """Return the configuration of a model with what was chosen; its risks would be of other masks.
+
+        What was learnt of parts of masks stays where masks stay as they were.
+        """
+        chosen = (self.temperature, self.threshold, self.certain)
+        same_masks = chosen == (config.temperature, config.threshold, config.certain)
         record = {
             "patients": self.patients,
             "log_loss": self.log_loss,
@@ -127,6 +132,7 @@ class Calibration:
                 "volume_errors": self.volume_errors,
                 "lesion_errors": self.lesion_errors,
                 "risk": None,
+                "parts": config.parts if same_masks else None,
                 "training": {**config.training, "calibration": record},
             }
         )

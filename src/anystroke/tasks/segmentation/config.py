@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from anystroke.core.config import StrictModel
 from anystroke.models.checkpoints import ClassesConfig
 from anystroke.models.volume_interval import VolumeErrors
+from anystroke.tasks.segmentation.part_probability import PartModel
 from anystroke.tasks.segmentation.risk import RiskModel
 from anystroke.tasks.segmentation.small_parts import SmallParts
 
@@ -40,6 +41,8 @@ class SegmentationConfig(ClassesConfig):
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         certain_together: The same after a second look, of what both networks say together.
         certain_alone: The same after a second look, of what the first network alone has said.
+        parts: What tells after a second look how likely each part of the mask is a lesion; None if that was
+            not learnt.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
         views: How a head is shown to the first network; what it says of them is averaged.
@@ -58,6 +61,7 @@ class SegmentationConfig(ClassesConfig):
     certain: float = Field(default=0.0, ge=0, lt=1)
     certain_together: float = Field(default=0.75, ge=0, lt=1)
     certain_alone: float = Field(default=0.0, ge=0, lt=1)
+    parts: PartModel | None = None
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)

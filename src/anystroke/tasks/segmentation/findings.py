@@ -37,6 +37,7 @@ LESION_COLUMNS = (
     "diameter_mm",
     "mean_probability",
     "highest_probability",
+    "lesion_probability",
     "mni_x_mm",
     "mni_y_mm",
     "mni_z_mm",
@@ -71,9 +72,8 @@ class Findings:
     def of(cls, result: "Segmentation") -> "Findings":
         """Find the lesions of a segmentation."""
         inside = with_lesion(result.brain, result.mask) or head(result.scan)
-        return cls(
-            result, *find_lesions(result.mask, result.probability, inside, result.model.config.lesion_errors)
-        )
+        errors, parts = result.model.config.lesion_errors, result.prediction.parts
+        return cls(result, *find_lesions(result.mask, result.probability, inside, errors, parts))
 
     def placed(self, space: MniSpace, atlas: Atlas | None) -> "Findings":
         """Say where the lesions are in MNI space."""
@@ -226,6 +226,7 @@ def lesion_row(lesion: FoundLesion, place: MniPlace | None = None) -> dict[str, 
         f"{lesion.diameter:.1f}",
         f"{lesion.mean_probability:.3f}",
         f"{lesion.highest_probability:.3f}",
+        "n/a" if lesion.lesion_probability is None else f"{lesion.lesion_probability:.2f}",
         *(("n/a",) * 3 if place is None else (f"{value:.1f}" for value in place.centroid)),
         *((place.region, f"{place.share:.3f}") if place is not None and place.region else ("n/a", "n/a")),
     )

@@ -1,6 +1,7 @@
 """The lesions of a mask one by one: numbered, measured, and on which side of the brain they are."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +23,19 @@ _DIRECTIONS = 1000
 
 
 @dataclass(frozen=True)
+class LikelyPart:
+    """A connected component of a mask, and how likely it is a lesion.
+
+    Attributes:
+        voxel: One of its voxels.
+        probability: That it is a lesion at all, see `anystroke.tasks.segmentation.part_probability`.
+    """
+
+    voxel: tuple[int, int, int]
+    probability: float
+
+
+@dataclass(frozen=True)
 class FoundLesion:
     """One connected component of a mask.
 
@@ -35,6 +49,7 @@ class FoundLesion:
         mean_probability: Over its voxels.
         highest_probability: Over its voxels.
         interval: How large the lesion that it belongs to may be [ml]; None if errors were not given.
+        lesion_probability: That it is a lesion at all; None if that is not known.
     """
 
     number: int
@@ -46,6 +61,7 @@ class FoundLesion:
     mean_probability: float
     highest_probability: float
     interval: VolumeInterval | None = None
+    lesion_probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,11 @@ class ComparedPart:
 
 
 def find_lesions(
-    mask: Volume, probability: Volume, inside: Volume, errors: VolumeErrors | None = None
+    mask: Volume,
+    probability: Volume,
+    inside: Volume,
+    errors: VolumeErrors | None = None,
+    parts: Sequence[LikelyPart] = (),
 ) -> tuple[Volume, list[FoundLesion]]:
     """Number and measure the lesions of a mask.
 
@@ -75,6 +95,7 @@ def find_lesions(
         probability: On the grid of ``mask``.
         inside: Mask of the brain, or of the head where the brain is not known, on any grid.
         errors: Of the model's single lesions.
+        parts: How likely components of the mask are lesions.
 
     Returns:
         Map of the lesions' numbers, int32, and the lesions, the largest first. Voxels that share a corner are
@@ -95,6 +116,7 @@ def find_lesions(
     numbers[order + 1] = np.arange(1, count + 1)
     numbered = numbers[labels]
     plane = middle_plane(inside) if count else None
+    likely = {int(numbered[part.voxel]): part.probability for part in parts}
     lesions = []
     for number, box in enumerate(ndimage.find_objects(numbered), start=1):
         if box is None or plane is None:
@@ -118,6 +140,7 @@ def find_lesions(
                 mean_probability=sure,
                 highest_probability=float(values.max()),
                 interval=None if errors is None else volume_interval(volume, volume, errors, sure),
+                lesion_probability=likely.get(number),
             )
         )
     return Volume(torch.from_numpy(numbered)[None], mask.affine, mask.space_code), lesions

@@ -20,8 +20,10 @@ from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.adc_exponential import lesion_in_both
 from anystroke.tasks.segmentation.config import SegmentationConfig
+from anystroke.tasks.segmentation.lesions_found import LikelyPart
 from anystroke.tasks.segmentation.options import SegmentOptions
 from anystroke.tasks.segmentation.outside_brain import within_mni_brain
+from anystroke.tasks.segmentation.part_probability import likely_parts
 from anystroke.tasks.segmentation.second_look import (
     SecondNetwork,
     is_fine_enough,
@@ -53,6 +55,7 @@ class Prediction:
         spread: Standard deviation of the lesion probability over views and flips, if it was asked for.
         image: The scan on the network's grid, as it is standardised before it is shown in other ways.
         features: Of that image; empty if it was processed in another way than the training's images.
+        parts: How likely each connected part of the mask is a lesion; empty if the model does not tell.
     """
 
     probability: Volume
@@ -65,6 +68,7 @@ class Prediction:
     spread: Volume | None = None
     image: Volume | None = None
     features: dict[str, float] = field(default_factory=dict)
+    parts: tuple[LikelyPart, ...] = ()
 
 
 @torch.inference_mode()
@@ -187,8 +191,12 @@ def predict(
             believed = keep_certain(mask.data > 0, lesion.data, config.certain_together)
             believed = keep_certain(believed, before.data, config.certain_alone)
             mask = replace(mask, data=believed.to(torch.uint8))
+        parts: tuple[LikelyPart, ...] = ()
+        own = threshold == config.threshold and as_trained(config, processing)
+        if config.parts is not None and second_network is not None and brain is not None and own:
+            parts = likely_parts(mask, lesion, before, brain, scan, config.parts)
         wide = space.to_native(deviation) if options.spread else None
-    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features)
+    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features, parts)
 
 
 def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:

@@ -25,6 +25,7 @@ from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.sources import open_sources
 from anystroke.tasks.segmentation.validate import (
     SCORE,
+    DrawnFrom,
     JudgedPatient,
     judge,
     real_patients,
@@ -83,7 +84,7 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
             healthy=wanted.healthy,
             seed=VALIDATION_SEED,
             weightings=wanted.weightings,
-            preset=wanted.preset,
+            drawn=DrawnFrom(preset=wanted.preset),
             spacing=self.settings.grid.spacing,
         )
         return list(patients)

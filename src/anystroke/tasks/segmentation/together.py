@@ -239,7 +239,7 @@ def _fused(
     )
     return replace(
         own,
-        prediction=replace(own.prediction, probability=probability, mask=mask),
+        prediction=replace(own.prediction, probability=probability, mask=mask, parts=()),
         interval=interval,
         reasons=tuple(dict.fromkeys((*kept, *reasons))),
         risk=None,

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -96,6 +96,30 @@ class Score:
     truth: float
 
 
+@dataclass(frozen=True)
+class DrawnFrom:
+    """What simulated patients and their scans are drawn from.
+
+    Attributes:
+        preset: Protocols.
+        priors: Tissue properties.
+        lesions: Which lesions patients with one have.
+        stages: How old these are.
+        smallest_ml: How much of them can be seen at least [ml].
+    """
+
+    preset: str = "realistic"
+    priors: str = "literature"
+    lesions: LesionSettings = field(default_factory=lambda: LesionSettings(absent=0.0))
+    stages: tuple[Stage, ...] = JUDGED_STAGES
+    smallest_ml: float = SMALLEST_ML
+
+
+DRAWN_FROM = DrawnFrom()
+SHOWERS = DrawnFrom(lesions=LesionSettings(absent=0.0, emboli=1.0), stages=("acute",), smallest_ml=0.1)
+"""Showers of small emboli on acute scans."""
+
+
 def simulated_patients(
     pack: Pack,
     *,
@@ -103,24 +127,22 @@ def simulated_patients(
     healthy: int,
     seed: int,
     weightings: Sequence[str],
-    preset: str = "realistic",
-    priors: str = "literature",
     spacing: float = 2.0,
+    drawn: DrawnFrom = DRAWN_FROM,
 ) -> Iterator[JudgedPatient]:
     """Simulate a fixed set of patients, each with the whole head in the field of view.
 
     One after the other takes the next contrast; all contrasts done, the next stage; all stages done, skull
-    instead of none. So does the count of patients that shows every combination once: contrasts x 3 x 2.
+    instead of none. So does the count of patients that shows every combination once: contrasts x stages x 2.
 
     Args:
         pack: Anatomies, of which each patient is one, in turn, and lesion masks.
-        count: Patients with a lesion of which 1 ml or more can be seen; what cannot is ignored.
+        count: Patients with a lesion that can be seen; what cannot is ignored.
         healthy: Patients without.
         seed: Decides all that is random.
         weightings: Contrasts.
-        preset: Protocols.
-        priors: Tissue properties.
         spacing: Voxel size in mm.
+        drawn: What they are drawn from.
 
     Raises:
         ValueError: There is no anatomy, or no mask gives a lesion that large.
@@ -132,11 +154,11 @@ def simulated_patients(
         )
     x, y, z = (16 * math.ceil(side / spacing / 16) for side in _HEAD_MM)
     plain = SynthesisSettings(
-        preset=preset,
-        priors=priors,
+        preset=drawn.preset,
+        priors=drawn.priors,
         spacing=spacing,
         shapes=((x, y, z),),
-        lesions=LesionSettings(absent=0.0),
+        lesions=drawn.lesions,
         cut=0.0,
     )
     generators = {
@@ -146,7 +168,7 @@ def simulated_patients(
     combinations = [
         (weighting, stage, stripped)
         for stripped in (False, True)
-        for stage in JUDGED_STAGES
+        for stage in drawn.stages
         for weighting in weightings
     ]
     members, groups = [], []
@@ -159,7 +181,7 @@ def simulated_patients(
                 ("validation", number),
                 lesions=drawn_masks(pack.masks, plain.lesions, weighting=weighting) if ill else no_masks,
                 anatomy=number % len(pack.anatomies),
-                smallest_ml=SMALLEST_ML if ill else 0.0,
+                smallest_ml=drawn.smallest_ml if ill else 0.0,
                 visible=True,
             )
         )
