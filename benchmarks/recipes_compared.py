@@ -50,8 +50,8 @@ from anystroke.studies.held_out.judge import PatientRow
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.recipe import TrainingSettings, load_recipe
 from anystroke.tasks.segmentation.validate import (
-    DrawnFrom,
     JudgedPatient,
+    PatientOptions,
     Score,
     judge,
     real_patients,
@@ -102,7 +102,7 @@ def test_sets(
             healthy=count // 4,
             seed=SEED,
             weightings=weightings,
-            drawn=DrawnFrom(preset, "literature" if preset == "realistic" else "paper"),
+            options=PatientOptions(preset, "literature" if preset == "realistic" else "paper"),
             spacing=spacing,
         )
         sets[name] = list(drawn)

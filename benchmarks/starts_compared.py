@@ -52,8 +52,8 @@ from anystroke.tasks.segmentation.predict import Model, segment
 from anystroke.tasks.segmentation.recipe import TrainingSettings
 from anystroke.tasks.segmentation.validate import (
     JUDGED_STAGES,
-    DrawnFrom,
     JudgedPatient,
+    PatientOptions,
     simulated_patients,
 )
 
@@ -248,7 +248,7 @@ def judged_patients(
         healthy=0,
         seed=SEED,
         weightings=weightings,
-        drawn=DrawnFrom(preset=preset),
+        options=PatientOptions(preset=preset),
         spacing=settings.grid.spacing,
     )
     chosen = (each for each in patients if wanted.items() <= each.groups.items())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from anystroke.tasks.segmentation.calibrate import Calibration
+    from anystroke.tasks.segmentation.predict import Model
 
 FEWEST_FOR_RISK = 60
 
@@ -63,11 +64,14 @@ class CalibrationOptions:
     ] = False
     only_parts: Annotated[
         bool,
-        typer.Option("--only-parts", help="Learn how likely parts of masks are lesions."),
+        typer.Option(
+            "--only-parts", help="Learn how likely parts of masks are lesions, and leave all else as it is."
+        ),
     ] = False
     part_patients: Annotated[
-        int, typer.Option(min=1, help="Simulated patients that teach that, with --only-parts.")
-    ] = 400
+        int | None,
+        typer.Option(min=1, help="Simulated patients that teach that.", show_default="400"),
+    ] = None
     observations: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keeps what their masks show, to go on after an interruption."),
@@ -133,6 +137,8 @@ def calibrate(
         )
     if options.only_risk and options.only_parts:
         raise ArgumentError("give either --only-risk or --only-parts, one after the other")
+    if options.part_patients is not None and not options.only_parts:
+        raise ArgumentError("--part-patients are those of --only-parts; give both")
     if data is None and options.only_parts:
         raise ArgumentError(
             "--only-parts learns of simulated patients: give --data, the 'data' folder of a run"
@@ -147,6 +153,10 @@ def calibrate(
             )
     keep_pages()
     if task_of_model(model) == "qmri":
+        if alone:
+            raise ArgumentError(
+                "--only-risk and --only-parts are of models that segment, and this one estimates maps"
+            )
         return _calibrate_estimator(model, data, patients or 12, seed)
     if options.only_parts:
         return _learn_parts(model, data, seed, options)
@@ -180,6 +190,16 @@ def _choose(model: Path, data: Path, patients: int, seed: int, options: Calibrat
         found = choose(opened, data, patients=patients, seed=seed, choices=choices, on_patient=shown_on(bar))
     save_config(model, found.applied_to(opened.config))
     typer.echo(calibration_said(found))
+    _complain_of_parts(model, opened)
+
+
+def _complain_of_parts(folder: Path, before: "Model") -> None:
+    """Say if what was learnt of parts was taken away."""
+    from anystroke.models.checkpoints import load_config
+    from anystroke.tasks.segmentation.config import SegmentationConfig
+
+    if before.config.part_model is not None and load_config(folder, SegmentationConfig).part_model is None:
+        complain("note: how likely parts are lesions is no longer known; --only-parts --data learns it anew")
 
 
 def calibration_said(found: "Calibration") -> str:
@@ -208,6 +228,7 @@ def _calibrate_on_scans(model: Path, sources: "Sequence[Path]", masks: Path | No
     typer.echo(calibration_said(found))
     if opened.config.risk is not None:
         complain("note: how likely masks are to fail is no longer known; --only-risk --data learns it anew")
+    _complain_of_parts(model, opened)
     return OK
 
 
@@ -244,12 +265,12 @@ def _learn_parts(model: Path, data: Path, seed: int, options: CalibrationOptions
         parts = learn_parts(
             opened,
             data,
-            patients=options.part_patients,
+            patients=options.part_patients or 400,
             seed=seed,
             kept=options.observations,
             on_patient=shown_on(bar),
         )
-    save_config(model, opened.config.model_copy(update={"parts": parts}))
+    save_config(model, opened.config.model_copy(update={"part_model": parts}))
     typer.echo(
         f"parts: {parts.right} of {parts.parts} parts of {parts.patients} masks are lesions; area under the "
         f"curve {parts.auc:.2f}"

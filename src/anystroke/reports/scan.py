@@ -70,6 +70,11 @@ def methods_text(facts: dict[str, Any]) -> str:
             "first had said, looked again at a finer grid; the log-odds of both were averaged, those of the "
             "second counting more."
         )
+    if facts.get("LesionProbabilities") is not None:
+        parts.append(
+            "How likely each part of the mask is a lesion at all was told by a logistic regression of its "
+            "probabilities, size, place, number and contrast, learnt of simulated patients."
+        )
     if fused:
         parts.append(
             f"{len(fused) + 1} contrasts of each patient were segmented alone, registered rigidly by Mattes' "

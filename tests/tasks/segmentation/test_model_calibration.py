@@ -254,9 +254,9 @@ def test_what_was_learnt_of_parts_stays_while_masks_do() -> None:
     parts = PartModel(
         signs=(), mean=(), sd=(), weights=(), intercept=0.0, patients=1, parts=1, right=1, auc=0.5
     )
-    config = _model(parts=parts).config
+    config = _model(part_model=parts).config
     found = calibrate(_model(), Path(), patients=50, choices=Choices((1.0,), (0.5,), (0.0,)))
     chosen = (found.temperature, found.threshold, found.certain)
     assert chosen == (config.temperature, config.threshold, config.certain)
-    assert found.applied_to(config).parts == parts
-    assert found.applied_to(config.model_copy(update={"threshold": 0.4})).parts is None
+    assert found.applied_to(config).part_model == parts
+    assert found.applied_to(config.model_copy(update={"threshold": 0.4})).part_model is None

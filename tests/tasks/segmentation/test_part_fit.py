@@ -1,6 +1,7 @@
 """Learning which parts of masks are lesions."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -74,6 +75,25 @@ def test_what_is_ignored_teaches_nothing() -> None:
     assert fit_parts([*patients, *wrong]).weights == fit_parts(patients).weights
 
 
+def test_a_sign_that_never_differs_says_nothing() -> None:
+    patients = _observed(100)
+    for one in patients:
+        one.signs[:, NAMES.index("mirrored")] = math.log(0.001 / 0.999)
+    model = fit_parts(patients)
+    assert "mirrored" not in model.signs
+    assert len(model.signs) == len(NAMES) - 1
+
+
+def test_another_file_of_observations_is_refused_and_stays(tmp_path: Path) -> None:
+    for text in ("something else", "{}\n", "[1]\n3"):
+        kept = tmp_path / "other"
+        kept.write_text(text)
+        if text.endswith("\n") or "\n" in text:
+            with pytest.raises(PartFitError, match="name another"):
+                part_fit._read(kept, [])
+            assert kept.read_text() == text
+
+
 def test_too_few_parts_are_refused() -> None:
     with pytest.raises(PartFitError, match=f"expected {FEWEST_PARTS} parts that are lesions"):
         fit_parts(_observed(12))
@@ -121,6 +141,7 @@ def test_learning_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(part_fit, "observe_parts", observe)
     monkeypatch.setattr(part_fit, "fitting_patients", patients)
     monkeypatch.setattr(part_fit, "load_pack", lambda _: None)
+    monkeypatch.setattr(part_fit, "sha256", str)
     kept = tmp_path / "observed.jsonl"
     model = _with_second()
     whole = learn_parts(model, tmp_path, patients=60, seed=1, kept=kept)
@@ -149,18 +170,27 @@ def test_the_command_learns_parts_alone(
     data = tmp_path / "data"
     data.mkdir()
     arguments = ["calibrate", str(folder), "--data", str(data), "--only-parts"]
-    assert main(arguments) == 2
     for name in ("anatomies", "lesions"):
         (data / f"{name}.safetensors").touch()
-    assert main(["calibrate", str(folder), "--only-parts", "--scans", str(data)]) == 2
-    assert main([*arguments, "--only-risk"]) == 2
-    assert main([*arguments, "--threshold", "0.5"]) == 2
-    capsys.readouterr()
-    assert main(arguments) == 2
-    assert "has no second network" in capsys.readouterr().err
+    for wrong, said in (
+        (["--only-risk"], "give either --only-risk or --only-parts"),
+        (["--threshold", "0.5"], "without --only-risk and --only-parts"),
+        ([], "has no second network"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    for wrong, said in (
+        (["--only-parts", "--scans", str(data)], "--only-parts learns of simulated patients"),
+        (["--part-patients", "80", "--data", str(data)], "--part-patients are those of --only-parts"),
+    ):
+        assert main(["calibrate", str(folder), *wrong]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    estimator = Path(shutil.copytree(find_model("estimator"), tmp_path / "estimator"))
+    assert main(["calibrate", str(estimator), "--data", str(data), "--only-parts"]) == 2
+    assert "this one estimates maps" in " ".join(capsys.readouterr().err.split())
     learnt = fit_parts(_observed(100))
     monkeypatch.setattr(part_fit, "learn_parts", lambda *_, **__: learnt)
     before = load_config(folder, SegmentationConfig)
     assert main(arguments) == 0
-    assert load_config(folder, SegmentationConfig) == before.model_copy(update={"parts": learnt})
+    assert load_config(folder, SegmentationConfig) == before.model_copy(update={"part_model": learnt})
     assert f"{learnt.right} of 400 parts of 100 masks are lesions" in capsys.readouterr().out

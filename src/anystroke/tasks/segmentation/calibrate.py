@@ -132,7 +132,7 @@ class Calibration:
                 "volume_errors": self.volume_errors,
                 "lesion_errors": self.lesion_errors,
                 "risk": None,
-                "parts": config.parts if same_masks else None,
+                "part_model": config.part_model if same_masks else None,
                 "training": {**config.training, "calibration": record},
             }
         )
@@ -263,7 +263,7 @@ def chosen_on(
     """
     thresholds, certainties = choices.thresholds, choices.certainties
     temperature, log_loss = _choose_temperature(model, scored, choices.temperatures, on_patient)
-    plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0})
+    plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0, "part_model": None})
     before, alone, together, expected, true = [], [], [], [], []
     parts: list[list[ComparedPart]] = [[] for _ in thresholds]
     small_parts, least_alone = model.config.small_parts, model.config.certain_alone

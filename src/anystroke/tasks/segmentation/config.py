@@ -41,8 +41,8 @@ class SegmentationConfig(ClassesConfig):
         certain: Probability that a connected part of the mask must reach somewhere; 0 for none.
         certain_together: The same after a second look, of what both networks say together.
         certain_alone: The same after a second look, of what the first network alone has said.
-        parts: What tells after a second look how likely each part of the mask is a lesion; None if that was
-            not learnt.
+        part_model: What tells after a second look how likely each part of the mask is a lesion; None if that
+            was not learnt.
         small_parts: Small parts with a threshold of their own; None for none.
         temperature: Logits are divided by it before the softmax.
         views: How a head is shown to the first network; what it says of them is averaged.
@@ -61,7 +61,7 @@ class SegmentationConfig(ClassesConfig):
     certain: float = Field(default=0.0, ge=0, lt=1)
     certain_together: float = Field(default=0.75, ge=0, lt=1)
     certain_alone: float = Field(default=0.0, ge=0, lt=1)
-    parts: PartModel | None = None
+    part_model: PartModel | None = None
     small_parts: SmallParts | None = None
     temperature: float = Field(default=1.0, gt=0)
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)

@@ -72,7 +72,7 @@ class Findings:
     def of(cls, result: "Segmentation") -> "Findings":
         """Find the lesions of a segmentation."""
         inside = with_lesion(result.brain, result.mask) or head(result.scan)
-        errors, parts = result.model.config.lesion_errors, result.prediction.parts
+        errors, parts = result.model.config.lesion_errors, result.prediction.parts or ()
         return cls(result, *find_lesions(result.mask, result.probability, inside, errors, parts))
 
     def placed(self, space: MniSpace, atlas: Atlas | None) -> "Findings":
@@ -113,6 +113,10 @@ class Findings:
             # All of it on the left leaves less than nothing by rounding.
             "RightLesionVolume": round(max(0.0, self.result.lesion_volume - left), 6),
         }
+        if self.result.prediction.parts is not None:
+            facts["LesionProbabilities"] = [
+                lesion.lesion_probability and round(lesion.lesion_probability, 4) for lesion in self.lesions
+            ]
         if atlas is not None:
             facts["TerritoryAtlas"] = {"Name": atlas.source, "SHA256": atlas.sha256}
             volumes = (self.territories or {}).items()
@@ -187,7 +191,10 @@ def _risk_facts(result: "Segmentation") -> dict[str, Any]:
 
 def of_probability(facts: dict[str, Any]) -> dict[str, Any]:
     """Reduce a mask's sidecar to what is true of the probability map."""
-    of_mask = ("Type", "Threshold", "MinimumLesionVolume", "LesionCount", "LesionConnectivity")
+    of_mask = (
+        "Type", "Threshold", "MinimumLesionVolume", "LesionCount", "LesionConnectivity",
+        "LesionProbabilities",
+    )  # fmt: skip
     kept = {
         key: value
         for key, value in facts.items()

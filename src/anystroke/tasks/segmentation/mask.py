@@ -55,7 +55,10 @@ class Prediction:
         spread: Standard deviation of the lesion probability over views and flips, if it was asked for.
         image: The scan on the network's grid, as it is standardised before it is shown in other ways.
         features: Of that image; empty if it was processed in another way than the training's images.
-        parts: How likely each connected part of the mask is a lesion; empty if the model does not tell.
+        first: What the first network alone says, where there was a second look; None if not.
+        parts: How likely each connected part of the mask is a lesion. None where that is not known: by models
+            that do not tell, without a second look, and at thresholds, smallest volumes or spacings other
+            than it was learnt at.
     """
 
     probability: Volume
@@ -68,7 +71,8 @@ class Prediction:
     spread: Volume | None = None
     image: Volume | None = None
     features: dict[str, float] = field(default_factory=dict)
-    parts: tuple[LikelyPart, ...] = ()
+    first: Volume | None = None
+    parts: tuple[LikelyPart, ...] | None = None
 
 
 @torch.inference_mode()
@@ -191,12 +195,16 @@ def predict(
             believed = keep_certain(mask.data > 0, lesion.data, config.certain_together)
             believed = keep_certain(believed, before.data, config.certain_alone)
             mask = replace(mask, data=believed.to(torch.uint8))
-        parts: tuple[LikelyPart, ...] = ()
-        own = threshold == config.threshold and as_trained(config, processing)
-        if config.parts is not None and second_network is not None and brain is not None and own:
-            parts = likely_parts(mask, lesion, before, brain, scan, config.parts)
+        first = None if second_network is None else before
         wide = space.to_native(deviation) if options.spread else None
-    return Prediction(lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features, parts)
+    parts = None
+    own = threshold == config.threshold and options.min_volume == 0 and as_trained(config, processing)
+    if config.part_model is not None and first is not None and brain is not None and own:
+        with _timed(seconds, "parts"):
+            parts = likely_parts(mask, lesion, first, brain, scan, config.part_model)
+    return Prediction(
+        lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features, first, parts
+    )
 
 
 def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:

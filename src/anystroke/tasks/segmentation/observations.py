@@ -109,7 +109,10 @@ def failure(mask: Tensor, patient: JudgedPatient, *, voxel_ml: float) -> tuple[b
 def observe(model: Model, patient: JudgedPatient) -> Observation:
     """Segment a patient, and note the signs and whether the mask fails."""
     plain = Model(
-        model.network, model.config.model_copy(update={"risk": None}), model.sha256, model.second_network
+        model.network,
+        model.config.model_copy(update={"risk": None, "part_model": None}),
+        model.sha256,
+        model.second_network,
     )
     return observation_of(segment(patient.scan, plain, device="cpu", adc=patient.adc), patient)
 
@@ -179,7 +182,7 @@ def observe_all(
 
 def _depends(model: Model, patients: PatientSet) -> list[Any]:
     """Return what observations depend on."""
-    config = model.config.model_dump_json(exclude={"risk", "training"})
+    config = model.config.model_dump_json(exclude={"risk", "training", "part_model"})
     digest = hashlib.sha256(f"{model.sha256} {config}".encode()).hexdigest()
     return [digest, patients.seed, patients.held_out]
 

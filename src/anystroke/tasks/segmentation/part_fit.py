@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import write_text
+from anystroke.core.files import sha256, write_text
 from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.tasks.segmentation.calibrate import CALIBRATION_WEIGHTINGS, OnPatient
 from anystroke.tasks.segmentation.mask import predict
@@ -21,13 +20,14 @@ from anystroke.tasks.segmentation.part_probability import PART_SIGNS, PartModel,
 from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.validate import SHOWERS, JudgedPatient, simulated_patients
 
-FEWEST_PATIENTS = 50
+FEWEST_FOR_PARTS = 50
 """Simulated patients that are needed."""
 FEWEST_PARTS = 40
 """Parts that must be lesions, and parts that must not."""
 _SHOWER_WEIGHTINGS = ("DWI", "DWI", "DWI", "FLAIR")
 _FOLDS = 5
 _INVERSE_PENALTY = 0.3
+_SMALLEST_SD = 1e-6
 
 
 class PartFitError(AnystrokeError):
@@ -74,7 +74,7 @@ def fitting_patients(pack: Pack, count: int, *, seed: int, spacing: float) -> It
         seed=seed + 1,
         weightings=_SHOWER_WEIGHTINGS,
         spacing=spacing,
-        drawn=SHOWERS,
+        options=SHOWERS,
     )
 
 
@@ -85,11 +85,12 @@ def observe_parts(model: Model, patient: JudgedPatient) -> ObservedParts:
         model: With a second network and classes of the healthy brain.
         patient: With the truth.
     """
-    looked_at = partial(predict, patient.scan, model.network, model.config, adc=patient.adc)
-    first, both = looked_at(), looked_at(second_network=model.second_network)
+    config = model.config.model_copy(update={"part_model": None})
+    both = predict(patient.scan, model.network, config, second_network=model.second_network, adc=patient.adc)
     assert both.brain is not None
+    assert both.first is not None
     mask = both.mask.data[0] > 0
-    found = find_parts(mask, both.probability, first.probability, both.brain, patient.scan)
+    found = find_parts(mask, both.probability, both.first, both.brain, patient.scan)
 
     def voxels(of: Tensor) -> Array:
         counts: Array = np.bincount(found.labels[of.numpy()], minlength=len(found) + 1)[1:]
@@ -117,11 +118,12 @@ def learn_parts(
         patients: How many.
         seed: Of the patients.
         kept: A file of JSON lines that what was observed is added to at once; patients of the same model that
-            are there already are not made again.
+            are there already are not segmented again.
         on_patient: Told of each patient.
 
     Raises:
-        PartFitError: The model has no second network or knows no brain; too few patients or parts.
+        PartFitError: The model has no second network or knows no brain; too few patients or parts; ``kept``
+            holds something else.
         OSError: A file of the data is missing, or ``kept`` cannot be written.
     """
     if model.second_network is None or not model.config.brain:
@@ -129,9 +131,9 @@ def learn_parts(
             f"the model {model.config.name} has no second network or no classes of the healthy brain, which "
             "parts are judged with; use a model that has both, such as default"
         )
-    if patients < FEWEST_PATIENTS:
-        raise PartFitError(f"expected at least {FEWEST_PATIENTS} patients to learn from, got {patients}")
-    depends = _depends(model, patients, seed)
+    if patients < FEWEST_FOR_PARTS:
+        raise PartFitError(f"expected at least {FEWEST_FOR_PARTS} patients to learn from, got {patients}")
+    depends = _depends(model, data, patients, seed)
     known = _read(kept, depends) if kept is not None else {}
     found = []
     members = fitting_patients(load_pack(data), patients, seed=seed, spacing=model.config.spacing)
@@ -151,7 +153,8 @@ def learn_parts(
 def fit_parts(observed: Sequence[ObservedParts]) -> PartModel:
     """Fit the probability that a part is a lesion: a logistic regression with a ridge penalty.
 
-    The area under its curve is of the parts of each fifth of the patients, by a fit on the others.
+    The area under its curve is of the parts of each fifth of the patients, by a fit on the others. Five
+    patients in a row, which are of five contrasts, are in one fifth.
 
     Args:
         observed: Of all patients.
@@ -171,7 +174,11 @@ def fit_parts(observed: Sequence[ObservedParts]) -> PartModel:
     owner = np.repeat(np.arange(len(observed)), [len(one.signs) for one in observed])[counted]
     chances = np.zeros(len(right))
     for fold in range(_FOLDS):
-        own = owner % _FOLDS == fold
+        own = owner // _FOLDS % _FOLDS == fold
+        if len(set(right[~own].tolist())) < 2:
+            raise PartFitError(
+                "expected parts of both kinds in all patients, got few; simulate more patients"
+            )
         chances[own] = _logistic(signs[~own], right[~own], len(observed)).probabilities(signs[own])
     return _logistic(signs, right, len(observed)).model_copy(update={"auc": _area(chances, right)})
 
@@ -180,7 +187,7 @@ def _logistic(signs: Array, right: Array, patients: int) -> PartModel:
     from sklearn.linear_model import LogisticRegression
 
     mean, sd = signs.mean(axis=0), signs.std(axis=0)
-    used = np.flatnonzero(sd > 0)
+    used = np.flatnonzero(sd > _SMALLEST_SD)
     scaled = (signs[:, used] - mean[used]) / sd[used]
     fitted = LogisticRegression(C=_INVERSE_PENALTY, max_iter=1000).fit(scaled, right)
     return PartModel(
@@ -206,29 +213,41 @@ def _area(chances: Array, right: Array) -> float:
     return round(float(roc_auc_score(right, chances)), 4)
 
 
-def _depends(model: Model, patients: int, seed: int) -> list[Any]:
+def _depends(model: Model, data: Path, patients: int, seed: int) -> list[Any]:
     """Return what observations depend on."""
     config = model.config.model_dump_json(
-        exclude={"parts", "risk", "training", "volume_errors", "lesion_errors", "version"}
+        exclude={"part_model", "risk", "training", "volume_errors", "lesion_errors", "version"}
     )
-    return [hashlib.sha256(f"{model.sha256} {config}".encode()).hexdigest(), patients, seed]
+    second = model.second_network and model.second_network.config.model_dump_json(exclude={"training"})
+    packed = [sha256(data / f"{name}.safetensors") for name in ("anatomies", "lesions")]
+    of = json.dumps([model.sha256, config, second, packed, list(PART_SIGNS)])
+    return [hashlib.sha256(of.encode()).hexdigest(), patients, seed]
 
 
 def _read(path: Path, depends: Sequence[Any]) -> dict[int, ObservedParts]:
-    """Read what was observed of a model; a last line that was cut off is taken away."""
+    """Read what was observed of a model; a last line that was cut off is taken away.
+
+    Raises:
+        PartFitError: It is another file.
+    """
     if not path.is_file():
         return {}
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
+    found = {}
+    try:
+        for line in whole.splitlines():
+            row = json.loads(line)
+            if row["of"] == list(depends):
+                found[row["number"]] = ObservedParts(
+                    np.array(row["signs"], dtype=float).reshape(-1, len(PART_SIGNS)),
+                    np.array(row["right"], dtype=bool),
+                    np.array(row["counted"], dtype=bool),
+                )
+    except (ValueError, KeyError, TypeError) as error:
+        raise PartFitError(
+            f"expected in {path} what was observed before, or no such file, got something else; name another"
+        ) from error
     if whole != text:
         write_text(path, whole)
-    found = {}
-    for line in whole.splitlines():
-        row = json.loads(line)
-        if row["of"] == list(depends):
-            found[row["number"]] = ObservedParts(
-                np.array(row["signs"], dtype=float).reshape(-1, len(PART_SIGNS)),
-                np.array(row["right"], dtype=bool),
-                np.array(row["counted"], dtype=bool),
-            )
     return found

@@ -13,36 +13,42 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 from scipy import ndimage
+from scipy.special import expit
 from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.config import StrictModel
 from anystroke.core.volume import Volume
 from anystroke.tasks.segmentation.lesions_found import LikelyPart, middle_plane, to_world
+from anystroke.tasks.segmentation.mni_places import with_lesion
 
 PART_SIGNS: dict[str, str] = {
     "peak": "the highest probability of both networks together (log-odds)",
     "mean": "the mean of these probabilities (log-odds)",
     "first_peak": "the highest probability of the first network alone (log-odds)",
     "volume": "its volume [ml] (log)",
-    "parts": "the number of parts in the mask (log)",
-    "suspected": "the volume of what is at least 5 % probable in the scan [ml] (log)",
+    "depth": "how far its innermost voxel is from what is outside [mm] (log)",
+    "count": "how many parts the mask has (log of one more)",
+    "suspected": "the volume of what is at least 5 % probable in the scan [ml] (log of one more)",
     "highest": "the highest probability in the scan (log-odds)",
     "mirrored": "the highest probability at its mirror image on the other side of the brain (log-odds)",
-    "against_mirror": "the contrast to that mirror image, in robust standard deviations of the brain",
-    "against_around": "the contrast to the healthy brain within 4 mm",
-    "at_border": "the share of what is within 4 mm that is no healthy brain",
-    "thin": "the share of its voxels within 2.5 mm of its surface",
+    "against_mirror": "the size of the contrast to that mirror image, in robust deviations of the brain",
+    "against_around": "the size of the contrast to the healthy brain within 4 mm, likewise",
+    "at_border": "the share of what is within 4 mm, but for other parts, that is no healthy brain",
 }
 """Name of each sign of a part -> what it is."""
 
 _NEIGHBOURS = np.ones((3, 3, 3))
 _SMALLEST = 1e-3
 _SUSPECTED = 0.05
-_SHELL_MM, _THIN_MM = 4.0, 2.5
+_SHELL_MM = 4.0
+_LARGEST_CONTRAST = 10.0
 _SAMPLED = 50_000
+# Boxes of more voxels are looked at in steps of about a millimetre.
+_LARGE_BOX, _STEP_MM = 2_000_000, 1.0
 # The range of the middle half of a normal distribution, in standard deviations.
 _NORMAL_RANGE = 1.349
 
@@ -57,7 +63,7 @@ class PartModel(StrictModel):
         weights: Log-odds for each standard deviation above the mean.
         intercept: Log-odds of a part with the mean of every sign.
         patients: How many simulated patients there were.
-        parts: How many parts their masks had.
+        parts: How many parts of their masks taught it.
         right: How many of them touched a lesion.
         auc: Area under the receiver operating characteristic, of parts of patients that were left out of the
             fit in turn.
@@ -105,12 +111,12 @@ class PartModel(StrictModel):
         """
         columns = [list(PART_SIGNS).index(name) for name in self.signs]
         scaled = (signs[:, columns] - np.array(self.mean)) / np.array(self.sd)
-        found: Array = 1 / (1 + np.exp(-(self.intercept + scaled @ np.array(self.weights))))
+        found: Array = expit(self.intercept + scaled @ np.array(self.weights))
         return found
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class MeasuredParts:
     """Connected parts (26 neighbours) of a mask.
 
     Attributes:
@@ -149,7 +155,7 @@ def likely_parts(
     return tuple(found)
 
 
-def find_parts(mask: Tensor, lesion: Volume, first: Volume, healthy: Volume, scan: Volume) -> Parts:
+def find_parts(mask: Tensor, lesion: Volume, first: Volume, healthy: Volume, scan: Volume) -> MeasuredParts:
     """Find the parts of a mask and measure their signs.
 
     Args:
@@ -160,7 +166,6 @@ def find_parts(mask: Tensor, lesion: Volume, first: Volume, healthy: Volume, sca
         scan: The scan.
 
     Example:
-        >>> import torch
         >>> grid = torch.diag(torch.tensor([2.0, 2, 2, 1], dtype=torch.float64))
         >>> lesion = torch.full((1, 24, 24, 24), 0.01)
         >>> lesion[0, 4:6, 10:12, 10:12] = 0.9
@@ -172,11 +177,11 @@ def find_parts(mask: Tensor, lesion: Volume, first: Volume, healthy: Volume, sca
     """
     labels, count = ndimage.label(mask.numpy(), structure=_NEIGHBOURS)
     if not count:
-        return Parts(labels, np.zeros((0, len(PART_SIGNS))))
+        return MeasuredParts(labels, np.zeros((0, len(PART_SIGNS))))
     values = lesion.data[0].numpy()
-    looks = _Looks(labels, values, healthy, scan)
+    looks = _Looks(labels, lesion, healthy, scan)
     of_scan = {
-        "parts": math.log1p(count),
+        "count": math.log1p(count),
         "suspected": math.log1p(float((values >= _SUSPECTED).sum()) * lesion.voxel_volume),
         "highest": _log_odds(float(values.max())),
     }
@@ -191,19 +196,20 @@ def find_parts(mask: Tensor, lesion: Volume, first: Volume, healthy: Volume, sca
         }
         every = own | of_scan | looks.of_part(number, box)
         rows.append([every[name] for name in PART_SIGNS])
-    return Parts(labels, np.array(rows))
+    return MeasuredParts(labels, np.array(rows))
 
 
 class _Looks:
     """Compares parts with their surroundings and with the other side of the brain."""
 
-    def __init__(self, labels: Array, values: Array, healthy: Volume, scan: Volume) -> None:
-        self._labels, self._values = labels, values
+    def __init__(self, labels: Array, lesion: Volume, healthy: Volume, scan: Volume) -> None:
+        self._labels, self._values = labels, lesion.data[0].numpy()
         self._image, self._affine, self._spacing = scan.data[0].numpy(), scan.affine, scan.spacing
         self._back = np.linalg.inv(scan.affine.numpy())
         self._healthy = healthy.data[0].numpy() > 0
         self._to_healthy = np.linalg.inv(healthy.affine.numpy())
-        self._plane = middle_plane(healthy)
+        mask = Volume(torch.from_numpy(labels > 0)[None], scan.affine)
+        self._plane = middle_plane(with_lesion(healthy, mask) or healthy)
         inside = np.argwhere(self._healthy)
         inside = inside[:: 1 + len(inside) // _SAMPLED]
         there = self._image[tuple(_nearest(to_world(inside, healthy.affine), self._back, labels.shape)[0].T)]
@@ -213,33 +219,50 @@ class _Looks:
     def of_part(self, number: int, box: Sequence[slice]) -> dict[str, float]:
         """Measure one part, of which all voxels are in a box."""
         reach = [math.ceil(_SHELL_MM / size) for size in self._spacing]
-        wide = tuple(slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, reach, strict=True))
-        part = self._labels[wide] == number
+        wide = [slice(max(s.start - n, 0), s.stop + n) for s, n in zip(box, reach, strict=True)]
+        steps = [1, 1, 1]
+        if math.prod(side.stop - side.start for side in wide) > _LARGE_BOX:
+            steps = [max(1, round(_STEP_MM / size)) for size in self._spacing]
+        some = tuple(slice(side.start, side.stop, step) for side, step in zip(wide, steps, strict=True))
+        sampling = [size * step for size, step in zip(self._spacing, steps, strict=True)]
+        numbers = self._labels[some]
+        part = numbers == number
         start = np.array([side.start for side in wide])
-        away = ndimage.distance_transform_edt(~part, sampling=self._spacing)
-        shell = (away <= _SHELL_MM) & (self._labels[wide] == 0)
-        around = np.argwhere(shell) + start
-        places, known = _nearest(to_world(around, self._affine), self._to_healthy, self._healthy.shape)
-        brain = np.zeros(len(around), dtype=bool)
+        away = ndimage.distance_transform_edt(~part, sampling=sampling)
+        around = np.argwhere((away <= _SHELL_MM) & (numbers == 0)) * steps + start
+        brain = self._in_brain(around)
+        deepest = ndimage.distance_transform_edt(np.pad(part, 1), sampling=sampling).max()
+        voxels = np.argwhere(part) * steps + start
+        level = float(self._image[tuple(voxels.T)].mean()) if len(voxels) else 0.0
+        opposite = self._opposite(voxels, number)
+        return {
+            "depth": math.log(max(float(deepest), min(self._spacing))),
+            "mirrored": _log_odds(float(self._values[opposite].max()) if len(opposite[0]) else 0.0),
+            "against_mirror": self._contrast(level, self._image[opposite]),
+            "against_around": self._contrast(level, self._image[tuple(around[brain].T)]),
+            "at_border": 1 - float(brain.mean()) if len(brain) else 1.0,
+        }
+
+    def _in_brain(self, voxels: Array) -> Array:
+        """Tell which voxels (N, 3) of the scan are healthy brain, (N,) bool."""
+        places, known = _nearest(to_world(voxels, self._affine), self._to_healthy, self._healthy.shape)
+        brain = np.zeros(len(voxels), dtype=bool)
         brain[known] = self._healthy[tuple(places.T)]
-        deep = ndimage.distance_transform_edt(np.pad(part, 1), sampling=self._spacing)
-        voxels = np.argwhere(part) + start
-        level = float(self._image[tuple(voxels.T)].mean())
+        return brain
+
+    def _opposite(self, voxels: Array, number: int) -> tuple[Array, ...]:
+        """Return the voxels at the mirror image of some (N, 3), but for those of the part itself."""
         points = to_world(voxels, self._affine)
         normal, offset = self._plane[:3], self._plane[3]
         points = points - 2 * np.outer((points @ normal + offset) / (normal @ normal), normal)
-        opposite = tuple(_nearest(points, self._back, self._labels.shape)[0].T)
-        has_mirror = len(opposite[0]) > 0
-        far = float(self._image[opposite].mean()) if has_mirror else level
-        near = float(self._image[tuple(around[brain].T)].mean()) if brain.any() else level
-        spread = self._spread or 1.0
-        return {
-            "mirrored": _log_odds(float(self._values[opposite].max()) if has_mirror else 0.0),
-            "against_mirror": abs(level - far) / spread,
-            "against_around": abs(level - near) / spread,
-            "at_border": 1 - float(brain.mean()) if len(brain) else 1.0,
-            "thin": float((deep[deep > 0] <= _THIN_MM).mean()),
-        }
+        there = _nearest(points, self._back, self._labels.shape)[0]
+        return tuple(there[self._labels[tuple(there.T)] != number].T)
+
+    def _contrast(self, level: float, others: Array) -> float:
+        """Compare a part's mean grey value with others; 0 where there are none or the brain is constant."""
+        if not len(others) or self._spread == 0:
+            return 0.0
+        return min(abs(level - float(others.mean())) / self._spread, _LARGEST_CONTRAST)
 
 
 def _nearest(points: Array, to_voxels: Array, shape: Sequence[int]) -> tuple[Array, Array]:

@@ -25,8 +25,8 @@ from anystroke.tasks.segmentation.predict import Model
 from anystroke.tasks.segmentation.sources import open_sources
 from anystroke.tasks.segmentation.validate import (
     SCORE,
-    DrawnFrom,
     JudgedPatient,
+    PatientOptions,
     judge,
     real_patients,
     simulated_patients,
@@ -84,7 +84,7 @@ class SegmentationTask(Task[SegmentationConfig, JudgedPatient]):
             healthy=wanted.healthy,
             seed=VALIDATION_SEED,
             weightings=wanted.weightings,
-            drawn=DrawnFrom(preset=wanted.preset),
+            options=PatientOptions(preset=wanted.preset),
             spacing=self.settings.grid.spacing,
         )
         return list(patients)

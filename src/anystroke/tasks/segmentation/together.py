@@ -239,7 +239,7 @@ def _fused(
     )
     return replace(
         own,
-        prediction=replace(own.prediction, probability=probability, mask=mask, parts=()),
+        prediction=replace(own.prediction, probability=probability, mask=mask, first=None, parts=None),
         interval=interval,
         reasons=tuple(dict.fromkeys((*kept, *reasons))),
         risk=None,

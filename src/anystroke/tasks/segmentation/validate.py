@@ -97,7 +97,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class DrawnFrom:
+class PatientOptions:
     """What simulated patients and their scans are drawn from.
 
     Attributes:
@@ -115,8 +115,8 @@ class DrawnFrom:
     smallest_ml: float = SMALLEST_ML
 
 
-DRAWN_FROM = DrawnFrom()
-SHOWERS = DrawnFrom(lesions=LesionSettings(absent=0.0, emboli=1.0), stages=("acute",), smallest_ml=0.1)
+ANY_PATIENTS = PatientOptions()
+SHOWERS = PatientOptions(lesions=LesionSettings(absent=0.0, emboli=1.0), stages=("acute",), smallest_ml=0.1)
 """Showers of small emboli on acute scans."""
 
 
@@ -128,7 +128,7 @@ def simulated_patients(
     seed: int,
     weightings: Sequence[str],
     spacing: float = 2.0,
-    drawn: DrawnFrom = DRAWN_FROM,
+    options: PatientOptions = ANY_PATIENTS,
 ) -> Iterator[JudgedPatient]:
     """Simulate a fixed set of patients, each with the whole head in the field of view.
 
@@ -142,7 +142,7 @@ def simulated_patients(
         seed: Decides all that is random.
         weightings: Contrasts.
         spacing: Voxel size in mm.
-        drawn: What they are drawn from.
+        options: What they are drawn from.
 
     Raises:
         ValueError: There is no anatomy, or no mask gives a lesion that large.
@@ -154,11 +154,11 @@ def simulated_patients(
         )
     x, y, z = (16 * math.ceil(side / spacing / 16) for side in _HEAD_MM)
     plain = SynthesisSettings(
-        preset=drawn.preset,
-        priors=drawn.priors,
+        preset=options.preset,
+        priors=options.priors,
         spacing=spacing,
         shapes=((x, y, z),),
-        lesions=drawn.lesions,
+        lesions=options.lesions,
         cut=0.0,
     )
     generators = {
@@ -168,7 +168,7 @@ def simulated_patients(
     combinations = [
         (weighting, stage, stripped)
         for stripped in (False, True)
-        for stage in drawn.stages
+        for stage in options.stages
         for weighting in weightings
     ]
     members, groups = [], []
@@ -181,7 +181,7 @@ def simulated_patients(
                 ("validation", number),
                 lesions=drawn_masks(pack.masks, plain.lesions, weighting=weighting) if ill else no_masks,
                 anatomy=number % len(pack.anatomies),
-                smallest_ml=drawn.smallest_ml if ill else 0.0,
+                smallest_ml=options.smallest_ml if ill else 0.0,
                 visible=True,
             )
         )
