@@ -161,6 +161,19 @@ def test_patients_are_judged_once_and_kept(
     assert judged[6:] == ["FLAIR-0"]
 
 
+def test_processes_that_share_patients_find_the_same(data: Path, stand_in: Model, tmp_path: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        told: list[str] = []
+        made = held_out.run_held_out(
+            {"one": stand_in}, data, tmp_path / str(jobs), HeldOutDesign(1, 0), jobs=jobs, on_step=told.append
+        )
+        assert told == [f"one: {weighting}-0" for weighting in ("T1w", "T2w", "FLAIR", "DWI", "ADC")]
+        found.append({key: value for key, value in made.results["one"].items() if key != "seconds"})
+        assert len(list((tmp_path / str(jobs) / "one" / "patients").iterdir())) == 5
+    assert found[0] == found[1]
+
+
 def test_a_scan_is_segmented_and_compared(stand_in: Model) -> None:
     settings = SynthesisSettings(spacing=4.0, shapes=((48, 56, 48),), weighting="FLAIR", cut=0.0)
     sample = Generator(settings).generate(ellipsoid_anatomy(), [sphere_lesion()], key=5)

@@ -47,6 +47,7 @@ class HeldOutOptions:
     ] = None
     cases: Annotated[int, typer.Option(min=0, help="Held-out scans of each sequence.")] = 80
     healthy: Annotated[int, typer.Option(min=0, help="Held-out scans without lesion.")] = 50
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that judge held-out scans.")] = 1
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def benchmark(
             )
         return _judge_held_out(models, held_out.held_out, output, held_out, options)
     if _given(held_out):
-        raise ArgumentError("--cases and --healthy are of held-out patients; add --held-out DATA")
+        raise ArgumentError("--cases, --healthy and --jobs are of held-out patients; add --held-out DATA")
     from anystroke.acquisition.presets.preset import load_preset
     from anystroke.reports.published import published_table
     from anystroke.studies.benchmark.patients import Design, conditions
@@ -160,6 +161,7 @@ def _judge_held_out(
             output,
             design,
             overwrite=options.overwrite,
+            jobs=patients.jobs,
             on_step=lambda text: bar.update(task, advance=1, description=text),
         )
     for title, result in made.results.items():

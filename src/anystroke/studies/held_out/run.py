@@ -1,14 +1,19 @@
 """Judge models on the held-out patients, one patient after the other, each kept as soon as it is judged."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import reduce
+from multiprocessing import get_context
 from operator import add
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anystroke.core.files import sha256, write_json, write_text
+from anystroke.core.memory import keep_pages
 from anystroke.core.tables import Cell, write_table
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.io.results import ResultFolder
@@ -65,6 +70,70 @@ class _Judged:
     seconds: float
 
 
+class _Judging:
+    """Judges one patient after the other, or finds what was judged before."""
+
+    def __init__(
+        self, models: Mapping[str, Model], data: Path, folder: Path, design: HeldOutDesign, overwrite: bool
+    ) -> None:
+        self._models, self._overwrite = models, overwrite
+        self.cohort = held_out_cohort(held_out_pack(data), design)
+        packs = {name: sha256(data / name) for name in _PACKS}
+        self._folders = {
+            title: ResultFolder(folder / title, {"Model": model.identity, "Data": packs, "Seed": SEED})
+            for title, model in models.items()
+        }
+
+    def patient(self, number: int) -> Iterator[tuple[str, str, _Judged]]:
+        """Yield title, name and what was judged of a patient, model by model."""
+        name = "-".join(map(str, self.cohort.members[number].names))
+        sample = None
+        for title, model in self._models.items():
+            sidecar = f"patients/{name}.json"
+            facts = self._folders[title].kept(sidecar, replace=self._overwrite)
+            if facts is None:
+                sample = sample or self.cohort.patient(number)
+                started = time.perf_counter()
+                row, trust = judge_sample(model, sample)
+                seconds = time.perf_counter() - started
+                facts = {"Row": row, "Reliability": plain_reliability(trust), "Seconds": round(seconds, 2)}
+                (self._folders[title].folder / "patients").mkdir(exist_ok=True)
+                with self._folders[title].staging(sidecar, facts):
+                    pass
+            reliability = read_reliability(facts["Reliability"])
+            yield title, name, _Judged(facts["Row"], reliability, facts["Seconds"])
+
+
+_begun: list[_Judging] = []
+
+
+def _begin(threads: int, *arguments: Any) -> None:
+    """Make a process of its own ready."""
+    keep_pages()
+    torch.set_num_threads(threads)
+    _begun[:] = [_Judging(*arguments)]
+
+
+def _judge(number: int) -> list[tuple[str, str, _Judged]]:
+    return list(_begun[0].patient(number))
+
+
+def _judged_in_order(
+    judging: _Judging, jobs: int, *arguments: Any
+) -> Iterator[Iterable[tuple[str, str, _Judged]]]:
+    """Yield what was judged of each patient."""
+    numbers = range(len(judging.cohort.members))
+    if jobs == 1:
+        yield from map(judging.patient, numbers)
+        return
+    threads = max(1, torch.get_num_threads() // jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=(threads, *arguments))
+    try:
+        yield from pool.map(_judge, numbers)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def run_held_out(
     models: Mapping[str, Model],
     data: Path,
@@ -72,6 +141,7 @@ def run_held_out(
     design: HeldOutDesign,
     *,
     overwrite: bool = False,
+    jobs: int = 1,
     on_step: Callable[[str], None] = lambda text: None,
 ) -> HeldOut:
     """Simulate the held-out patients, segment them with each model, and write what came of it.
@@ -85,6 +155,7 @@ def run_held_out(
             ``held_out.md`` and ``patients``, a file each.
         design: How many patients.
         overwrite: Replace what was judged of other models or data.
+        jobs: Processes that judge, among which the threads are shared.
         on_step: Called with a word for each patient and model that is done.
 
     Raises:
@@ -97,31 +168,11 @@ def run_held_out(
             f"expected the data folder of a training run, but {data} lacks {missing[0]}; name the folder "
             "data of a run that held something out"
         )
-    cohort = held_out_cohort(held_out_pack(data), design)
-    packs = {name: sha256(data / name) for name in _PACKS}
-    folders = {
-        title: ResultFolder(folder / title, {"Model": model.identity, "Data": packs, "Seed": SEED})
-        for title, model in models.items()
-    }
+    judging = _Judging(models, data, folder, design, overwrite)
     judged: dict[str, dict[str, _Judged]] = {title: {} for title in models}
-    for number, member in enumerate(cohort.members):
-        name = "-".join(map(str, member.names))
-        sample = None
-        for title, model in models.items():
-            sidecar = f"patients/{name}.json"
-            facts = folders[title].kept(sidecar, replace=overwrite)
-            if facts is None:
-                sample = sample or cohort.patient(number)
-                started = time.perf_counter()
-                row, trust = judge_sample(model, sample)
-                seconds = time.perf_counter() - started
-                facts = {"Row": row, "Reliability": plain_reliability(trust), "Seconds": round(seconds, 2)}
-                (folders[title].folder / "patients").mkdir(exist_ok=True)
-                with folders[title].staging(sidecar, facts):
-                    pass
-            judged[title][name] = _Judged(
-                facts["Row"], read_reliability(facts["Reliability"]), facts["Seconds"]
-            )
+    for found in _judged_in_order(judging, jobs, models, data, folder, design, overwrite):
+        for title, name, one in found:
+            judged[title][name] = one
             on_step(f"{title}: {name}")
     return _write(folder, models, judged)
 
