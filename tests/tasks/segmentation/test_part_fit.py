@@ -84,16 +84,6 @@ def test_a_sign_that_never_differs_says_nothing() -> None:
     assert len(model.signs) == len(NAMES) - 1
 
 
-def test_another_file_of_observations_is_refused_and_stays(tmp_path: Path) -> None:
-    for text in ("something else", "{}\n", "[1]\n3"):
-        kept = tmp_path / "other"
-        kept.write_text(text)
-        if text.endswith("\n") or "\n" in text:
-            with pytest.raises(PartFitError, match="name another"):
-                part_fit._read(kept, [])
-            assert kept.read_text() == text
-
-
 def test_too_few_parts_are_refused() -> None:
     with pytest.raises(PartFitError, match=f"expected {FEWEST_PARTS} parts that are lesions"):
         fit_parts(_observed(12))

@@ -1,7 +1,6 @@
 """Masks of simulated patients whose truth is known: their signs, and whether they fail."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ from torch import Tensor
 
 from anystroke.anatomy.lesions.bank import LesionMask
 from anystroke.anatomy.tissues.anatomies import Anatomy
-from anystroke.core.files import write_text
 from anystroke.evaluation.metrics.overlap import dice
 from anystroke.simulation.cohorts import held_out_pack, load_pack
 from anystroke.simulation.generator import Generator
 from anystroke.tasks.segmentation.difficulties import draw_patient
+from anystroke.tasks.segmentation.kept_rows import add_row, read_rows
 from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
 from anystroke.tasks.segmentation.risk import LARGEST_FALSE_ML, SMALLEST_DICE
 from anystroke.tasks.segmentation.signs import signs_of
@@ -153,15 +152,17 @@ def observe_all(
     Raises:
         OSError: A file of the pack is missing, or the observations cannot be written.
         ValueError: The pack is empty.
+        KeptRowsError: ``kept`` holds something else.
     """
     anatomies, masks = patients.load()
     depends = _depends(model, patients)
-    known = _read(kept, depends) if kept is not None else {}
+    known = read_rows(kept, depends) if kept is not None else {}
     generators: dict[str, Generator] = {}
     found = []
     for number in range(patients.count):
-        observation = known.get(number)
-        if observation is None:
+        if number in known:
+            observation = _observation(known[number])
+        else:
             patient = draw_patient(
                 anatomies,
                 masks,
@@ -172,9 +173,7 @@ def observe_all(
             )
             observation = observe(model, patient)
             if kept is not None:
-                line = json.dumps({"of": depends, "number": number, **asdict(observation)}, allow_nan=False)
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+                add_row(kept, depends, number, asdict(observation))
         found.append(observation)
         on_patient("judged", number + 1, patients.count)
     return found
@@ -187,18 +186,5 @@ def _depends(model: Model, patients: PatientSet) -> list[Any]:
     return [digest, patients.seed, patients.held_out]
 
 
-def _read(path: Path, depends: Sequence[Any]) -> dict[int, Observation]:
-    """Read the observations of a model and set of patients; a last line that was cut off is taken away."""
-    found: dict[int, Observation] = {}
-    if not path.is_file():
-        return found
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        write_text(path, whole)
-    for line in whole.splitlines():
-        row = json.loads(line)
-        if row.pop("of") == list(depends):
-            number = row.pop("number")
-            found[number] = Observation(**row | {"reasons": tuple(row["reasons"])})
-    return found
+def _observation(row: dict[str, Any]) -> Observation:
+    return Observation(**row | {"reasons": tuple(row["reasons"])})

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import sha256, write_text
+from anystroke.core.files import sha256
 from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.tasks.segmentation.calibrate import CALIBRATION_WEIGHTINGS, OnPatient
+from anystroke.tasks.segmentation.kept_rows import add_row, read_rows
 from anystroke.tasks.segmentation.mask import predict
 from anystroke.tasks.segmentation.part_probability import PART_SIGNS, PartModel, find_parts
 from anystroke.tasks.segmentation.predict import Model
@@ -122,8 +123,8 @@ def learn_parts(
         on_patient: Told of each patient.
 
     Raises:
-        PartFitError: The model has no second network or knows no brain; too few patients or parts; ``kept``
-            holds something else.
+        PartFitError: The model has no second network or knows no brain; too few patients or parts.
+        KeptRowsError: ``kept`` holds something else.
         OSError: A file of the data is missing, or ``kept`` cannot be written.
     """
     if model.second_network is None or not model.config.brain:
@@ -134,17 +135,17 @@ def learn_parts(
     if patients < FEWEST_FOR_PARTS:
         raise PartFitError(f"expected at least {FEWEST_FOR_PARTS} patients to learn from, got {patients}")
     depends = _depends(model, data, patients, seed)
-    known = _read(kept, depends) if kept is not None else {}
+    known = read_rows(kept, depends) if kept is not None else {}
     found = []
     members = fitting_patients(load_pack(data), patients, seed=seed, spacing=model.config.spacing)
     for number, patient in enumerate(members):
-        one = known.get(number)
-        if one is None:
+        if number in known:
+            one = _observed(known[number])
+        else:
             one = observe_parts(model, patient)
             if kept is not None:
                 row = {name: values.tolist() for name, values in vars(one).items()}
-                with kept.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({"of": depends, "number": number, **row}) + "\n")
+                add_row(kept, depends, number, row)
         found.append(one)
         on_patient("observed", len(found), patients)
     return fit_parts(found)
@@ -224,30 +225,9 @@ def _depends(model: Model, data: Path, patients: int, seed: int) -> list[Any]:
     return [hashlib.sha256(of.encode()).hexdigest(), patients, seed]
 
 
-def _read(path: Path, depends: Sequence[Any]) -> dict[int, ObservedParts]:
-    """Read what was observed of a model; a last line that was cut off is taken away.
-
-    Raises:
-        PartFitError: It is another file.
-    """
-    if not path.is_file():
-        return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    found = {}
-    try:
-        for line in whole.splitlines():
-            row = json.loads(line)
-            if row["of"] == list(depends):
-                found[row["number"]] = ObservedParts(
-                    np.array(row["signs"], dtype=float).reshape(-1, len(PART_SIGNS)),
-                    np.array(row["right"], dtype=bool),
-                    np.array(row["counted"], dtype=bool),
-                )
-    except (ValueError, KeyError, TypeError) as error:
-        raise PartFitError(
-            f"expected in {path} what was observed before, or no such file, got something else; name another"
-        ) from error
-    if whole != text:
-        write_text(path, whole)
-    return found
+def _observed(row: dict[str, Any]) -> ObservedParts:
+    return ObservedParts(
+        np.array(row["signs"], dtype=float).reshape(-1, len(PART_SIGNS)),
+        np.array(row["right"], dtype=bool),
+        np.array(row["counted"], dtype=bool),
+    )
