@@ -155,7 +155,8 @@ def run_held_out(
             ``held_out.md`` and ``patients``, a file each.
         design: How many patients.
         overwrite: Replace what was judged of other models or data.
-        jobs: Processes that judge, among which the threads are shared.
+        jobs: Processes that judge, among which the threads are shared. With other numbers of threads networks
+            round otherwise.
         on_step: Called with a word for each patient and model that is done.
 
     Raises:
