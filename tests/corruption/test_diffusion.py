@@ -10,11 +10,12 @@ from anystroke.corruption.noise import non_central_chi, rician
 
 EULER = 0.5772156649
 SHAPE = (40, 40, 40)
+PLACES = torch.stack(torch.meshgrid(*[torch.arange(-39.0, 40.0, 2.0)] * 3, indexing="ij"))
 
 
 def test_the_geometric_mean_of_three_directions_is_the_image_of_their_mean_diffusivity() -> None:
     white = torch.ones(SHAPE)
-    parts = fibre_contrast(white, anisotropy=1e-3, spacing=2.0, rng=stream(1, "fibres"))
+    parts = fibre_contrast(white, PLACES, anisotropy=1e-3, rng=stream(1, "fibres"))
     images = [100 * torch.exp(-1000 * (0.8e-3 + part)) for part in parts]
     assert float((images[0] / images[1]).log().abs().max()) > 0.5
     expected = torch.full(SHAPE, 100 * math.exp(-0.8))
@@ -24,11 +25,24 @@ def test_the_geometric_mean_of_three_directions_is_the_image_of_their_mean_diffu
 def test_fibres_differ_where_white_matter_is_and_within_their_anisotropy() -> None:
     white = torch.zeros(SHAPE, dtype=torch.bool)
     white[20:] = True
-    parts = fibre_contrast(white, anisotropy=0.9e-3, spacing=2.0, rng=stream(2, "fibres"))
+    parts = fibre_contrast(white, PLACES, anisotropy=0.9e-3, rng=stream(2, "fibres"))
     for part in parts:
         assert float(part[:20].abs().max()) == 0
         assert float(part.min()) >= -0.3e-3 - 1e-9
         assert float(part.max()) <= 0.6e-3 + 1e-9
+
+
+def test_fibres_are_alike_on_both_sides_wherever_the_head_lies() -> None:
+    tilted = PLACES.clone()
+    tilted[0] = 0.9 * PLACES[0] + 0.3 * PLACES[1] + 7
+    part, _, _ = fibre_contrast(torch.ones(SHAPE), tilted, anisotropy=1e-3, rng=stream(6, "fibres"))
+    mirrored = tilted.clone()
+    mirrored[0] *= -1
+    other, _, _ = fibre_contrast(torch.ones(SHAPE), mirrored, anisotropy=1e-3, rng=stream(6, "fibres"))
+    assert torch.equal(part, other)
+    assert float((part - part.flip(0)).abs().mean()) > 1e-4
+    near, far = ((part[step:] - part[:-step]).abs().mean() for step in (1, 12))
+    assert float(near) < 0.4 * float(far)
 
 
 def test_a_trace_image_is_unbiased_with_a_third_of_the_variance_where_the_signal_is_high() -> None:
@@ -111,4 +125,6 @@ def test_what_no_scanner_could_compute_is_refused() -> None:
     with pytest.raises(ValueError, match="all directions"):
         trace_weighted([image, torch.ones(3)])
     with pytest.raises(ValueError, match="an anisotropy"):
-        fibre_contrast(torch.ones(4, 4, 4), anisotropy=-1.0, spacing=2.0, rng=stream(1))
+        fibre_contrast(torch.ones(4, 4, 4), PLACES[:, :4, :4, :4], anisotropy=-1.0, rng=stream(1))
+    with pytest.raises(ValueError, match=r"positions of shape \(3, 4, 4, 4\), got \(3, 40, 40, 40\)"):
+        fibre_contrast(torch.ones(4, 4, 4), PLACES, anisotropy=1e-3, rng=stream(1))

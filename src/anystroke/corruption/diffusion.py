@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anystroke.core.fields import GridShape, smooth_noise
+from anystroke.anatomy.tissues.deformation import sample_at
+from anystroke.core.fields import smooth_noise
 from anystroke.corruption.limits import check_positive, check_same_shape, check_within
 
 _FIBRE_MM = 12.0
+_LATTICE_MM = 4.0
 _TINY = 1e-20
 
 
@@ -133,39 +135,47 @@ def adc_change(
 
 
 def fibre_contrast(
-    white_matter: Tensor, *, anisotropy: float, spacing: float, rng: torch.Generator
+    white_matter: Tensor, positions: Tensor, *, anisotropy: float, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw by how much the ADC of three orthogonal directions differs from their mean in white matter.
 
-    Fibres run in a smooth random direction ``n``; along direction k the tensor of a bundle with axial
-    symmetry has ``D_k = D + anisotropy (n_k^2 - 1/3)``.
+    Fibres run in a smooth random direction ``n``, mirrored in the other half of the brain; along direction k
+    the tensor of a bundle with axial symmetry has ``D_k = D + anisotropy (n_k^2 - 1/3)``. Both halves have
+    the same contrast, as tracts are alike on both sides and directions are those of the head.
 
     Args:
         white_matter: (X, Y, Z), share of each voxel or bool.
+        positions: (3, X, Y, Z) mm, where each voxel is in the head; the first is 0 between both halves.
         anisotropy: Diffusivity along fibres less that across them, mm^2/s.
-        spacing: Voxel size in mm; fibres turn over some 12 mm.
-        rng: Random stream.
+        rng: Random stream; fibres turn over some 12 mm.
 
     Returns:
         Differences (X, Y, Z) in mm^2/s for the three directions, which add up to 0.
 
     Raises:
-        ValueError: If the anisotropy is negative or the voxel size is not above 0.
+        ValueError: If the anisotropy is negative or shapes differ.
 
     Source:
         Basser, Mattiello, Le Bihan, Biophys J 66:259 (1994).
 
     Example:
         >>> rng = torch.Generator().manual_seed(1)
-        >>> parts = fibre_contrast(torch.ones(8, 8, 8), anisotropy=9e-4, spacing=2.0, rng=rng)
-        >>> float(sum(parts).abs().max()) < 1e-9
-        True
+        >>> places = torch.stack(torch.meshgrid(*[torch.linspace(-40, 40, 9)] * 3, indexing="ij"))
+        >>> parts = fibre_contrast(torch.ones(9, 9, 9), places, anisotropy=9e-4, rng=rng)
+        >>> float(sum(parts).abs().max()) < 1e-9, bool(torch.allclose(parts[0], parts[0].flip(0)))
+        (True, True)
     """
     check_within("an anisotropy", anisotropy, 0.0, math.inf, "mm^2/s")
-    check_positive("a voxel size", spacing, "mm")
-    shape: GridShape = (white_matter.shape[0], white_matter.shape[1], white_matter.shape[2])
-    nx, ny, nz = (max(round(n * spacing / _FIBRE_MM) + 3, 4) for n in shape)
-    direction = smooth_noise(shape, (nx, ny, nz), rng=rng, channels=3, device=white_matter.device).square_()
+    check_same_shape("positions", positions, (3, *white_matter.shape))
+    halves = torch.cat([positions[:1].abs(), positions[1:]])
+    low = halves.amin((1, 2, 3)).cpu()
+    extent = (halves.amax((1, 2, 3)).cpu() - low).tolist()
+    nx, ny, nz = (math.ceil(mm / _LATTICE_MM) + 2 for mm in extent)
+    a, b, c = (max(round(mm / _FIBRE_MM) + 3, 4) for mm in extent)
+    lattice = smooth_noise((nx, ny, nz), (a, b, c), rng=rng, channels=3, device=white_matter.device)
+    affine = torch.diag(torch.tensor([_LATTICE_MM, _LATTICE_MM, _LATTICE_MM, 1.0], dtype=torch.float64))
+    affine[:3, 3] = low.double()
+    direction = sample_at(lattice, affine, halves).square_()
     direction /= direction.sum(0).clamp_(min=_TINY)
     x, y, z = direction.sub_(1 / 3).mul_(anisotropy).mul_(white_matter).unbind()
     return x, y, z

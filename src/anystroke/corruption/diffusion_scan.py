@@ -57,6 +57,35 @@ class DiffusionSettings(StrictModel):
     largest: tuple[float, float] = (2.5e-3, 4.1e-3)
 
 
+@dataclass(frozen=True)
+class WhiteMatter:
+    """Where white matter is.
+
+    Attributes:
+        region: (X, Y, Z) bool.
+        positions: Tells where voxels are in the head, (3, X, Y, Z) mm, the first 0 between both halves; asked
+            only if fibres matter.
+    """
+
+    region: Tensor
+    positions: Callable[[], Tensor]
+
+    @staticmethod
+    def in_the_middle(region: Tensor, spacing: float) -> "WhiteMatter":
+        """Return that of a head whose middle is that of the image.
+
+        Args:
+            region: (X, Y, Z) bool.
+            spacing: Voxel size in mm.
+        """
+
+        def positions() -> Tensor:
+            axes = [(torch.arange(n, device=region.device) - (n - 1) / 2) * spacing for n in region.shape]
+            return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+        return WhiteMatter(region, positions)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DiffusionScan:
     """One acquisition of diffusion-weighted images, and what is computed of them.
@@ -68,7 +97,6 @@ class DiffusionScan:
     Attributes:
         settings: What may happen.
         b_value: Diffusion weighting, s/mm^2.
-        spacing: Voxel size in mm.
         grids: How each axis is acquired.
         slice_axis: Which of them is that of slices; None if slices are as thick as voxels.
         sd: Noise in units of the signal.
@@ -79,7 +107,6 @@ class DiffusionScan:
 
     settings: DiffusionSettings
     b_value: float
-    spacing: float
     grids: AcquiredGrids
     slice_axis: int | None
     sd: float
@@ -87,12 +114,12 @@ class DiffusionScan:
     key: int
     uneven: Callable[[Tensor], Tensor] | None = None
 
-    def trace(self, signal: Tensor, white_matter: Tensor, facts: dict[str, Any]) -> Tensor:
+    def trace(self, signal: Tensor, white_matter: WhiteMatter, facts: dict[str, Any]) -> Tensor:
         """Acquire a trace-weighted image, at times one direction.
 
         Args:
             signal: (X, Y, Z), noise-free.
-            white_matter: (X, Y, Z) bool, where directions differ.
+            white_matter: Where directions differ.
             facts: Gets what was drawn.
 
         Returns:
@@ -103,9 +130,9 @@ class DiffusionScan:
             facts["directions"], facts["anisotropy"] = 1, uniform(draws, *self.settings.anisotropy)
             directions = 1
             along, _, _ = fibre_contrast(
-                smooth(white_matter.to(signal), _WHITE_MATTER_EDGE),
+                smooth(white_matter.region.to(signal), _WHITE_MATTER_EDGE),
+                white_matter.positions(),
                 anisotropy=facts["anisotropy"],
-                spacing=self.spacing,
                 rng=draws,
             )
             signal = along.mul_(-self.b_value).exp_().mul_(signal)

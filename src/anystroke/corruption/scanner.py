@@ -16,7 +16,7 @@ from anystroke.core.rng import chance, choice, integer, log_uniform, stream, uni
 from anystroke.corruption.bias_field import receive_field
 from anystroke.corruption.coils import slice_gains, surface_coil_field
 from anystroke.corruption.diffusion import adc_change, adc_map
-from anystroke.corruption.diffusion_scan import DiffusionScan, DiffusionSettings
+from anystroke.corruption.diffusion_scan import DiffusionScan, DiffusionSettings, WhiteMatter
 from anystroke.corruption.intensity import percentiles, scale_to_percentiles
 from anystroke.corruption.kspace import Pose, Spike, Window, ghosting, rigid_motion, spikes
 from anystroke.corruption.noise import non_central_chi
@@ -106,7 +106,7 @@ class Scan:
 
 def acquire_scan(
     signal: Tensor | Sequence[Tensor],
-    white_matter: Tensor,
+    white_matter: Tensor | WhiteMatter,
     *,
     spacing: float,
     weighting: str,
@@ -123,7 +123,7 @@ def acquire_scan(
         signal: (X, Y, Z); is changed. Two of them, without and with diffusion weighting, for an ADC map that
             is computed as scanners do; all but noise happens to both alike.
         white_matter: (X, Y, Z) bool, the reference of the signal-to-noise ratio; the whole image if it is
-            nowhere.
+            nowhere. Without positions the middle of the image is that of the head.
         spacing: Voxel size in mm.
         weighting: Of the protocol.
         settings: What may happen.
@@ -133,6 +133,9 @@ def acquire_scan(
         change: (X, Y, Z), a part of the signal to be followed, such as what a lesion changes; is changed. As
             many as there are signals.
     """
+    white = (
+        WhiteMatter.in_the_middle(white_matter, spacing) if isinstance(white_matter, Tensor) else white_matter
+    )
     images = [signal] if isinstance(signal, Tensor) else list(signal)
     changes = [change] if isinstance(change, Tensor) else list(change or [])
     if not settings.corrupted:
@@ -159,7 +162,7 @@ def acquire_scan(
     images = [smooth(image.mul_(shading), blur) for image in images]
     changes = [_smooth_part(each.mul_(shading), blur) for each in changes]
     facts["snr"] = log_uniform(rng("snr"), *settings.snr)
-    reference = white_matter if bool(white_matter.any()) else images[-1] > 0
+    reference = white.region if bool(white.region.any()) else images[-1] > 0
     sd = float((images[-1] * reference).sum() / reference.sum().clamp(min=1)) / facts["snr"]
 
     images = [_move(image, spacing, settings, rng("motion"), facts) for image in images]
@@ -173,7 +176,6 @@ def acquire_scan(
     diffusion = DiffusionScan(
         settings=settings.diffusion,
         b_value=b_value,
-        spacing=spacing,
         grids=grids,
         slice_axis=facts.get("slice_axis"),
         sd=sd,
@@ -188,9 +190,9 @@ def acquire_scan(
         return non_central_chi(low, sd=sd, channels=channels, rng=draws)
 
     if len(images) == 2:
-        image = diffusion.adc(images[0], images[1], white_matter, facts)
+        image = diffusion.adc(images[0], images[1], white.region, facts)
     elif weighting == "DWI" and b_value > 0 and settings.diffusion.computed:
-        image = diffusion.trace(images[0], white_matter, facts)
+        image = diffusion.trace(images[0], white, facts)
     else:
         image = at_acquired_resolution(images[0], grids, noise=noise)
     followed = diffusion.followed(images, changes, facts)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ from anystroke.anatomy.tissues.texture import spread_left
 from anystroke.core.fields import GridShape, refine
 from anystroke.core.rng import chance, choice, integer, stream, uniform
 from anystroke.corruption.bias_field import transmit_field
+from anystroke.corruption.diffusion_scan import WhiteMatter
 from anystroke.corruption.echo_planar_scan import draw_echo_planar
 from anystroke.corruption.scanner import Scan, acquire_scan
 from anystroke.qmri.patient_maps import Exchange, Inclusion, PatientMaps, Played
@@ -361,7 +363,7 @@ class Generator:
         scan_key = integer(scan_rng("scanner"), 0, 2**62)
         acquired = acquire_scan(
             images,
-            white,
+            WhiteMatter(white, partial(mni_points, anatomy, grid)),
             spacing=settings.spacing,
             weighting=protocol.weighting,
             settings=settings,
