@@ -16,6 +16,7 @@ from anystroke.core.errors import AnystrokeError
 from anystroke.core.packs import content_sha256
 from anystroke.core.rng import stream
 from anystroke.learning.clock import rate_by_time
+from anystroke.learning.precision import small_in_float32
 from anystroke.learning.recipe import OptimiserSettings, Precision
 from anystroke.learning.run_log import RunLog, append_rows
 from anystroke.learning.stream import Batch
@@ -175,6 +176,8 @@ class Trainer:
         self.layout = torch.channels_last_3d if self.module.channels_last else torch.contiguous_format
         if self.module.channels_last:
             _channels_last(self.module)
+        if self.fabric.device.type == "cpu":
+            small_in_float32(self.module)
         if settings.optimiser.compile:
             self.module.network.compile()
         self.average = {key: value.clone() for key, value in self.module.state_dict().items()}

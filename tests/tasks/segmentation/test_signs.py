@@ -77,6 +77,27 @@ def test_what_is_alike_on_both_sides_is_told_from_what_is_not() -> None:
     assert both["largest_share"] == pytest.approx(0.5, abs=0.02)
 
 
+def test_a_part_across_the_middle_is_not_its_own_mirror_image() -> None:
+    assert _signs(_prediction((3, 10, 5)))["mirrored"] == 0
+
+
+def test_a_stroke_that_leaves_little_of_one_side_does_not_move_the_middle() -> None:
+    plain = _prediction()
+    assert plain.brain is not None
+    brain, affine = plain.brain.data, plain.brain.affine
+    left = torch.arange(brain.shape[1]) < brain.shape[1] // 2
+    half, lost = brain * left[:, None, None], brain * ~left[:, None, None]
+    stroke = Prediction(
+        Volume(0.9 * lost.float(), affine),
+        Volume(lost, affine),
+        0.5,
+        brain=Volume(half, affine),
+        certainty=0.8,
+        image=plain.image,
+    )
+    assert _signs(stroke)["against_mirror"] == pytest.approx(0, abs=0.1)
+
+
 @pytest.mark.parametrize("spacing", [1.0, 2.0])
 def test_the_voxels_of_the_scan_hardly_matter(spacing: float) -> None:
     coarse, fine = _signs(_prediction((30, 10, 5))), _signs(_prediction((30, 10, 5), spacing=spacing))

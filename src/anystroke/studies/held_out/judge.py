@@ -130,7 +130,9 @@ def judge_sample(model: Model, sample: Sample) -> tuple[PatientRow, Reliability]
 def _lesion_intervals(found: Segmentation, sample: Sample, model: Model) -> list[list[float]]:
     """Return of each marked lesion the ends of its interval, and the true volume of what it belongs to."""
     errors = model.config.lesion_errors
-    parts = volumes_of_parts(found.mask, found.probability, sample.target == CLASSES.index("lesion"))
+    parts = volumes_of_parts(
+        found.mask, found.prediction.probability, sample.target == CLASSES.index("lesion")
+    )
     return [
         [round(value, 2) for value in (interval.low, interval.high, part.true_volume)]
         for part in parts

@@ -21,6 +21,7 @@ from anystroke.io.labelled import LabelledScan
 from anystroke.models.model_space import to_model_space
 from anystroke.models.volume_interval import FEWEST, VolumeErrors, expected_volume, fit_volume_errors
 from anystroke.simulation.cohorts import load_pack
+from anystroke.tasks.segmentation.calibration_curve import CalibrationCurve, LogOddsCounts
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import ComparedPart, volumes_of_parts
 from anystroke.tasks.segmentation.mask import keep_certain, predict
@@ -94,6 +95,9 @@ class Calibration:
             there was none.
         patients: How many there were.
         chosen: What they were enough for; the rest is as it was.
+        calibrated_alone: What probabilities of the first network mean; None if patients were too few for it
+            and another temperature was chosen.
+        calibrated_together: The same after a second look; None without one, too.
     """
 
     temperature: float
@@ -108,6 +112,8 @@ class Calibration:
     false_volume: tuple[float, float] | None
     patients: int
     chosen: tuple[str, ...] = ("temperature", "thresholds", "intervals")
+    calibrated_alone: CalibrationCurve | None = None
+    calibrated_together: CalibrationCurve | None = None
 
     def applied_to(self, config: SegmentationConfig) -> SegmentationConfig:
         """Return the configuration of a model with what was chosen; its risks would be of other masks.
@@ -129,6 +135,8 @@ class Calibration:
                 "temperature": self.temperature,
                 "threshold": self.threshold,
                 "certain": self.certain,
+                "calibrated_alone": self.calibrated_alone,
+                "calibrated_together": self.calibrated_together,
                 "volume_errors": self.volume_errors,
                 "lesion_errors": self.lesion_errors,
                 "risk": None,
@@ -147,10 +155,10 @@ def calibrate(
     choices: Choices = ALL_CHOICES,
     on_patient: OnPatient = lambda what, done, total: None,
 ) -> Calibration:
-    """Choose temperature, threshold and smallest certainty, and measure the errors of the volume.
+    """Choose temperature, threshold and smallest certainty, and measure what depends on them.
 
-    A fifth of the patients has no lesion. Every fourth patient takes part in choosing the temperature. What
-    is ignored in a patient counts nowhere.
+    That is the errors of the volume, and what probabilities mean. A fifth of the patients has no lesion.
+    Every fourth patient takes part in choosing the temperature. What is ignored in a patient counts nowhere.
 
     Args:
         model: What to calibrate.
@@ -266,6 +274,7 @@ def chosen_on(
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0, "part_model": None})
     before, alone, together, expected, true = [], [], [], [], []
     parts: list[list[ComparedPart]] = [[] for _ in thresholds]
+    counts_alone, counts_together = LogOddsCounts(), LogOddsCounts()
     small_parts, least_alone = model.config.small_parts, model.config.certain_alone
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
@@ -273,11 +282,13 @@ def chosen_on(
         own = looked_at(model.config, second_network=model.second_network).mask.data[0] > 0
         before.append(_judged(own, patient, ml))
         probability = first = looked_at(plain).probability
+        counts_alone.add(first.data[0], patient.truth, patient.ignored)
         alone.append(_judged_masks(probability.data[0], patient, ml, small_parts, choices))
         together.append(alone[-1])
         least = 0.0
         if model.second_network is not None and is_fine_enough(patient.scan.spacing, model.config.spacing):
             probability = looked_at(plain, second_network=model.second_network).probability
+            counts_together.add(probability.data[0], patient.truth, patient.ignored)
             least = model.config.certain_together
             together[-1] = _judged_masks(
                 probability.data[0], patient, ml, small_parts, choices, least, (first.data[0], least_alone)
@@ -303,6 +314,9 @@ def chosen_on(
     both = (np.array(before), judged[:, i, j, :3])
     central = [marked or faint for marked, faint in zip(judged[:, i, j, 2].tolist(), expected, strict=True)]
     enough = len(true) >= FEWEST
+    measured = model.config
+    if temperature != measured.temperature:
+        measured = measured.model_copy(update={"calibrated_alone": None, "calibrated_together": None})
     chosen = Calibration(
         temperature=temperature,
         threshold=thresholds[i],
@@ -317,6 +331,8 @@ def chosen_on(
         mean_f1=_twice(both, lambda each: float(each[ill, 1].mean())),
         false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))) if not ill.all() else None,
         patients=len(everyone),
+        calibrated_alone=counts_alone.curve() if enough else measured.calibrated_alone,
+        calibrated_together=counts_together.curve() if enough else measured.calibrated_together,
     )
     return _enough(chosen, model, int(ill.sum()), both[0], ill) if real else chosen
 

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from anystroke.core.config import StrictModel
 from anystroke.models.checkpoints import ClassesConfig
 from anystroke.models.volume_interval import VolumeErrors
+from anystroke.tasks.segmentation.calibration_curve import CalibrationCurve
 from anystroke.tasks.segmentation.part_probability import PartModel
 from anystroke.tasks.segmentation.risk import RiskModel
 from anystroke.tasks.segmentation.small_parts import SmallParts
@@ -48,6 +49,9 @@ class SegmentationConfig(ClassesConfig):
         views: How a head is shown to the first network; what it says of them is averaged.
         adc_exponential: Share that the exponential of an ADC map has in a lesion's log-odds, see
             `anystroke.tasks.segmentation.adc_exponential`; 0 for none.
+        calibrated_alone: What lesion probabilities of the first network mean; None leaves them. Threshold and
+            certainties above are of what the networks say, before such a curve.
+        calibrated_together: The same after a second look.
         volume_errors: What intervals of the volume are made of; None gives none.
         lesion_errors: Likewise of the volumes of single lesions.
         risk: What tells masks that fail from others; None if that was not measured.
@@ -66,6 +70,8 @@ class SegmentationConfig(ClassesConfig):
     temperature: float = Field(default=1.0, gt=0)
     views: tuple[View, ...] = Field(default=(View(),), min_length=1)
     adc_exponential: float = Field(default=0.0, ge=0, lt=1)
+    calibrated_alone: CalibrationCurve | None = None
+    calibrated_together: CalibrationCurve | None = None
     volume_errors: VolumeErrors | None = None
     lesion_errors: VolumeErrors | None = None
     risk: RiskModel | None = None

@@ -72,8 +72,16 @@ class Findings:
     def of(cls, result: "Segmentation") -> "Findings":
         """Find the lesions of a segmentation."""
         inside = with_lesion(result.brain, result.mask) or head(result.scan)
-        errors, parts = result.model.config.lesion_errors, result.prediction.parts or ()
-        return cls(result, *find_lesions(result.mask, result.probability, inside, errors, parts))
+        said = result.prediction
+        found = find_lesions(
+            result.mask,
+            said.probability,
+            inside,
+            result.model.config.lesion_errors,
+            said.parts or (),
+            said.curve,
+        )
+        return cls(result, *found)
 
     def placed(self, space: MniSpace, atlas: Atlas | None) -> "Findings":
         """Say where the lesions are in MNI space."""

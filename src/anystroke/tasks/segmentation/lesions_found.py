@@ -13,6 +13,7 @@ from torch import Tensor
 from anystroke.core.arrays import Array
 from anystroke.core.volume import Volume
 from anystroke.models.volume_interval import VolumeErrors, VolumeInterval, volume_interval
+from anystroke.tasks.segmentation.calibration_curve import CalibrationCurve
 
 Hemisphere = Literal["left", "right", "both"]
 
@@ -87,15 +88,17 @@ def find_lesions(
     inside: Volume,
     errors: VolumeErrors | None = None,
     parts: Sequence[LikelyPart] = (),
+    curve: CalibrationCurve | None = None,
 ) -> tuple[Volume, list[FoundLesion]]:
     """Number and measure the lesions of a mask.
 
     Args:
         mask: Not zero in lesions.
-        probability: On the grid of ``mask``.
+        probability: On the grid of ``mask``, as the networks say it.
         inside: Mask of the brain, or of the head where the brain is not known, on any grid.
         errors: Of the model's single lesions.
         parts: How likely components of the mask are lesions.
+        curve: What ``probability`` means, which is told of each lesion.
 
     Returns:
         Map of the lesions' numbers, int32, and the lesions, the largest first. Voxels that share a corner are
@@ -124,10 +127,11 @@ def find_lesions(
         part = numbered[box] == number
         start = np.array([side.start for side in box])
         points = to_world(np.argwhere(part) + start, mask.affine)
-        values = probability.data[0].numpy()[box][part]
+        said = probability.data[0][box][torch.from_numpy(part)]
+        values = said if curve is None else curve.calibrated(said)
         left = float((points @ plane[:3] + plane[3] < 0).mean())
         volume = len(points) * mask.voxel_volume
-        sure = float(values.mean())
+        sure = float(said.mean())
         x, y, z = (float(value) for value in points.mean(axis=0))
         lesions.append(
             FoundLesion(
@@ -137,7 +141,7 @@ def find_lesions(
                 hemisphere="left" if left >= _ONE_SIDED else "right" if left <= 1 - _ONE_SIDED else "both",
                 left_volume=left * volume,
                 diameter=largest_distance(to_world(np.argwhere(_surface(part)) + start, mask.affine)),
-                mean_probability=sure,
+                mean_probability=float(values.mean()),
                 highest_probability=float(values.max()),
                 interval=None if errors is None else volume_interval(volume, volume, errors, sure),
                 lesion_probability=likely.get(number),

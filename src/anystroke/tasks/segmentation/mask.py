@@ -19,6 +19,7 @@ from anystroke.models.passes import PRESETS, Processing, best_device
 from anystroke.models.passes import PredictionWarning as PredictionWarning
 from anystroke.models.passes import fast_bfloat16 as fast_bfloat16
 from anystroke.tasks.segmentation.adc_exponential import lesion_in_both
+from anystroke.tasks.segmentation.calibration_curve import CalibrationCurve
 from anystroke.tasks.segmentation.config import SegmentationConfig
 from anystroke.tasks.segmentation.lesions_found import LikelyPart
 from anystroke.tasks.segmentation.options import SegmentOptions
@@ -44,10 +45,10 @@ class Prediction:
     """What a network says about one scan, in the scan's own grid.
 
     Attributes:
-        probability: Lesion probability, float32.
+        probability: What the networks say, float32, from which the mask is drawn.
         mask: Where the probability reaches the threshold, less the components that are too small or nowhere
             as probable as the model demands; uint8. After a second look they must be surer.
-        threshold: The threshold used.
+        threshold: The threshold used, of ``probability``.
         tissues: Probabilities of the other classes that were asked for, by name.
         seconds: Duration of each stage by name, such as ``second_look`` where there was one.
         brain: The healthy brain, uint8 on the network's grid; None if the model has no such classes.
@@ -59,6 +60,7 @@ class Prediction:
         parts: How likely each connected part of the mask is a lesion. None where that is not known: by models
             that do not tell, without a second look, and at thresholds, smallest volumes or spacings other
             than it was learnt at.
+        curve: What ``probability`` means as a probability; None if that was not measured.
     """
 
     probability: Volume
@@ -73,6 +75,7 @@ class Prediction:
     features: dict[str, float] = field(default_factory=dict)
     first: Volume | None = None
     parts: tuple[LikelyPart, ...] | None = None
+    curve: CalibrationCurve | None = None
 
 
 @torch.inference_mode()
@@ -117,7 +120,6 @@ def predict(
         (40, 40, 40)
     """
     options = SegmentOptions.of(options, changes)
-    threshold = config.threshold if options.threshold is None else options.threshold
     tissues = options.tissues
     _check_classes(config, tissues)
     processing = PRESETS[options.preset] if processing is None else processing
@@ -130,6 +132,8 @@ def predict(
         options.second_look and is_fine_enough(scan.spacing, config.spacing)
     ):
         second_network = None
+    curve = config.calibrated_alone if second_network is None else config.calibrated_together
+    threshold = _threshold(config, options, curve)
     suspected = config.certain if second_network is None else min(config.certain, _SUSPECTED)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
@@ -203,8 +207,15 @@ def predict(
         with _timed(seconds, "parts"):
             parts = likely_parts(mask, lesion, first, brain, scan, config.part_model)
     return Prediction(
-        lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features, first, parts
+        lesion, mask, threshold, others, seconds, brain, certainty, wide, seen, features, first, parts, curve
     )
+
+
+def _threshold(config: SegmentationConfig, options: SegmentOptions, curve: CalibrationCurve | None) -> float:
+    """Return the threshold of what networks say; the one asked for is of what it means."""
+    if options.threshold is None:
+        return config.threshold
+    return options.threshold if curve is None else curve.said_for(options.threshold)
 
 
 def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:

@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anystroke.core.volume import Volume
 from anystroke.io.formats import as_volume
 from anystroke.io.inputs import usable_scan
@@ -132,10 +134,11 @@ class Segmentation:
 
         return save_result(self, Path(folder), name=name, write=write or WriteOptions())
 
-    @property
+    @cached_property
     def probability(self) -> Volume:
-        """Lesion probability, float32."""
-        return self.prediction.probability
+        """Lesion probability, float32; where that was measured, what the networks' own means."""
+        own, curve = self.prediction.probability, self.prediction.curve
+        return own if curve is None else replace(own, data=curve.calibrated(own.data))
 
     @property
     def mask(self) -> Volume:
@@ -145,7 +148,8 @@ class Segmentation:
     @property
     def threshold(self) -> float:
         """Probability from which a voxel is in the mask."""
-        return self.prediction.threshold
+        own, curve = self.prediction.threshold, self.prediction.curve
+        return own if curve is None else float(curve.calibrated(torch.tensor(own, dtype=torch.float64)))
 
     @property
     def tissues(self) -> dict[str, Volume]:

@@ -207,7 +207,7 @@ def _write(run: _Run, job: _Job, found: Outcome | tuple[Segmentation, list[str]]
 
 def _brain(result: Segmentation) -> Volume:
     """Find the brain, with what the lesion replaced of it."""
-    inside = result.probability.data.clone()
+    inside = result.prediction.probability.data.clone()
     for tissue in result.tissues.values():
         inside += tissue.data
     brain = inside >= 0.5

@@ -299,7 +299,7 @@ def _write_tissues(scan: _Scan, result: "Segmentation", facts: dict[str, Any]) -
     """Write the tissue of each voxel with BIDS' numbers, as classes alone and with partial volume of two."""
     tissues = tissues_of_scan(result.scan, result.tissues, result.mask)
     lesion = result.mask.data[0] > 0
-    best = 1 - result.probability.data[0] - sum(volume.data[0] for volume in tissues.values())
+    best = 1 - result.prediction.probability.data[0] - sum(volume.data[0] for volume in tissues.values())
     labels = torch.zeros(lesion.shape, dtype=torch.uint8)
     table = {"background": 0, "lesion": _TISSUE_NUMBERS["lesion"]}
     for i, (name, volume) in enumerate(tissues.items()):

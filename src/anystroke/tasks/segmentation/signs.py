@@ -257,7 +257,7 @@ def _looks(seen: _Seen) -> dict[str, float]:
     core = ndimage.binary_erosion(part, _NEIGHBOURS)
     level = float(image[part].mean())
     around = shell & brain
-    opposite = _mirror(seen, np.argwhere(found))
+    opposite = _mirror(seen, found)
     far = seen.image[tuple(opposite.T)]
     own = float(seen.probability[found].mean())
     other = float(seen.probability[tuple(opposite.T)].mean()) if len(opposite) else 0.0
@@ -277,17 +277,23 @@ def _around(found: Array) -> tuple[slice, ...]:
     return tuple(slice(max(side.start - _SHELL - 1, 0), side.stop + _SHELL + 1) for side in box)
 
 
-def _mirror(seen: _Seen, index: Array) -> Array:
-    """Return the voxels on the other side of the brain's middle plane; none outside the grid."""
-    plane = middle_plane(Volume(torch.from_numpy(seen.brain[None].astype(np.uint8)), seen.affine))
+def _mirror(seen: _Seen, found: Array) -> Array:
+    """Return the voxels at the mirror image of what was found, but for those of the part itself."""
+    whole = (seen.brain | found)[None].astype(np.uint8)
+    plane = middle_plane(Volume(torch.from_numpy(whole), seen.affine))
     normal, offset = plane[:3], plane[3]
+    labels, _ = ndimage.label(found, structure=_NEIGHBOURS)
+    index = np.argwhere(found)
     matrix = seen.affine.numpy()
     points = index @ matrix[:3, :3].T + matrix[:3, 3]
     points = points - 2 * np.outer((points @ normal + offset) / (normal @ normal), normal)
     back = np.linalg.inv(matrix)
     mirrored = np.rint(points @ back[:3, :3].T + back[:3, 3]).astype(int)
-    fits: Array = mirrored[((mirrored >= 0) & (mirrored < np.array(seen.mask.shape))).all(axis=1)]
-    return fits
+    fits = ((mirrored >= 0) & (mirrored < np.array(found.shape))).all(axis=1)
+    there: Array = mirrored[fits]
+    own = labels[tuple(there.T)] == labels[tuple(index[fits].T)]
+    others: Array = there[~own]
+    return others
 
 
 def _out_of_range(features: Mapping[str, float], usual: Mapping[str, tuple[float, float]]) -> float:

@@ -212,12 +212,12 @@ def _fused(
 ) -> Segmentation:
     """Fuse all contrasts on the grid of one: the mean over those whose field of view holds the voxel."""
     own = alone[i]
-    total = _scale(own.probability.data, fusion)
+    total = _scale(own.prediction.probability.data, fusion)
     weight = torch.ones_like(total)
     for j in group:
         if j == i:
             continue
-        other = moved(alone[j].probability, worlds[j], worlds[i])
+        other = moved(alone[j].prediction.probability, worlds[j], worlds[i])
         seen = replace(other, data=torch.ones_like(other.data)).resample_to(own.scan.affine, own.scan.shape)
         values = other.resample_to(own.scan.affine, own.scan.shape, antialias=True).data.clamp(0, 1)
         inside = seen.data > 0.5
@@ -226,10 +226,11 @@ def _fused(
     mean = total / weight
     data = torch.sigmoid(mean) if fusion == "logit" else mean
     data = torch.where(data < 2 * _SMALLEST_PROBABILITY, 0.0, data) if fusion == "logit" else data
-    probability = replace(own.probability, data=data)
-    mask = mask_of(probability, own.model.config, own.threshold, own.options.min_volume)
+    probability = replace(own.prediction.probability, data=data)
+    threshold = own.prediction.threshold
+    mask = mask_of(probability, own.model.config, threshold, own.options.min_volume)
     volume, _ = tally(mask)
-    interval = interval_of(probability, mask, own.model.config, own.threshold)
+    interval = interval_of(probability, mask, own.model.config, threshold)
     reasons = reasons_not_to_trust(scan=own.scan, volume_ml=volume, interval=interval, brain=own.brain)
     # What is said of the image alone stays true; what is said of the volume is said anew. The risk was
     # measured for masks of one contrast.
