@@ -140,7 +140,10 @@ def main() -> None:
             planted, masks = plant(scan, where, ratio * median, volume, rng)
             for name, model in models.items():
                 result = segment(planted, model)
-                found, sure = result.mask.data[0].bool().numpy(), result.probability.data[0].numpy()
+                found, sure = (
+                    result.mask.data[0].bool().numpy(),
+                    result.prediction.probability.data[0].numpy(),
+                )
                 rows += [
                     {
                         "model": name,

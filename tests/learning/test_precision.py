@@ -35,6 +35,12 @@ def test_gradients_of_small_images_are_those_of_float32(shape: tuple[int, int, i
     assert float((found - expected).abs().max()) < 0.03 * float(expected.abs().max())
 
 
+def test_weights_of_double_precision_stay_so() -> None:
+    network = build_network("residual_unet", 2, seed=1).double().eval()
+    small_in_float32(network)
+    assert network(torch.randn(1, 1, 64, 64, 32, dtype=torch.float64)).dtype == torch.float64
+
+
 def test_a_network_keeps_weights_and_can_be_copied() -> None:
     network = build_network("residual_unet", 2, seed=1).eval()
     image = torch.randn(1, 1, 64, 64, 32)

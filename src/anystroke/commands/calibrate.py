@@ -80,7 +80,13 @@ class CalibrationOptions:
         float | None, typer.Option(min=0.05, max=20, help="Keep to this one.", show_default="the best")
     ] = None
     threshold: Annotated[
-        float | None, typer.Option(min=0.001, max=0.999, help="Keep to this one.", show_default="the best")
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.999,
+            help="Keep to this one, of what the network says before it is calibrated.",
+            show_default="the best",
+        ),
     ] = None
     certain: Annotated[
         float | None,
@@ -190,15 +196,24 @@ def _choose(model: Path, data: Path, patients: int, seed: int, options: Calibrat
         found = choose(opened, data, patients=patients, seed=seed, choices=choices, on_patient=shown_on(bar))
     save_config(model, found.applied_to(opened.config))
     typer.echo(calibration_said(found))
-    _complain_of_parts(model, opened)
+    _complain_of_losses(model, opened)
 
 
-def _complain_of_parts(folder: Path, before: "Model") -> None:
-    """Say if what was learnt of parts was taken away."""
+def _complain_of_losses(folder: Path, before: "Model") -> None:
+    """Say if what was learnt of parts, or of probabilities, was taken away."""
     from anystroke.models.checkpoints import load_config
     from anystroke.tasks.segmentation.config import SegmentationConfig
 
-    if before.config.part_model is not None and load_config(folder, SegmentationConfig).part_model is None:
+    old, new = before.config, load_config(folder, SegmentationConfig)
+    if any(
+        getattr(old, name) is not None and getattr(new, name) is None
+        for name in ("calibrated_alone", "calibrated_together")
+    ):
+        complain(
+            "note: what probabilities mean at the new temperature is not known, and they are written as the "
+            "network says them; calibrate with 40 scans or more, or with --data"
+        )
+    if old.part_model is not None and new.part_model is None:
         complain("note: how likely parts are lesions is no longer known; --only-parts --data learns it anew")
 
 
@@ -228,7 +243,7 @@ def _calibrate_on_scans(model: Path, sources: "Sequence[Path]", masks: Path | No
     typer.echo(calibration_said(found))
     if opened.config.risk is not None:
         complain("note: how likely masks are to fail is no longer known; --only-risk --data learns it anew")
-    _complain_of_parts(model, opened)
+    _complain_of_losses(model, opened)
     return OK
 
 

@@ -15,7 +15,7 @@ class _SmallInFloat32(nn.Conv3d):
         if image.device.type != "cpu" or min(image.shape[2:]) > SMALL:
             return super().forward(image)
         with torch.autocast("cpu", enabled=False):
-            return super().forward(image.float())
+            return super().forward(image.to(self.weight.dtype))
 
 
 def small_in_float32(network: nn.Module) -> None:
@@ -23,7 +23,7 @@ def small_in_float32(network: nn.Module) -> None:
 
     The gradient of the weights of a 3 x 3 x 3 convolution of such images in bfloat16 is whatever the memory
     held before, for some of these shapes, in oneDNN as it comes with PyTorch 2.13 (found by comparing with
-    float32: images of 2 x 2 x 2, 2 x 2 x 1 and others; larger ones, and transposed convolutions, are right).
+    float32: images of 2 x 2 x 2, 2 x 2 x 1 and others; larger ones are right, and transposed convolutions).
     The deepest level of a network has so few voxels where parts are small, and costs next to nothing.
 
     Args:

@@ -108,7 +108,9 @@ class TrainedNetwork(Generic[Config]):
     @property
     def config_sha256(self) -> str:
         """Hash of all of the configuration but how the network was trained."""
-        return hashlib.sha256(self.config.model_dump_json(exclude={"training"}).encode()).hexdigest()
+        return hashlib.sha256(
+            self.config.model_dump_json(exclude={"training"}, exclude_none=True).encode()
+        ).hexdigest()
 
 
 def write_atomically(

@@ -10,6 +10,7 @@ from anystroke.core.volume import Volume
 from anystroke.evaluation.metrics.calibration import reliability
 from anystroke.tasks.segmentation.calibration_curve import CalibrationCurve, LogOddsCounts
 from anystroke.tasks.segmentation.predict import Segmentation, segment
+from anystroke.tasks.segmentation.small_parts import SmallParts
 from anystroke.tasks.segmentation.together import fuse
 from stand_in import axial_affine, phantom, stand_in_model
 
@@ -63,6 +64,17 @@ def test_what_is_ignored_or_outside_does_not_count() -> None:
     assert counts.curve() == fewer.curve()
 
 
+def test_a_few_voxels_of_one_kind_do_not_mean_certainty() -> None:
+    said, truth = _said(20_000, 1)
+    counts = LogOddsCounts()
+    counts.add(said, truth)
+    sure = torch.full((150, 1, 1), 0.995)
+    counts.add(sure, sure > 0)
+    curve = counts.curve()
+    assert curve is not None
+    assert float(curve.calibrated(torch.tensor(0.995))) < 0.999
+
+
 def test_without_lesions_there_is_no_curve() -> None:
     counts = LogOddsCounts()
     said, truth = _said(20_000, 1)
@@ -103,6 +115,28 @@ def test_a_threshold_that_is_asked_for_is_of_what_probabilities_mean() -> None:
     assert curved.mask.data.sum() > _segmented(curved=False, threshold=0.3).mask.data.sum()
 
 
+def test_the_threshold_that_is_written_gives_the_same_mask_and_what_goes_with_it() -> None:
+    model = stand_in_model()
+    small = SmallParts(below_ml=100.0, certain=0.5, threshold=0.9)
+    changes = {"calibrated_alone": CURVE, "small_parts": small, "threshold": 0.15}
+    curved = replace(model, config=model.config.model_copy(update=changes))
+    own = segment(SCAN, curved, device="cpu")
+    for threshold in (own.threshold, float(f"{own.threshold:.6g}")):
+        again = segment(SCAN, curved, device="cpu", threshold=threshold)
+        assert torch.equal(again.mask.data, own.mask.data)
+        assert again.prediction.threshold == 0.15
+    lower = segment(SCAN, curved, device="cpu", threshold=0.99 * own.threshold)
+    assert float(lower.mask.data.sum()) > float(own.mask.data.sum())
+
+
+def test_images_that_are_processed_in_another_way_are_not_calibrated() -> None:
+    model = stand_in_model()
+    curved = replace(model, config=model.config.model_copy(update={"calibrated_alone": CURVE}))
+    found = segment(SCAN, curved, device="cpu", preset="paper-one-pass", threshold=0.3)
+    assert found.prediction.curve is None
+    assert found.threshold == found.prediction.threshold == 0.3
+
+
 def test_files_hold_what_probabilities_mean(tmp_path: Path) -> None:
     found = _segmented(curved=True)
     mask = found.save(tmp_path)
@@ -110,6 +144,14 @@ def test_files_hold_what_probabilities_mean(tmp_path: Path) -> None:
     assert float((written - found.probability.data).abs().max()) < 0.002
     facts = json.loads(mask.with_name(mask.name.replace("mask.nii.gz", "mask.json")).read_text())
     assert facts["Threshold"] == pytest.approx(found.threshold)
+
+
+def test_contrasts_of_different_curves_have_one_threshold() -> None:
+    curved = _segmented(curved=True, threshold=0.3)
+    fused = fuse([curved, _segmented(curved=False, threshold=0.3)]).fused
+    assert torch.equal(fused[0].mask.data, fused[1].mask.data)
+    assert [each.threshold for each in fused] == [0.3, 0.3]
+    assert torch.equal(fused[0].probability.data, fused[1].probability.data)
 
 
 def test_contrasts_are_fused_as_networks_say_them() -> None:

@@ -272,6 +272,7 @@ def chosen_on(
     thresholds, certainties = choices.thresholds, choices.certainties
     temperature, log_loss = _choose_temperature(model, scored, choices.temperatures, on_patient)
     plain = model.config.model_copy(update={"temperature": temperature, "certain": 0.0, "part_model": None})
+    as_used = model.config.model_copy(update={"temperature": temperature, "part_model": None})
     before, alone, together, expected, true = [], [], [], [], []
     parts: list[list[ComparedPart]] = [[] for _ in thresholds]
     counts_alone, counts_together = LogOddsCounts(), LogOddsCounts()
@@ -279,16 +280,21 @@ def chosen_on(
     for number, patient in enumerate(everyone, start=1):
         ml = patient.scan.voxel_volume
         looked_at = partial(predict, patient.scan, model.network, adc=patient.adc)
-        own = looked_at(model.config, second_network=model.second_network).mask.data[0] > 0
-        before.append(_judged(own, patient, ml))
+        said = looked_at(model.config, second_network=model.second_network)
+        before.append(_judged(said.mask.data[0] > 0, patient, ml))
+        if temperature != model.config.temperature:
+            said = looked_at(as_used, second_network=model.second_network)
+        (counts_alone if said.first is None else counts_together).add(
+            said.probability.data[0], patient.truth, patient.ignored
+        )
+        if said.first is not None:
+            counts_alone.add(said.first.data[0], patient.truth, patient.ignored)
         probability = first = looked_at(plain).probability
-        counts_alone.add(first.data[0], patient.truth, patient.ignored)
         alone.append(_judged_masks(probability.data[0], patient, ml, small_parts, choices))
         together.append(alone[-1])
         least = 0.0
         if model.second_network is not None and is_fine_enough(patient.scan.spacing, model.config.spacing):
             probability = looked_at(plain, second_network=model.second_network).probability
-            counts_together.add(probability.data[0], patient.truth, patient.ignored)
             least = model.config.certain_together
             together[-1] = _judged_masks(
                 probability.data[0], patient, ml, small_parts, choices, least, (first.data[0], least_alone)
@@ -331,8 +337,8 @@ def chosen_on(
         mean_f1=_twice(both, lambda each: float(each[ill, 1].mean())),
         false_volume=_twice(both, lambda each: float(np.median(each[~ill, 2]))) if not ill.all() else None,
         patients=len(everyone),
-        calibrated_alone=counts_alone.curve() if enough else measured.calibrated_alone,
-        calibrated_together=counts_together.curve() if enough else measured.calibrated_together,
+        calibrated_alone=(counts_alone.curve() if enough else None) or measured.calibrated_alone,
+        calibrated_together=(counts_together.curve() if enough else None) or measured.calibrated_together,
     )
     return _enough(chosen, model, int(ill.sum()), both[0], ill) if real else chosen
 

@@ -8,8 +8,6 @@ Source: Zadrozny and Elkan, Transforming classifier scores into accurate multicl
 KDD 2002 (isotonic regression); the curve between its steps is linear in log-odds.
 """
 
-import math
-
 import numpy as np
 import torch
 from pydantic import model_validator
@@ -24,6 +22,7 @@ _FEWEST_VOXELS = 100
 _FEWEST_KNOTS = 3
 _SMALLEST = 1e-7
 _LEAST_RISE = 1e-3
+_SLAB = 1 << 22
 
 
 class CalibrationCurve(StrictModel):
@@ -59,10 +58,19 @@ class CalibrationCurve(StrictModel):
             >>> curve.calibrated(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0]))
             tensor([0.0000, 0.0915, 0.7311, 0.9339, 1.0000])
         """
-        values = probability.detach().cpu().numpy().astype(np.float64)
-        changed = _probability(_through(_log_odds(values), self.said, self.meant))
-        kept = (values <= 0) | (values >= 1)
-        return torch.from_numpy(np.where(kept, values, changed)).to(probability)
+        flat = probability.detach().cpu().reshape(-1)
+        changed = torch.empty_like(flat)
+        said, meant = torch.tensor(self.said, dtype=flat.dtype), torch.tensor(self.meant, dtype=flat.dtype)
+        slopes = torch.cat([torch.ones(1), torch.diff(meant) / torch.diff(said), torch.ones(1)]).to(flat)
+        for start in range(0, len(flat), _SLAB):
+            values = flat[start : start + _SLAB]
+            odds = torch.logit(values.clamp(_SMALLEST, 1 - _SMALLEST))
+            place = torch.bucketize(odds, said)
+            at = (place - 1).clamp_(min=0)
+            odds = (odds - said[at]) * slopes[place] + meant[at]
+            kept = (values <= 0) | (values >= 1)
+            changed[start : start + _SLAB] = torch.where(kept, values, torch.sigmoid(odds))
+        return changed.reshape(probability.shape).to(probability)
 
     def said_for(self, probability: float) -> float:
         """Return the probability of the network that means one.
@@ -72,8 +80,8 @@ class CalibrationCurve(StrictModel):
             >>> round(curve.said_for(0.7310586), 4)
             0.5
         """
-        found = _through(_log_odds(np.array([probability])), self.meant, self.said)
-        return float(_probability(found)[0])
+        back = CalibrationCurve(said=self.meant, meant=self.said)
+        return float(back.calibrated(torch.tensor(probability, dtype=torch.float64)))
 
 
 class LogOddsCounts:
@@ -120,33 +128,23 @@ class LogOddsCounts:
 
         units = self.counts.reshape(2, -1, _BINS_OF_ONE).sum(2)
         voxels = units.sum(0)
-        enough = (voxels >= _FEWEST_VOXELS) & (units[1] > 0)
-        if enough.sum() < _FEWEST_KNOTS:
+        enough = voxels >= _FEWEST_VOXELS
+        if enough.sum() < _FEWEST_KNOTS or not units[1].any():
             return None
-        said = self.sums.reshape(-1, _BINS_OF_ONE).sum(1)[enough] / voxels[enough]
-        share = units[1][enough] / voxels[enough]
+        said = (self.sums.reshape(-1, _BINS_OF_ONE).sum(1)[enough] / voxels[enough]).round(4)
+        # Half a voxel of each kind: a unit of one kind alone does not mean that there is no other.
+        share = (units[1][enough] + 0.5) / (voxels[enough] + 1)
         risen = IsotonicRegression(out_of_bounds="clip").fit_transform(
             said, share, sample_weight=voxels[enough]
         )
         meant = _log_odds(np.asarray(risen, np.float64)) + _LEAST_RISE * np.arange(len(said))
         return CalibrationCurve(
-            said=tuple(round(float(value), 4) for value in said),
+            said=tuple(float(value) for value in said),
             meant=tuple(round(float(value), 4) for value in meant),
         )
-
-
-def _through(values: Array, x: tuple[float, ...], y: tuple[float, ...]) -> Array:
-    """Interpolate between points; beyond the first and the last with a slope of 1."""
-    inside: Array = np.interp(values, x, y)
-    return inside + np.minimum(values - x[0], 0) + np.maximum(values - x[-1], 0)
 
 
 def _log_odds(probability: Array) -> Array:
     kept: Array = probability.clip(_SMALLEST, 1 - _SMALLEST)
     odds: Array = np.log(kept / (1 - kept))
     return odds
-
-
-def _probability(log_odds: Array) -> Array:
-    found: Array = 1 / (1 + np.exp(-log_odds.clip(-math.log(1 / _SMALLEST) * 2, None)))
-    return found

@@ -23,11 +23,8 @@ from anystroke.tasks.segmentation.own_scans import OwnComparison, total
 from anystroke.tasks.segmentation.predict import SECOND_NETWORK, Model
 
 _CARD = "README.md"
-_KEPT = (
-    "calibrated_alone", "calibrated_together", "volume_errors", "lesion_errors", "certain_together",
-    "certain_alone", "small_parts",
-)  # fmt: skip
-_KEPT_OF_SUCH_IMAGES = ("views", "adc_exponential")
+_KEPT = ("volume_errors", "lesion_errors", "certain_together", "certain_alone", "small_parts")
+_KEPT_OF_SUCH_IMAGES = ("views", "adc_exponential", "calibrated_alone", "calibrated_together")
 KEPT_CALIBRATION = (
     "Temperature, thresholds and intervals are those of the model of before: to choose them on scans that "
     f"neither were learnt from nor judge the model, at least {2 * FEWEST_SCANS} held-out scans with a lesion "

@@ -1,5 +1,6 @@
 """From a scan and a network to a lesion probability and a mask in the scan's own grid."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ class Prediction:
         parts: How likely each connected part of the mask is a lesion. None where that is not known: by models
             that do not tell, without a second look, and at thresholds, smallest volumes or spacings other
             than it was learnt at.
-        curve: What ``probability`` means as a probability; None if that was not measured.
+        curve: What ``probability`` means as a probability; None if that was not measured for such images.
     """
 
     probability: Volume
@@ -133,7 +134,8 @@ def predict(
     ):
         second_network = None
     curve = config.calibrated_alone if second_network is None else config.calibrated_together
-    threshold = _threshold(config, options, curve)
+    curve = curve if as_trained(config, processing) else None
+    threshold = threshold_said(config, options, curve)
     suspected = config.certain if second_network is None else min(config.certain, _SUSPECTED)
     with _timed(seconds, "preprocessing"):
         check_scan(scan)
@@ -211,11 +213,17 @@ def predict(
     )
 
 
-def _threshold(config: SegmentationConfig, options: SegmentOptions, curve: CalibrationCurve | None) -> float:
-    """Return the threshold of what networks say; the one asked for is of what it means."""
+def threshold_said(
+    config: SegmentationConfig, options: SegmentOptions, curve: CalibrationCurve | None
+) -> float:
+    """Return the threshold of what networks say; the one asked for is of what it means.
+
+    The model's own, as it is written, is the model's own.
+    """
     if options.threshold is None:
         return config.threshold
-    return options.threshold if curve is None else curve.said_for(options.threshold)
+    said = options.threshold if curve is None else curve.said_for(options.threshold)
+    return config.threshold if math.isclose(said, config.threshold, rel_tol=1e-4) else said
 
 
 def _features(image: Tensor, config: SegmentationConfig, processing: Processing) -> dict[str, float]:

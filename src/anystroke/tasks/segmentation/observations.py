@@ -181,7 +181,9 @@ def observe_all(
 
 def _depends(model: Model, patients: PatientSet) -> list[Any]:
     """Return what observations depend on."""
-    config = model.config.model_dump_json(exclude={"risk", "training", "part_model"})
+    config = model.config.model_dump_json(
+        exclude={"risk", "training", "part_model", "calibrated_alone", "calibrated_together"}
+    )
     digest = hashlib.sha256(f"{model.sha256} {config}".encode()).hexdigest()
     return [digest, patients.seed, patients.held_out]
 

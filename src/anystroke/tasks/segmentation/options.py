@@ -152,8 +152,8 @@ class CohortOptions:
 
     Attributes:
         together: Fuse the scans of each patient and session; scans without a patient are taken to be of one.
-        fusion: ``"probability"``: mean of the calibrated probabilities. ``"logit"``: mean of their log-
-            odds, as the published ensembles do; one contrast that is sure weighs more.
+        fusion: ``"probability"``: mean of what the networks say. ``"logit"``: mean of its log-odds, as
+            the published ensembles do; one contrast that is sure weighs more.
         allow_ct: Take CT too, which the networks never saw.
         overwrite: Whether existing results may be replaced.
     """

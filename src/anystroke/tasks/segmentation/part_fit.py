@@ -216,9 +216,15 @@ def _area(chances: Array, right: Array) -> float:
 
 def _depends(model: Model, data: Path, patients: int, seed: int) -> list[Any]:
     """Return what observations depend on."""
-    config = model.config.model_dump_json(
-        exclude={"part_model", "risk", "training", "volume_errors", "lesion_errors", "version"}
-    )
+    later = {
+        "part_model",
+        "risk",
+        "volume_errors",
+        "lesion_errors",
+        "calibrated_alone",
+        "calibrated_together",
+    }
+    config = model.config.model_dump_json(exclude=later | {"training", "version"})
     second = model.second_network and model.second_network.config.model_dump_json(exclude={"training"})
     packed = [sha256(data / f"{name}.safetensors") for name in ("anatomies", "lesions")]
     of = json.dumps([model.sha256, config, second, packed, list(PART_SIGNS)])

@@ -136,7 +136,10 @@ class Segmentation:
 
     @cached_property
     def probability(self) -> Volume:
-        """Lesion probability, float32; where that was measured, what the networks' own means."""
+        """Lesion probability, float32; where that was measured, what that of the networks means.
+
+        So it and `tissues`, which are as the networks say, need not add up to 1.
+        """
         own, curve = self.prediction.probability, self.prediction.curve
         return own if curve is None else replace(own, data=curve.calibrated(own.data))
 
@@ -147,7 +150,7 @@ class Segmentation:
 
     @property
     def threshold(self) -> float:
-        """Probability from which a voxel is in the mask."""
+        """Probability from which a voxel is in the mask, of `probability`."""
         own, curve = self.prediction.threshold, self.prediction.curve
         return own if curve is None else float(curve.calibrated(torch.tensor(own, dtype=torch.float64)))
 

@@ -196,7 +196,7 @@ def _write(run: _Run, job: _Job, found: Outcome | tuple[Segmentation, list[str]]
         return found
     (source, _), (result, messages) = job, found
     lesion = result.mask.data > 0
-    certainty = float(result.probability.data[lesion].mean()) if bool(lesion.any()) else None
+    certainty = float(result.prediction.probability.data[lesion].mean()) if bool(lesion.any()) else None
     facts = sidecar(source, result, list(dict.fromkeys(messages)), {}) | {_CONFIDENCE: certainty}
     with run.results.staging(_sidecar(source), facts) as staging:
         if run.model.config.brain:

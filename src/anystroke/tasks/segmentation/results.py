@@ -156,7 +156,7 @@ def _register(result: "Segmentation") -> MniSpace:
 def _in_steps(probability: Volume) -> Volume:
     """Leave out digits that mean nothing, so that the file is a fifth as large.
 
-    Rounded down, a decimal threshold divides the voxels as before.
+    Rounded down, a threshold that is such a step divides the voxels as before.
     """
     steps = (probability.data.double() * PROBABILITY_STEPS).floor_()
     return replace(probability, data=steps.div_(PROBABILITY_STEPS).float())
@@ -203,7 +203,7 @@ def _write_tables(scan: _Scan, found: Findings, facts: dict[str, Any]) -> None:
 def _write_extras(scan: _Scan, result: "Segmentation", write: WriteOptions, facts: dict[str, Any]) -> None:
     if write.uncertainty and result.spread is not None:
         _in_steps(result.spread).save(scan.file("spread.nii.gz"))
-        words = f"Standard deviation of the lesion probability over views and mirrored passes; {NOTICE}"
+        words = f"Standard deviation over views and mirrored passes, before calibration; {NOTICE}"
         write_json(scan.file("spread.json"), of_probability(facts) | {"Description": words})
     if write.tissues and result.tissues:
         _write_tissues(scan, result, facts)

@@ -24,6 +24,8 @@ _NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 _FAINT = 0.02
 _LARGEST_ODDS = 12.0
 _SHELL = 2
+# A part across the middle of which less has another side is compared with its surroundings alone.
+_LEAST_MIRRORED = 0.25
 
 
 @dataclass(frozen=True)
@@ -259,12 +261,15 @@ def _looks(seen: _Seen) -> dict[str, float]:
     around = shell & brain
     opposite = _mirror(seen, found)
     far = seen.image[tuple(opposite.T)]
+    around_contrast = abs(level - float(image[around].mean())) / spread if around.any() else 0.0
+    if len(opposite) < _LEAST_MIRRORED * found.sum():
+        opposite = opposite[:0]
     own = float(seen.probability[found].mean())
     other = float(seen.probability[tuple(opposite.T)].mean()) if len(opposite) else 0.0
     values = (
         min(other / own, 1.0),
-        abs(level - float(far.mean())) / spread if len(far) else 0.0,
-        abs(level - float(image[around].mean())) / spread if around.any() else 0.0,
+        abs(level - float(far.mean())) / spread if len(opposite) else around_contrast,
+        around_contrast,
         float((shell & ~brain).sum() / max(shell.sum(), 1)),
         1 - float(core.sum() / part.sum()),
     )

@@ -21,7 +21,7 @@ from anystroke.anatomy.registration.rigid import RigidRegistration, register_rig
 from anystroke.core.errors import OptionError
 from anystroke.core.volume import Volume
 from anystroke.models.passes import PredictionWarning
-from anystroke.tasks.segmentation.mask import mask_of, tally
+from anystroke.tasks.segmentation.mask import mask_of, tally, threshold_said
 from anystroke.tasks.segmentation.options import Fusion, SegmentOptions
 from anystroke.tasks.segmentation.predict import Model, Segmentation, interval_of, segment
 from anystroke.tasks.segmentation.signs import reason_of
@@ -86,8 +86,8 @@ def segment_together(
     Args:
         images: One or more scans of one patient, as for `anystroke.segment`; grids and positions may differ.
         model: As for `anystroke.segment`.
-        fusion: ``"probability"``: mean of the calibrated probabilities. ``"logit"``: mean of their log-
-            odds, as the published ensembles do; one contrast that is sure weighs more.
+        fusion: ``"probability"``: mean of what the networks say. ``"logit"``: mean of its log-odds, as
+            the published ensembles do; one contrast that is sure weighs more.
         options: As for `anystroke.segment`.
         **changes: Fields of the options.
 
@@ -210,7 +210,10 @@ def _fused(
     worlds: Sequence[Tensor],
     fusion: Fusion,
 ) -> Segmentation:
-    """Fuse all contrasts on the grid of one: the mean over those whose field of view holds the voxel."""
+    """Fuse all contrasts on the grid of one: the mean over those whose field of view holds the voxel.
+
+    What that means as a probability is known where it is the same for all of them.
+    """
     own = alone[i]
     total = _scale(own.prediction.probability.data, fusion)
     weight = torch.ones_like(total)
@@ -227,7 +230,10 @@ def _fused(
     data = torch.sigmoid(mean) if fusion == "logit" else mean
     data = torch.where(data < 2 * _SMALLEST_PROBABILITY, 0.0, data) if fusion == "logit" else data
     probability = replace(own.prediction.probability, data=data)
-    threshold = own.prediction.threshold
+    curve = own.prediction.curve
+    if any(alone[j].prediction.curve != curve for j in group):
+        curve = None
+    threshold = threshold_said(own.model.config, own.options, curve)
     mask = mask_of(probability, own.model.config, threshold, own.options.min_volume)
     volume, _ = tally(mask)
     interval = interval_of(probability, mask, own.model.config, threshold)
@@ -240,7 +246,15 @@ def _fused(
     )
     return replace(
         own,
-        prediction=replace(own.prediction, probability=probability, mask=mask, first=None, parts=None),
+        prediction=replace(
+            own.prediction,
+            probability=probability,
+            mask=mask,
+            threshold=threshold,
+            first=None,
+            parts=None,
+            curve=curve,
+        ),
         interval=interval,
         reasons=tuple(dict.fromkeys((*kept, *reasons))),
         risk=None,
