@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from anystroke.anatomy.lesions.bank import save_bank
 from anystroke.anatomy.tissues.anatomies import save_anatomies
@@ -12,6 +13,7 @@ from anystroke.commands.main import main
 from anystroke.core.tables import read_rows
 from anystroke.evaluation.metrics.calibration import Reliability, reliability
 from anystroke.io.results import ResultError
+from anystroke.models.checkpoints import write_atomically
 from anystroke.simulation.cohorts import Cohort, Member, Pack, no_masks
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.settings import SynthesisSettings
@@ -159,6 +161,22 @@ def test_patients_are_judged_once_and_kept(
         held_out.run_held_out(other, data, tmp_path, HeldOutDesign(2, 1))
     held_out.run_held_out(other, data, tmp_path, HeldOutDesign(1, 0), overwrite=True)
     assert judged[6:] == ["FLAIR-0"]
+
+
+def test_data_that_were_packed_again_are_the_same_data(
+    data: Path, judged: list[str], stand_in: Model, tmp_path: Path
+) -> None:
+    held_out.run_held_out({"one": stand_in}, data, tmp_path / "found", HeldOutDesign(1, 0))
+    again = tmp_path / "data"
+    for path in data.iterdir():
+        for number in range(8):
+            with safe_open(path, framework="pt") as file:
+                write_atomically(again / path.name, {"data": file.get_tensor("data")}, file.metadata())
+            if (again / path.name).read_bytes() != path.read_bytes():
+                break
+            assert number < 7
+    held_out.run_held_out({"one": stand_in}, again, tmp_path / "found", HeldOutDesign(1, 0))
+    assert judged == ["FLAIR-0"]
 
 
 def test_processes_that_share_patients_find_the_same(data: Path, stand_in: Model, tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from anystroke.core.files import sha256, write_json, write_text
+from anystroke.core.files import write_json, write_text
 from anystroke.core.memory import keep_pages
+from anystroke.core.packs import content_sha256
 from anystroke.core.tables import Cell, write_table
 from anystroke.evaluation.metrics.calibration import Reliability
 from anystroke.io.results import ResultFolder
@@ -78,7 +79,7 @@ class _Judging:
     ) -> None:
         self._models, self._overwrite = models, overwrite
         self.cohort = held_out_cohort(held_out_pack(data), design)
-        packs = {name: sha256(data / name) for name in _PACKS}
+        packs = {name: content_sha256(data / name) for name in _PACKS}
         self._folders = {
             title: ResultFolder(folder / title, {"Model": model.identity, "Data": packs, "Seed": SEED})
             for title, model in models.items()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from anystroke.core.arrays import Array
 from anystroke.core.errors import AnystrokeError
-from anystroke.core.files import sha256
+from anystroke.core.packs import content_sha256
 from anystroke.simulation.cohorts import Pack, load_pack
 from anystroke.tasks.segmentation.calibrate import CALIBRATION_WEIGHTINGS, OnPatient
 from anystroke.tasks.segmentation.kept_rows import add_row, read_rows
@@ -226,7 +226,7 @@ def _depends(model: Model, data: Path, patients: int, seed: int) -> list[Any]:
     }
     config = model.config.model_dump_json(exclude=later | {"training", "version"})
     second = model.second_network and model.second_network.config.model_dump_json(exclude={"training"})
-    packed = [sha256(data / f"{name}.safetensors") for name in ("anatomies", "lesions")]
+    packed = [content_sha256(data / f"{name}.safetensors") for name in ("anatomies", "lesions")]
     of = json.dumps([model.sha256, config, second, packed, list(PART_SIGNS)])
     return [hashlib.sha256(of.encode()).hexdigest(), patients, seed]
 
