@@ -131,7 +131,7 @@ def test_learning_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(part_fit, "observe_parts", observe)
     monkeypatch.setattr(part_fit, "fitting_patients", patients)
     monkeypatch.setattr(part_fit, "load_pack", lambda _: None)
-    monkeypatch.setattr(part_fit, "sha256", str)
+    monkeypatch.setattr(part_fit, "content_sha256", str)
     kept = tmp_path / "observed.jsonl"
     model = _with_second()
     whole = learn_parts(model, tmp_path, patients=60, seed=1, kept=kept)
