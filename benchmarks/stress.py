@@ -7,7 +7,7 @@ worst: normal bright structures, small-vessel disease, moving fluid, pouches of 
 suppressed, fibres of one direction, bright coils, distortion, movement, noise, thick slices. Anatomies are
 those that the training held out; half of the heads have no skull. Writes ``stress.tsv`` (a row for each
 patient and model; what is there is not done again), ``stress.json`` and a picture of the largest false mask
-of each group.
+of the first model in each group.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from anystroke.simulation.cohorts import Cohort, Member, Pack, held_out_pack, no
 from anystroke.simulation.generator import Generator, Sample
 from anystroke.simulation.healthy import HealthySettings
 from anystroke.simulation.settings import SynthesisSettings
-from anystroke.tasks.segmentation.predict import Model, Segmentation, segment
+from anystroke.tasks.segmentation.predict import Model, segment
 
 SEED = 20261201
 MARKED_ML = 0.5
@@ -141,7 +141,7 @@ def main() -> None:
     table = options.output / "stress.tsv"
     rows = list(csv.DictReader(table.open(encoding="utf-8"), delimiter="\t")) if table.exists() else []
     known = {(row["group"], row["patient"], row["model"]) for row in rows}
-    pack = held_out_pack(options.data)
+    pack, drawn = held_out_pack(options.data), next(iter(models))
     with table.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t", lineterminator="\n")
         if not rows:
@@ -155,21 +155,23 @@ def main() -> None:
             ]
             if not left:
                 continue
-            worst: tuple[float, Segmentation | None] = (MARKED_ML, None)
+            most = max(
+                (float(row["marked_ml"]) for row in rows if (row["group"], row["model"]) == (group, drawn)),
+                default=0.0,
+            )
             for number, sample in enumerate(patients(pack, group, options.patients)):
                 for title in (title for which, title in left if which == number):
                     scan = Volume(sample.image[None], sample.affine)
                     weighting = sample.protocol.weighting
                     found = segment(scan, models[title], adc=weighting == "ADC")
-                    if title == next(iter(models)) and found.lesion_volume > worst[0]:
-                        worst = (found.lesion_volume, found)
+                    if title == drawn and found.lesion_volume > max(most, MARKED_ML):
+                        most = found.lesion_volume
+                        picture = options.output / f"{group.replace(' ', '_')}.png"
+                        mosaic(scan, found.mask, picture, title=f"{group}   {most:.1f} ml")
                     values = (group, str(number), weighting, title, f"{found.lesion_volume:.4f}")
                     rows.append(dict(zip(COLUMNS, values, strict=True)))
                     writer.writerow(rows[-1])
                     file.flush()
-            if worst[1] is not None:
-                picture = options.output / f"{group.replace(' ', '_')}.png"
-                mosaic(worst[1].scan, worst[1].mask, picture, title=f"{group}   {worst[0]:.1f} ml")
             print(group, json.dumps(summary(rows).get(group)), flush=True)
     (options.output / "stress.json").write_text(json.dumps(summary(rows), indent=1) + "\n", encoding="utf-8")
 
